@@ -1,0 +1,422 @@
+//! Requests of the `bees` command and a node's answers.
+//!
+//! Inside the Noise session (`authagent::channel`) every message is one postcard value of at most
+//! [`MAX_MESSAGE`] bytes. The client first sends [`Login`] and reads a [`LoginAnswer`]; then each
+//! [`Request`] is followed by one [`Answer`], in order. Long lists come in pages: the answer says from
+//! where to ask on.
+
+use alloc::string::String;
+use alloc::vec::Vec;
+use core::fmt;
+
+use serde::{Deserialize, Serialize};
+
+use crate::grant::Grant;
+use crate::id::{PartHash, TupleHash};
+use crate::tuple::Scheme;
+
+/// The control protocol written here.
+pub const VERSION: u16 = 1;
+/// The longest message, in bytes: what fits one Noise message.
+pub const MAX_MESSAGE: usize = 60_000;
+/// The longest piece of a part in one [`Request::PartPut`], in bytes.
+pub const MAX_PIECE: usize = 48 * 1024;
+
+/// A client says who it is, after the handshake.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Login {
+    /// [`VERSION`].
+    pub version: u16,
+    /// The principal's name.
+    pub principal: String,
+    /// How the proof is made.
+    pub scheme: Scheme,
+    /// The principal's signature over `bees control 1` and the handshake hash.
+    pub proof: Vec<u8>,
+}
+
+/// What a principal's signature covers in front of the handshake hash.
+pub const LOGIN_CONTEXT: &[u8] = b"bees control 1";
+
+/// The node's answer to a [`Login`]. A refusal does not say why.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum LoginAnswer {
+    /// Requests are welcome.
+    Welcome {
+        /// The node's name.
+        node: String,
+        /// The node's [`VERSION`].
+        version: u16,
+    },
+    /// Unknown principal, wrong proof or unknown version.
+    Refused,
+}
+
+/// What a client asks.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Request {
+    /// The node itself.
+    NodeShow,
+    /// Its links.
+    LinkShow,
+    /// Its neighbors.
+    NeighborShow,
+    /// Its teams, from this position.
+    TeamShow {
+        /// Position of the first one wanted.
+        from: u32,
+    },
+    /// Its flows, from this position.
+    FlowShow {
+        /// Position of the first one wanted.
+        from: u32,
+    },
+    /// The bytes of a flow's tuple.
+    FlowTuple {
+        /// The flow.
+        flow: TupleHash,
+    },
+    /// The code cache.
+    ProtocolShow,
+    /// Lines of the log with a number of at least this.
+    Log {
+        /// Number of the first line wanted.
+        from: u64,
+    },
+    /// A piece of a module or data part, ahead of the tuple that names it.
+    PartPut {
+        /// The part.
+        part: PartHash,
+        /// Its length in bytes.
+        total: u32,
+        /// Position of the piece.
+        offset: u32,
+        /// The piece.
+        bytes: Vec<u8>,
+    },
+    /// Start a flow here; its parts were put before.
+    FlowInject {
+        /// The tuple's bytes.
+        tuple: Vec<u8>,
+    },
+    /// End a flow here.
+    FlowStop {
+        /// The flow.
+        flow: TupleHash,
+        /// At once, without the flow's own clean-up.
+        kill: bool,
+    },
+}
+
+/// What a node answers.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Answer {
+    /// Done.
+    Done,
+    /// Not done.
+    Error(ControlError),
+    /// To [`Request::NodeShow`].
+    Node(NodeInfo),
+    /// To [`Request::LinkShow`].
+    Links(Vec<LinkInfo>),
+    /// To [`Request::NeighborShow`].
+    Neighbors(Vec<NeighborInfo>),
+    /// To [`Request::TeamShow`].
+    Teams(Page<TeamInfo>),
+    /// To [`Request::FlowShow`].
+    Flows(Page<FlowInfo>),
+    /// To [`Request::FlowTuple`].
+    Tuple(Vec<u8>),
+    /// To [`Request::ProtocolShow`].
+    Protocols(Vec<ProtocolInfo>),
+    /// To [`Request::Log`].
+    Log(Vec<LogEntry>),
+    /// To [`Request::FlowInject`]: accepted for judgement; [`FlowInfo::state`] tells what became of it.
+    Injected(TupleHash),
+}
+
+/// Who is to blame for an error.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub enum Erred {
+    /// A neighbor or another node.
+    Peer,
+    /// Code that runs in a team.
+    Guest,
+    /// Whoever answers for a flow, or made it.
+    Principal,
+    /// Whoever runs the node, or asked through the control protocol.
+    Operator,
+    /// This node.
+    Node,
+}
+
+impl fmt::Display for Erred {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Peer => "peer",
+            Self::Guest => "guest",
+            Self::Principal => "principal",
+            Self::Operator => "operator",
+            Self::Node => "node",
+        })
+    }
+}
+
+/// A request that was not carried out.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ControlError {
+    /// Who is to blame.
+    pub erred: Erred,
+    /// What is wrong and what to do about it.
+    pub text: String,
+}
+
+impl fmt::Display for ControlError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} (blame: {})", self.text, self.erred)
+    }
+}
+
+impl core::error::Error for ControlError {}
+
+/// A part of a list.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Page<T> {
+    /// The members.
+    pub items: Vec<T>,
+    /// Where to ask on, if there is more.
+    pub next: Option<u32>,
+}
+
+/// A named count.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Counter {
+    /// Its name, as in `docs/counters.md`.
+    pub name: String,
+    /// Its value.
+    pub value: u64,
+}
+
+/// A node.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NodeInfo {
+    /// Its name.
+    pub name: String,
+    /// The release.
+    pub release: String,
+    /// Where it runs: `hermit`, `linux` or `sim`.
+    pub platform: String,
+    /// Its Ed25519 identity key.
+    pub identity: [u8; 32],
+    /// The Auth Agent's name.
+    pub agent: String,
+    /// Microseconds since start.
+    pub uptime_us: u64,
+    /// Seconds since 1970, if the node knows.
+    pub wall: Option<u64>,
+    /// Bytes charged to teams, and how many there may be.
+    pub memory: (u64, u64),
+    /// Packet buffers lent, and how many there are.
+    pub buffers: (u32, u32),
+    /// Flows that run, and how many may.
+    pub flows: (u32, u32),
+    /// Everything that the node counts.
+    pub counters: Vec<Counter>,
+}
+
+/// A link.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LinkInfo {
+    /// Its name.
+    pub name: String,
+    /// The MAC address.
+    pub mac: [u8; 6],
+    /// The IP address with its prefix length, if it has one.
+    pub address: Option<String>,
+    /// Largest frame payload, in bytes.
+    pub mtu: u16,
+    /// Bytes per second, if bounded.
+    pub rate: Option<u64>,
+    /// Frames and bytes received.
+    pub received: (u64, u64),
+    /// Frames and bytes sent.
+    pub sent: (u64, u64),
+    /// Frames dropped on the way out.
+    pub dropped: u64,
+}
+
+/// A neighbor.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NeighborInfo {
+    /// Its name.
+    pub name: String,
+    /// The link it is on.
+    pub link: String,
+    /// Its address: a MAC address, or an IP address and port.
+    pub address: String,
+    /// Longest capsule payload, in bytes.
+    pub max_payload: u16,
+    /// Capsules received from it.
+    pub received: u64,
+    /// Capsules sent to it.
+    pub sent: u64,
+    /// Capsules from it that were refused.
+    pub refused: u64,
+    /// Microseconds since the last one, if any came.
+    pub last_heard_us: Option<u64>,
+}
+
+/// A team.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TeamInfo {
+    /// Its number.
+    pub id: u32,
+    /// Its parent's.
+    pub parent: Option<u32>,
+    /// Its name.
+    pub name: String,
+    /// The flow that it runs.
+    pub flow: Option<TupleHash>,
+    /// Bytes used, the highest ever, and the limit.
+    pub memory: (u64, u64, u64),
+    /// Microseconds of processor time used in all.
+    pub cpu_us: u64,
+    /// The deadline of one event, in microseconds.
+    pub event_us: u32,
+    /// Events handled, waiting, and dropped.
+    pub events: (u64, u32, u64),
+    /// Bytes sent, and bytes per second allowed on each link.
+    pub sent: (u64, Option<u64>),
+    /// Operations refused for want of budget.
+    pub refused: u64,
+    /// Strikes against it.
+    pub strikes: u32,
+}
+
+/// A flow.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FlowInfo {
+    /// Its name on the wire.
+    pub hash: TupleHash,
+    /// The main protocol's name.
+    pub name: String,
+    /// What it is doing.
+    pub state: FlowState,
+    /// Who answers for it.
+    pub principal: Option<String>,
+    /// Its team, once there is one.
+    pub team: Option<u32>,
+    /// The neighbor that the tuple came from; none where it was injected.
+    pub source: Option<String>,
+    /// What it was granted, once judged.
+    pub grant: Option<Grant>,
+    /// What the way here cost.
+    pub arrival: Arrival,
+    /// Capsules processed, sent, and refused.
+    pub capsules: (u64, u64, u64),
+    /// Sessions open.
+    pub sessions: u32,
+}
+
+/// The states of a flow on a node.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum FlowState {
+    /// Its tuple is being downloaded.
+    Tuple,
+    /// The Auth Agent is judging it.
+    Judging,
+    /// Its parts are being downloaded.
+    Download,
+    /// Its modules are being compiled.
+    Compile,
+    /// It runs.
+    Running,
+    /// It ended, and why.
+    Ended(String),
+}
+
+/// How long each stage of a flow's arrival took, and what crossed the link for it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Arrival {
+    /// Bytes of tuple and parts that were downloaded.
+    pub bytes: u64,
+    /// Requests that had to be repeated.
+    pub retries: u32,
+    /// From the first unknown capsule to the translation, in microseconds.
+    pub translate_us: u64,
+    /// Download of the tuple.
+    pub tuple_us: u64,
+    /// The Auth Agent's judgement.
+    pub judge_us: u64,
+    /// Download of the parts.
+    pub download_us: u64,
+    /// Static checks and compilation, including the wait for the compiler.
+    pub compile_us: u64,
+    /// Instantiation.
+    pub start_us: u64,
+}
+
+/// A module in the code cache.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ProtocolInfo {
+    /// The module.
+    pub code: PartHash,
+    /// Its length in bytes.
+    pub len: u32,
+    /// Bytes of machine code and metadata.
+    pub compiled: u64,
+    /// Teams that use it.
+    pub users: u32,
+}
+
+/// A line of the log.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LogEntry {
+    /// Its number; numbers never repeat.
+    pub number: u64,
+    /// Microseconds since the node's start.
+    pub at_us: u64,
+    /// The text.
+    pub text: String,
+}
+
+/// Reads a message. `None`: the other side sent something else.
+pub fn decode<'a, T: Deserialize<'a>>(bytes: &'a [u8]) -> Option<T> {
+    crate::system::decode(bytes)
+}
+
+/// The bytes of a message.
+pub fn encode<T: Serialize>(message: &T) -> Vec<u8> {
+    crate::system::encode(message)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn requests_round_trip() {
+        let all = [
+            Request::NodeShow,
+            Request::TeamShow { from: 7 },
+            Request::PartPut { part: PartHash([1; 32]), total: 9, offset: 4, bytes: alloc::vec![1, 2] },
+            Request::FlowStop { flow: TupleHash([2; 32]), kill: true },
+        ];
+        for r in all {
+            assert_eq!(decode::<Request>(&encode(&r)), Some(r));
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn any_bytes_are_read_or_refused(bytes in proptest::collection::vec(any::<u8>(), 0..300)) {
+            let _ = decode::<Login>(&bytes);
+            let _ = decode::<LoginAnswer>(&bytes);
+            let _ = decode::<Answer>(&bytes);
+            if let Some(r) = decode::<Request>(&bytes) {
+                prop_assert_eq!(decode::<Request>(&encode(&r)), Some(r));
+            }
+        }
+    }
+}

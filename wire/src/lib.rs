@@ -1,0 +1,39 @@
+//! Bytes on links: everything that two nodes, or a node and a client, say to each other.
+//!
+//! | module      | what it holds                                                        | carried by                    |
+//! |-------------|----------------------------------------------------------------------|-------------------------------|
+//! | [`anep`]    | the Active Network Encapsulation Protocol header                     | Ethernet 0x88B5, UDP 3322     |
+//! | [`capsule`] | a capsule: ANEP, 16-byte identifier, payload                          | the same                      |
+//! | [`id`]      | hashes and the capsule identifier formula                             | -                             |
+//! | [`tuple`](mod@tuple) | the flow tuple: what a flow is made of and who answers for it | system protocols, control     |
+//! | [`limits`]  | propagation limits and the derivation graph                           | inside the tuple              |
+//! | [`system`]  | payloads of the system protocols (translation, download)              | capsules                      |
+//! | [`grant`]   | what an Auth Agent gives a flow                                       | inside a node, agent to agent |
+//! | [`control`] | requests and answers of the `bees` command                            | Noise over TCP 3322           |
+//! | [`session`] | how a program talks to a protocol                                     | TCP 3323                      |
+//!
+//! Parsers never panic on what a peer sent and allocate no more than the bytes they were given justify.
+//! `docs/wire.md` has the same formats for readers of other languages.
+#![no_std]
+#![forbid(unsafe_code)]
+
+extern crate alloc;
+
+pub mod anep;
+pub mod capsule;
+pub mod control;
+pub mod grant;
+pub mod id;
+pub mod limits;
+pub mod session;
+pub mod system;
+pub mod tuple;
+
+/// EtherType of capsules between neighbors on one link (IEEE 802 local experimental 1).
+pub const ETHERTYPE: u16 = 0x88b5;
+/// UDP port of capsules through networks that are not active (IANA `active-net`).
+pub const UDP_PORT: u16 = 3322;
+/// TCP port of the control protocol on a node's management address.
+pub const CONTROL_PORT: u16 = 3322;
+/// TCP port of protocol sessions on a node's management address.
+pub const SESSION_PORT: u16 = 3323;

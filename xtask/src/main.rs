@@ -1,0 +1,55 @@
+//! Set-up, build, test and measurement of the active node: `cargo xtask help`.
+//!
+//! This program is compiled before everything else, so it is kept light.
+
+mod capsules;
+mod image;
+mod kernel;
+mod process;
+mod setup;
+mod toolchain;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+/// Set-up, build, test and measurement of the active node.
+#[derive(Parser)]
+#[command(name = "cargo xtask", bin_name = "cargo xtask", max_term_width = 100)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Find or install what the build and the emulator need
+    Setup(setup::Options),
+    /// Build the bootable node: loader, kernel, program
+    Image(image::Options),
+    /// Build the capsules to WebAssembly
+    Capsules(capsules::Options),
+}
+
+fn main() -> ExitCode {
+    let result = match Arguments::parse().command {
+        Command::Setup(options) => setup::run(&options),
+        Command::Image(options) => image::run(&options),
+        Command::Capsules(options) => capsules::run(&options),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("xtask: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// The project's folder.
+fn root() -> PathBuf {
+    PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/.."))
+        .canonicalize()
+        .expect("xtask lies in the project's folder")
+}
