@@ -1,1 +1,22 @@
-//! Placeholder header, replaced below.
+//! The `bees` command: what people and programs use to talk to nodes.
+//!
+//! | module      | what                                                                    |
+//! |-------------|-------------------------------------------------------------------------|
+//! | [`cli`]     | `bees OBJECT VERB`: the command line                                      |
+//! | [`remote`]  | a node's control server                                                   |
+//! | [`session`] | a protocol's session                                                      |
+//! | [`flow`]    | flow tuples: building, printing, injecting                                |
+//! | [`lab`]     | several nodes on this machine, in QEMU or as processes                    |
+//! | [`output`]  | tables, JSON, progress; [`exit`]: exit codes; [`files`]: files            |
+//!
+//! Tests use the library; [`cli::main`] is all that the program does.
+#![forbid(unsafe_code)]
+
+pub mod cli;
+pub mod exit;
+pub mod files;
+pub mod flow;
+pub mod lab;
+pub mod output;
+pub mod remote;
+pub mod session;

@@ -1,1 +1,43 @@
-//! Placeholder header, replaced below.
+//! The execution environment: what makes a router out of NodeOS and mobile code (seed 004).
+//!
+//! [`Node`] is the whole machine; a platform drives it. Below it:
+//!
+//! | module                      | what it holds                                                       |
+//! |-----------------------------|---------------------------------------------------------------------|
+//! | [`node`]                    | the node: frames, flows, teams, control, sessions                    |
+//! | [`config`]                  | its configuration                                                    |
+//! | [`flow`], [`registry`]      | flows and the identifiers that belong to them                        |
+//! | [`system`]                  | translation and download                                             |
+//! | [`neighbor`], [`bans`], [`uploads`], [`log`], [`counters`] | what a node keeps beside its flows    |
+//! | [`sandbox`]                 | one team's code and state                                            |
+//! | [`engine`], [`admit`], [`job`], [`cache`] | from a module's bytes to shared machine code           |
+//! | [`abi`], `guest`            | the guest interface                                                  |
+//! | [`capsule`], [`cap`], [`soft`] | what guests hold: capsule objects, capabilities, soft state        |
+//!
+//! Nothing here reads a clock, touches a device or starts a thread (D1).
+#![forbid(unsafe_code)]
+
+pub mod abi;
+pub mod admit;
+pub mod bans;
+pub mod cache;
+pub mod cap;
+pub mod capsule;
+pub mod config;
+pub mod counters;
+pub mod engine;
+pub mod flow;
+mod guest;
+pub mod job;
+pub mod log;
+pub mod neighbor;
+pub mod node;
+pub mod registry;
+pub mod sandbox;
+pub mod soft;
+pub mod system;
+pub mod uploads;
+
+pub use engine::{Engine, EngineOptions, InterruptHandle, Metering};
+pub use job::{Job, JobDone};
+pub use node::{Node, Platform};

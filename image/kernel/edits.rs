@@ -182,6 +182,15 @@ pub const EDITS: &[Edit] = &[
         "let Some(task) = self.blocked_tasks.custom_wakeup(task) else { return };",
         2,
     ),
+    edit(
+        "src/syscalls/futex.rs",
+        "wait.rs: a thread that was woken runs at once if it is more urgent",
+        "\tsynch::futex_wake(address as *const AtomicU32, count)\n",
+        "\tlet woken = synch::futex_wake(address as *const AtomicU32, count);\n\
+         \tcrate::scheduler::wait::preempt();\n\
+         \twoken\n",
+        1,
+    ),
     edit("src/scheduler/mod.rs", WAIT, "pub mod task;\n", "pub mod task;\npub(crate) mod wait;\n", 1),
     edit(
         "src/scheduler/task.rs",

@@ -44,6 +44,19 @@ pub(crate) fn count_error() {
 	}
 }
 
+/// Lets a thread of a higher priority run that has just been made ready. Without it a thread that
+/// gives back a lock would keep the processor from a more urgent one that waits for it.
+pub(crate) fn preempt() {
+	let scheduler = core_scheduler();
+	let ready = without_interrupts(|| {
+		let highest = 63 - (*scheduler.get_priority_bitmap() | 1).leading_zeros();
+		highest > u32::from(scheduler.get_current_task_prio().into())
+	});
+	if ready {
+		scheduler.reschedule();
+	}
+}
+
 impl PerCoreScheduler {
 	/// Counts a device's interrupt and makes the waiting thread ready. Interrupts must be off.
 	pub(crate) fn device_interrupt(&mut self) {
@@ -109,9 +122,17 @@ pub extern "C" fn sys_interrupt_wait(seen: u32, until: u64) {
 	interrupt_wait(seen, until);
 }
 
+/// Counts as a device's interrupt: wakes the thread that waits.
+#[hermit_macro::system]
+#[unsafe(no_mangle)]
+pub extern "C" fn sys_interrupt_notify() {
+	without_interrupts(|| core_scheduler().device_interrupt());
+	preempt();
+}
+
 /// The kernel's clock: microseconds since the processor was reset.
 #[hermit_macro::system]
 #[unsafe(no_mangle)]
-pub extern "C" fn sys_timer_ticks() -> u64 {
-	get_timer_ticks()
+pub extern "C" fn sys_timer_ticks() -> usize {
+	get_timer_ticks() as usize
 }

@@ -74,4 +74,10 @@ impl Grant {
             min_timer_us: None,
         }
     }
+
+    /// The limits that objects of a capsule type really start with: the declared ones, clamped.
+    pub fn limits(&self, protocol: u8, kind: u8, declared: Limits) -> Limits {
+        let mine = |c: &&Clamp| c.protocol == protocol && c.kind == kind;
+        self.clamps.iter().filter(mine).fold(declared, |limits, c| limits.clamp(&c.upper))
+    }
 }

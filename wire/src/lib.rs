@@ -8,6 +8,7 @@
 //! | [`tuple`](mod@tuple) | the flow tuple: what a flow is made of and who answers for it | system protocols, control     |
 //! | [`limits`]  | propagation limits and the derivation graph                           | inside the tuple              |
 //! | [`system`]  | payloads of the system protocols (translation, download)              | capsules                      |
+//! | [`describe`]  | what a module says about itself                                      | a custom section of the module |
 //! | [`grant`]   | what an Auth Agent gives a flow                                       | inside a node, agent to agent |
 //! | [`control`] | requests and answers of the `bees` command                            | Noise over TCP 3322           |
 //! | [`session`] | how a program talks to a protocol                                     | TCP 3323                      |
@@ -22,6 +23,7 @@ extern crate alloc;
 pub mod anep;
 pub mod capsule;
 pub mod control;
+pub mod describe;
 pub mod grant;
 pub mod id;
 pub mod limits;

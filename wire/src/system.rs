@@ -4,6 +4,7 @@
 //! | protocol              | coupled with                  | capsule types             |
 //! |-----------------------|-------------------------------|---------------------------|
 //! | [`TRANSLATION`]       | nothing: one system flow       | 0 request, 1 response     |
+//! | [`AGENT`]             | nothing: one system flow       | 0                         |
 //! | [`DOWNLOAD`]          | tuple hash, and the part's hash when a part is asked for | 0 request, 1 response |
 //!
 //! Payloads are postcard. The identifiers follow the ordinary formula, with the well-known hash of the
@@ -21,6 +22,8 @@ pub const TRANSLATION: &str = "bees/IDTranslationProtocol/1";
 pub const DOWNLOAD: &str = "bees/DLProtocol/1";
 /// Handles capsules whose identifier a node does not know. It has no capsules of its own.
 pub const UNKNOWN: &str = "bees/UnknownProtocol/1";
+/// Carries what the Auth Agents of neighbors say to each other (D11). What is in the capsules is theirs.
+pub const AGENT: &str = "bees/AuthAgent/1";
 
 /// The capsule type of every system protocol's request.
 pub const REQUEST: u16 = 0;
@@ -104,6 +107,11 @@ pub enum DownloadResponse<'a> {
 
 /// Bytes of a [`DownloadResponse::Chunk`] besides its chunk, at most: variant, three varints, length.
 pub const CHUNK_OVERHEAD: usize = 1 + 5 + 5 + 5 + 3;
+
+/// The identifier of capsules between Auth Agents.
+pub fn agent_id() -> CapsuleId {
+    CapsuleId::compute(&TupleHash::well_known(AGENT), &Path::default(), 0, &[])
+}
 
 /// The identifier of a translation capsule.
 pub fn translation_id(kind: u16) -> CapsuleId {

@@ -138,10 +138,11 @@ fn compile(toolchain: &Toolchain, copy: &Path, verbose: bool) -> Result<PathBuf>
         .args(["--target", TARGET, "-Zbuild-std=core,alloc"])
         .args(["-Zbuild-std-features=compiler-builtins-mem"])
         .args(["--no-default-features", "--features", FEATURES]);
-    if !verbose {
-        // Its warnings are not ours to mend.
-        command.args(["--quiet", "--config", "build.warnings=\"allow\""]);
+    if verbose {
+        command.arg("--verbose");
     }
+    // Its warnings are not ours to mend.
+    command.args(["--", "--cap-lints=allow"]);
     run("compile the kernel (about a minute)", &mut command)?;
     let archive = target_dir.join(TARGET).join("release/libhermit.a");
     if !archive.is_file() {

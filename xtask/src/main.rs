@@ -34,9 +34,9 @@ enum Command {
 
 fn main() -> ExitCode {
     let result = match Arguments::parse().command {
-        Command::Setup(options) => setup::run(&options),
-        Command::Image(options) => image::run(&options),
-        Command::Capsules(options) => capsules::run(&options),
+        Command::Setup(options) => setup::run_command(&options),
+        Command::Image(options) => image::run_command(&options),
+        Command::Capsules(options) => capsules::run_command(&options),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

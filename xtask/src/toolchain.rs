@@ -20,8 +20,10 @@ pub struct Toolchain {
     pub rustc: PathBuf,
     /// What `rustc --version` says.
     pub version: String,
-    /// A linker that takes `-flavor gnu` or is GNU-like by name.
+    /// LLVM's linker for ELF, `ld.lld`.
     pub linker: PathBuf,
+    /// LLVM's linker for WebAssembly, `wasm-ld`.
+    pub wasm_linker: PathBuf,
     /// GNU's or LLVM's objcopy.
     pub objcopy: PathBuf,
 }
@@ -55,13 +57,10 @@ impl Toolchain {
             missing.what.push("a Rust compiler with the standard library's sources".into());
             missing.packages.extend(["rustc-web", "cargo-web", "rust-web-src"]);
         }
-        let linker = find("ld.lld").or_else(|| {
-            let sysroot = &compiler.as_ref()?.3;
-            let path = sysroot.join("lib/rustlib/x86_64-unknown-linux-gnu/bin/gcc-ld/ld.lld");
-            path.is_file().then_some(path)
-        });
-        if linker.is_none() {
-            missing.what.push("the linker ld.lld".into());
+        let sysroot = compiler.as_ref().map(|found| found.3.as_path());
+        let linkers = linker("ld.lld", sysroot).zip(linker("wasm-ld", sysroot));
+        if linkers.is_none() {
+            missing.what.push("the linkers ld.lld and wasm-ld".into());
             missing.packages.push("lld");
         }
         let objcopy = find("objcopy").or_else(|| find("llvm-objcopy"));
@@ -69,12 +68,13 @@ impl Toolchain {
             missing.what.push("objcopy".into());
             missing.packages.push("binutils");
         }
-        match (compiler, linker, objcopy) {
-            (Some((cargo, rustc, version, _)), Some(linker), Some(objcopy)) => Ok(Self {
+        match (compiler, linkers, objcopy) {
+            (Some((cargo, rustc, version, _)), Some((linker, wasm_linker)), Some(objcopy)) => Ok(Self {
                 cargo,
                 rustc,
                 version,
                 linker,
+                wasm_linker,
                 objcopy,
             }),
             _ => Err(missing),
@@ -102,6 +102,15 @@ impl Toolchain {
             .env("RUSTC_BOOTSTRAP", "1");
         command
     }
+}
+
+/// One of LLVM's linkers: the system's, or the one that comes with a compiler from rustup.
+fn linker(name: &str, sysroot: Option<&Path>) -> Option<PathBuf> {
+    let own = || {
+        let path = sysroot?.join("lib/rustlib/x86_64-unknown-linux-gnu/bin/gcc-ld").join(name);
+        path.is_file().then_some(path)
+    };
+    find(name).or_else(own)
 }
 
 /// Pairs of cargo and rustc, the preferred one first.

@@ -1,0 +1,309 @@
+//! The Auth Agent: decides which flows a node takes, and on what terms (D11).
+//!
+//! An agent is a state machine. The node calls [`AuthAgent::handle`] with an [`AgentEvent`] and carries
+//! out the [`AgentAction`]s that come back, in order. An agent never blocks and never waits: what takes
+//! long (checking a signature) it asks for and is told later, and what it must ask others about goes
+//! through capsules of its own system flow, to the agents of neighbors.
+//!
+//! A flow's way through an agent:
+//!
+//! ```text
+//!                  ,--> Verify --> TupleSeen again, with the verification --.
+//!    TupleSeen ----+--> Pending --> (timer, capsule, policy) ---------------+--> Refuse
+//!                  `--------------------------------------------------------+--> Grant --> Clamp*, Revoke?
+//!                                                                                      --> FlowEnded
+//! ```
+//!
+//! The node bounds how long a judgement may take; what is not answered by then counts as refused. An
+//! action that fits no flow of the node, or not the flow's state, is ignored and counted.
+
+use alloc::string::String;
+use alloc::vec::Vec;
+use core::fmt;
+
+use wire::control::Erred;
+use wire::grant::Grant;
+use wire::id::TupleHash;
+use wire::tuple::{Credentials, Tuple, Validity};
+
+use crate::keys::{Ed25519Key, PublicKey};
+
+/// Judges flow tuples and watches over what it granted.
+pub trait AuthAgent: Send {
+    /// The name by which configuration and `bees node show` know it.
+    fn name(&self) -> &str;
+
+    /// Takes one event and appends to `out` what is to be done. Short: it runs on the data path.
+    fn handle(&mut self, now: AgentTime, event: AgentEvent<'_>, out: &mut Vec<AgentAction>);
+}
+
+/// The time of an event.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct AgentTime {
+    /// Microseconds since the node's start.
+    pub mono_us: u64,
+    /// Seconds since 1970 (UTC), if the node knows.
+    pub wall: Option<u64>,
+}
+
+/// What an agent is told.
+#[derive(Debug)]
+pub enum AgentEvent<'a> {
+    /// A flow that does not run here wants to.
+    ///
+    /// The event comes once for a flow when its tuple arrives, without a verification, and once more
+    /// after each [`AgentAction::Verify`], with its outcome; all else is the same again, so that an agent
+    /// need not keep it.
+    TupleSeen {
+        /// The flow's name.
+        flow: TupleHash,
+        /// Its tuple; every bound and reference in it is checked.
+        tuple: &'a Tuple,
+        /// Where it came from.
+        source: Source<'a>,
+        /// The outcome of the verification that the agent asked for.
+        verified: Option<&'a Verification>,
+    },
+    /// A neighbor can be reached.
+    NeighborUp {
+        /// Its name on this node.
+        name: &'a str,
+        /// The identity that it proved; none where the link is not protected and its name is only a
+        /// line in the configuration.
+        identity: Option<Ed25519Key>,
+    },
+    /// A neighbor can no longer be reached.
+    NeighborDown {
+        /// Its name on this node.
+        name: &'a str,
+    },
+    /// A timer that the agent set is due.
+    Timer {
+        /// Its number.
+        timer: u32,
+    },
+    /// A capsule of the agent's own system flow, from a neighbor's agent. Anything may be in it.
+    Capsule {
+        /// The neighbor's name on this node.
+        from: &'a str,
+        /// What it says.
+        payload: &'a [u8],
+    },
+    /// The operator gave the agent a new policy; answered by [`AgentAction::PolicyTaken`] or
+    /// [`AgentAction::PolicyRefused`] in the same call.
+    PolicyChanged {
+        /// The policy, in the agent's own format.
+        policy: &'a [u8],
+    },
+    /// A flow that the agent was asked about, and did not refuse, is gone: it ended, failed to start,
+    /// was revoked, or was given up while the agent thought about it. Comes once for each.
+    FlowEnded {
+        /// The flow's name.
+        flow: TupleHash,
+    },
+}
+
+/// Where a tuple came from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Source<'a> {
+    /// The control channel.
+    Injected {
+        /// The principal that logged in there; not necessarily the one that signed the tuple.
+        principal: &'a str,
+    },
+    /// The hop before.
+    Neighbor {
+        /// Its name on this node.
+        name: &'a str,
+    },
+}
+
+/// Whether a tuple's signature is right under a key.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Verification {
+    /// The key that the agent asked about. Its policy may have changed since.
+    pub key: PublicKey,
+    /// Whether the tuple is signed, and the signature is this key's over the tuple's body.
+    pub valid: bool,
+}
+
+impl Verification {
+    /// Does what [`AgentAction::Verify`] asks for. Slow: a node does it in a job.
+    pub fn of(tuple: &Tuple, key: PublicKey) -> Self {
+        let valid = match &tuple.credentials {
+            Credentials::None => false,
+            Credentials::Signed { scheme, signature, .. } => {
+                key.verify(*scheme, &tuple.body.encode(), signature).is_ok()
+            }
+        };
+        Self { key, valid }
+    }
+}
+
+/// What an agent wants done.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum AgentAction {
+    /// Check the tuple's signature under this key, then show the tuple again.
+    Verify {
+        /// The flow.
+        flow: TupleHash,
+        /// The key.
+        key: PublicKey,
+    },
+    /// The judgement comes later; the flow's capsules wait as far as the node lets them.
+    Pending {
+        /// The flow.
+        flow: TupleHash,
+    },
+    /// The flow may run.
+    Grant {
+        /// The flow.
+        flow: TupleHash,
+        /// On these terms, and within the node's own bounds.
+        grant: Grant,
+    },
+    /// The flow may not run.
+    Refuse {
+        /// The flow.
+        flow: TupleHash,
+        /// Why.
+        reason: Reason,
+    },
+    /// A granted flow goes on, under the lower of these terms and those it has.
+    Clamp {
+        /// The flow.
+        flow: TupleHash,
+        /// The new terms.
+        grant: Grant,
+    },
+    /// A granted flow ends at once; none of its code runs any more.
+    Revoke {
+        /// The flow.
+        flow: TupleHash,
+        /// Why.
+        reason: Reason,
+    },
+    /// Send a capsule of the agent's own system flow to a neighbor's agent. May be lost.
+    Send {
+        /// The neighbor's name on this node.
+        neighbor: String,
+        /// What to say.
+        payload: Vec<u8>,
+    },
+    /// Tell the agent when it is this time. A timer that runs already is moved.
+    SetTimer {
+        /// A number of the agent's choice.
+        timer: u32,
+        /// Microseconds since the node's start.
+        at_us: u64,
+    },
+    /// Forget a timer.
+    CancelTimer {
+        /// Its number.
+        timer: u32,
+    },
+    /// The new policy is in force.
+    PolicyTaken,
+    /// The new policy is not accepted; the old one stays in force.
+    PolicyRefused {
+        /// What is wrong with it, for the operator.
+        why: String,
+    },
+}
+
+/// Why a flow may not run.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Reason {
+    /// The tuple may not be used yet.
+    NotYetValid {
+        /// When it may: seconds since 1970.
+        from: u64,
+    },
+    /// The tuple may no longer be used.
+    Expired {
+        /// Until when it could: seconds since 1970.
+        until: u64,
+    },
+    /// The tuple has a validity period and this node does not know the time.
+    TimeUnknown,
+    /// The agent's policy does not allow it.
+    Policy(String),
+}
+
+impl Reason {
+    /// Who is to blame.
+    pub fn erred(&self) -> Erred {
+        match self {
+            Self::NotYetValid { .. } | Self::Expired { .. } | Self::Policy(_) => Erred::Principal,
+            Self::TimeUnknown => Erred::Node,
+        }
+    }
+}
+
+impl fmt::Display for Reason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::NotYetValid { from } => write!(f, "tuple is valid only from {from} s since 1970"),
+            Self::Expired { until } => write!(f, "tuple was valid until {until} s since 1970"),
+            Self::TimeUnknown => {
+                f.write_str("tuple has a validity period and this node does not know the time")
+            }
+            Self::Policy(text) => f.write_str(text),
+        }
+    }
+}
+
+impl core::error::Error for Reason {}
+
+/// What a node that does not know the time makes of a tuple with a validity period (D1).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum UnknownTime {
+    /// It counts as not valid.
+    #[default]
+    Refuse,
+    /// It counts as valid.
+    Accept,
+}
+
+impl UnknownTime {
+    /// Whether a tuple with this validity may be used at `wall` seconds since 1970; both ends of the
+    /// period belong to it.
+    pub fn check(self, validity: &Validity, wall: Option<u64>) -> Result<(), Reason> {
+        let Some(wall) = wall else {
+            let bounded = validity.from.is_some() || validity.until.is_some();
+            return if bounded && self == Self::Refuse { Err(Reason::TimeUnknown) } else { Ok(()) };
+        };
+        match *validity {
+            Validity { from: Some(from), .. } if wall < from => Err(Reason::NotYetValid { from }),
+            Validity { until: Some(until), .. } if wall > until => Err(Reason::Expired { until }),
+            _ => Ok(()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn validity_has_inclusive_ends_and_fails_closed() {
+        let v = Validity { from: Some(10), until: Some(20) };
+        let check = |wall| UnknownTime::Refuse.check(&v, wall);
+        assert_eq!(check(Some(9)), Err(Reason::NotYetValid { from: 10 }));
+        assert_eq!(check(Some(10)), Ok(()));
+        assert_eq!(check(Some(20)), Ok(()));
+        assert_eq!(check(Some(21)), Err(Reason::Expired { until: 20 }));
+        assert_eq!(check(None), Err(Reason::TimeUnknown));
+        assert_eq!(UnknownTime::Accept.check(&v, None), Ok(()));
+        assert_eq!(
+            UnknownTime::Accept.check(&v, Some(21)),
+            Err(Reason::Expired { until: 20 }),
+            "a known time counts"
+        );
+        assert_eq!(UnknownTime::Refuse.check(&Validity::default(), None), Ok(()));
+        let only_from = Validity { from: Some(1), until: None };
+        assert_eq!(UnknownTime::Refuse.check(&only_from, None), Err(Reason::TimeUnknown));
+        let empty = Validity { from: Some(20), until: Some(10) };
+        assert!((0..40).all(|t| UnknownTime::Refuse.check(&empty, Some(t)).is_err()));
+    }
+}

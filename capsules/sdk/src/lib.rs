@@ -1,0 +1,87 @@
+//! Writing protocols for the active node in Rust.
+//!
+//! A protocol implements [`Protocol`], whose methods are the events that a node brings, and says what it
+//! is with [`protocol!`]: its name, its capsule types with their limits, its parameters. That macro
+//! makes the WebAssembly module's exports and its description. `template/` is the smallest example.
+//!
+//! | module        | what                                                                              |
+//! |---------------|-----------------------------------------------------------------------------------|
+//! | [`capsule`]   | [`Capsule`]: read, change, send, return, multicast, derive                         |
+//! | [`neighbor`]  | [`Neighbor`] and [`Neighborhood`]: capabilities for the nodes next door             |
+//! | [`cache`]     | soft state: what the node keeps for a while                                         |
+//! | [`route`]     | next hops that a protocol learns                                                    |
+//! | [`timer`]     | [`Timer`]                                                                           |
+//! | [`session`]   | [`Session`]: the program that talks to the protocol                                 |
+//! | [`node`]      | names, parameters, clocks, randomness, hashes, budgets                              |
+//! | [`text`]      | lines of text without `core::fmt`: [`text!`](macro@text), [`log!`]                   |
+//! | [`bytes`]     | small structures to bytes and back                                                  |
+//! | [`describe`]  | the module's description                                                            |
+//! | [`sys`]       | the interface as it is (`docs/abi`); the only `unsafe` code                         |
+//! | `testing`     | not on WebAssembly: many nodes in memory, with virtual time and loss, for unit tests |
+//!
+//! There is no heap unless the protocol brings one; a module has one page of memory, 8 KiB of it stack.
+#![cfg_attr(target_arch = "wasm32", no_std)]
+
+pub mod bytes;
+pub mod cache;
+pub mod capsule;
+pub mod describe;
+mod error;
+mod export;
+pub mod neighbor;
+pub mod node;
+pub mod route;
+pub mod session;
+pub mod sys;
+#[cfg(not(target_arch = "wasm32"))]
+pub mod testing;
+pub mod text;
+pub mod timer;
+
+pub use capsule::{Capsule, Operation};
+pub use error::Error;
+pub use neighbor::{Neighbor, Neighborhood};
+pub use session::{Session, SessionEvent};
+pub use text::Text;
+pub use timer::Timer;
+
+/// The first bytes of what an event is about: at most 64.
+pub const INBOX: usize = 64;
+
+/// What a protocol does about each event. A method that returns has used up its capsule, whatever it did
+/// with it.
+pub trait Protocol {
+    /// The flow was started on this node.
+    fn boot(&mut self, capsule: Option<Capsule>) {
+        let _ = capsule;
+    }
+
+    /// A capsule arrived. `head` is the beginning of its payload, at most [`INBOX`] bytes.
+    fn capsule(&mut self, capsule: Capsule, head: &[u8]) {
+        let _ = (capsule, head);
+    }
+
+    /// A timer fired; `token` is what it was set with.
+    fn timer(&mut self, capsule: Option<Capsule>, timer: Timer, token: u64) {
+        let _ = (capsule, timer, token);
+    }
+
+    /// A program opened a session, sent a packet or went away.
+    fn session(&mut self, capsule: Option<Capsule>, session: Session, event: SessionEvent<'_>) {
+        let _ = (capsule, session, event);
+    }
+
+    /// The entry of `key` is about to expire; a result above 0 keeps it for so many milliseconds more.
+    fn expiry(&mut self, key: &[u8]) -> u32 {
+        let _ = key;
+        0
+    }
+
+    /// A budget is nearly used up.
+    fn warning(&mut self, resource: node::Resource) {
+        let _ = resource;
+    }
+
+    /// The flow ends; a small budget is left for this call.
+    fn stop(&mut self) {}
+}

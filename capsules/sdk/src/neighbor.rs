@@ -1,0 +1,90 @@
+//! Neighbors: nodes next door, known only through capabilities.
+
+use crate::error::{Error, check};
+use crate::sys;
+
+/// The most members that [`Neighborhood::members`] lists.
+pub const MAX_MEMBERS: usize = 64;
+
+/// A capability for one neighbor.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Neighbor(u32);
+
+/// A capability for a set of neighbors.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Neighborhood(u32);
+
+/// The members of a neighborhood at one moment.
+#[derive(Debug, Clone, Copy)]
+pub struct Members {
+    list: [u32; MAX_MEMBERS],
+    len: usize,
+}
+
+impl Neighbor {
+    /// The neighbor of this name in the node's configuration.
+    pub fn find(name: &str) -> Result<Self, Error> {
+        let mut full = crate::Text::<80>::new();
+        full.push("neighbor/");
+        full.push(name);
+        check(sys::cap_lookup(full.as_bytes())).map(Self)
+    }
+
+    /// A number to keep in soft state. It gives no power: a number that names nothing is refused.
+    pub fn to_bits(self) -> u32 {
+        self.0
+    }
+
+    /// The neighbor of a number out of soft state.
+    pub fn from_bits(bits: u32) -> Option<Self> {
+        (bits != 0).then_some(Self(bits))
+    }
+
+    /// Its name in this node's configuration, as much as fits `buffer`.
+    pub fn name<'a>(&self, buffer: &'a mut [u8]) -> Result<&'a [u8], Error> {
+        let n = check(sys::cap_name(self.0, buffer))? as usize;
+        let n = n.min(buffer.len());
+        Ok(&buffer[..n])
+    }
+
+    /// The longest payload that can be sent to it, in bytes.
+    pub fn max_payload(&self) -> Result<usize, Error> {
+        check(sys::neighbor_max_payload(self.0)).map(|n| n as usize)
+    }
+}
+
+impl Neighborhood {
+    /// All neighbors of this node that the flow may reach.
+    pub fn all() -> Result<Self, Error> {
+        check(sys::cap_lookup(b"neighborhood")).map(Self)
+    }
+
+    /// The capability's number.
+    pub fn to_bits(self) -> u32 {
+        self.0
+    }
+
+    /// Its members; at most [`MAX_MEMBERS`] are listed.
+    pub fn members(&self) -> Result<Members, Error> {
+        let mut list = [0; MAX_MEMBERS];
+        let len = (check(sys::neighborhood_list(self.0, &mut list))? as usize).min(MAX_MEMBERS);
+        Ok(Members { list, len })
+    }
+}
+
+impl Members {
+    /// The members, in the order of the node's configuration.
+    pub fn iter(&self) -> impl Iterator<Item = Neighbor> + '_ {
+        self.list[..self.len].iter().copied().filter_map(Neighbor::from_bits)
+    }
+
+    /// How many there are.
+    pub fn len(&self) -> usize {
+        self.len
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+}

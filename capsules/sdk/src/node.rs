@@ -1,0 +1,114 @@
+//! What a protocol can ask of the node that it runs on.
+
+use crate::error::{Error, check, done};
+use crate::session::parse;
+use crate::sys;
+
+/// What a budget is of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Resource {
+    /// Bytes.
+    Memory = 0,
+    /// Time of the event's deadline.
+    Processor = 1,
+    /// Bytes on links.
+    Bandwidth = 2,
+}
+
+impl Resource {
+    /// The resource of this number.
+    pub const fn of(number: u32) -> Option<Self> {
+        match number {
+            0 => Some(Self::Memory),
+            1 => Some(Self::Processor),
+            2 => Some(Self::Bandwidth),
+            _ => None,
+        }
+    }
+}
+
+/// The node's name, as much as fits `buffer`.
+pub fn name(buffer: &mut [u8]) -> Result<&[u8], Error> {
+    let n = check(sys::node_name(buffer))? as usize;
+    let n = n.min(buffer.len());
+    Ok(&buffer[..n])
+}
+
+/// SHA-256 of the flow's tuple: the flow's name.
+pub fn flow_hash() -> Result<[u8; 32], Error> {
+    let mut hash = [0; 32];
+    done(sys::flow_hash(&mut hash))?;
+    Ok(hash)
+}
+
+/// A parameter's value, as much as fits `buffer`.
+pub fn param<'a>(name: &str, buffer: &'a mut [u8]) -> Result<&'a [u8], Error> {
+    let n = check(sys::param_get(name.as_bytes(), buffer))? as usize;
+    let n = n.min(buffer.len());
+    Ok(&buffer[..n])
+}
+
+/// A parameter's value as a decimal number.
+pub fn param_number(name: &str) -> Option<u32> {
+    let mut buffer = [0; 11];
+    parse(param(name, &mut buffer).ok()?)
+}
+
+/// Copies from a data part of the flow.
+pub fn data<'a>(name: &str, offset: usize, buffer: &'a mut [u8]) -> Result<&'a [u8], Error> {
+    let n = check(sys::data_read(name.as_bytes(), offset as u32, buffer))? as usize;
+    buffer.get(..n).ok_or(Error::Unavailable)
+}
+
+/// Microseconds since the node's start.
+pub fn clock() -> u64 {
+    sys::clock_mono().max(0) as u64
+}
+
+/// Seconds since 1970, where the node knows.
+pub fn wall_clock() -> Option<u64> {
+    u64::try_from(sys::clock_wall()).ok()
+}
+
+/// Fills `buffer` with random bytes.
+pub fn random(buffer: &mut [u8]) -> Result<(), Error> {
+    done(sys::random(buffer))
+}
+
+/// What is left of a budget.
+pub fn budget_left(resource: Resource) -> Result<u64, Error> {
+    let left = sys::budget_left(resource as i32);
+    u64::try_from(left).map_err(|_| Error::of(left as i32))
+}
+
+/// SHA-256.
+pub fn sha256(bytes: &[u8]) -> Result<[u8; 32], Error> {
+    let mut hash = [0; 32];
+    done(sys::hash_sha256(bytes, &mut hash))?;
+    Ok(hash)
+}
+
+/// MD5: a name, not a proof.
+pub fn md5(bytes: &[u8]) -> Result<[u8; 16], Error> {
+    let mut hash = [0; 16];
+    done(sys::hash_md5(bytes, &mut hash))?;
+    Ok(hash)
+}
+
+/// A 64-bit name for `bytes`, made in the guest: FNV-1a, then a finalizer that spreads it over all bits.
+/// Not for anything that an enemy can choose.
+pub fn short_hash(bytes: &[u8]) -> u64 {
+    let fnv = bytes.iter().fold(0xcbf2_9ce4_8422_2325, |h: u64, &b| {
+        (h ^ u64::from(b)).wrapping_mul(0x100_0000_01b3)
+    });
+    mix(fnv)
+}
+
+/// Spreads a number over all bits (the finalizer of splitmix64).
+pub fn mix(mut x: u64) -> u64 {
+    x = x.wrapping_add(0x9e37_79b9_7f4a_7c15);
+    x = (x ^ (x >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    x = (x ^ (x >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    x ^ (x >> 31)
+}

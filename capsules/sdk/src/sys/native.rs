@@ -1,0 +1,188 @@
+//! The same functions on the node in memory that a test has made current.
+
+use crate::testing::with_node;
+
+/// See `docs/abi`.
+pub fn capsule_len(capsule: u32) -> i32 {
+    with_node(|n| n.capsule_len(capsule))
+}
+
+/// See `docs/abi`.
+pub fn capsule_kind(capsule: u32) -> i32 {
+    with_node(|n| n.capsule_kind(capsule))
+}
+
+/// See `docs/abi`.
+pub fn capsule_read(capsule: u32, offset: u32, buffer: &mut [u8]) -> i32 {
+    with_node(|n| n.capsule_read(capsule, offset, buffer))
+}
+
+/// See `docs/abi`.
+pub fn capsule_write(capsule: u32, offset: u32, bytes: &[u8]) -> i32 {
+    with_node(|n| n.capsule_write(capsule, offset, bytes))
+}
+
+/// See `docs/abi`.
+pub fn capsule_resize(capsule: u32, len: u32) -> i32 {
+    with_node(|n| n.capsule_resize(capsule, len))
+}
+
+/// See `docs/abi`.
+pub fn capsule_left(capsule: u32, operation: i32) -> i32 {
+    with_node(|n| n.capsule_left(capsule, operation))
+}
+
+/// See `docs/abi`.
+pub fn capsule_derive(capsule: u32, kind: i32) -> i32 {
+    with_node(|n| n.capsule_derive(capsule, kind))
+}
+
+/// See `docs/abi`.
+pub fn capsule_send(capsule: u32, neighbor: u32, flags: i32) -> i32 {
+    with_node(|n| n.capsule_send(capsule, neighbor, flags))
+}
+
+/// See `docs/abi`.
+pub fn capsule_return(capsule: u32, flags: i32) -> i32 {
+    with_node(|n| n.capsule_return(capsule, flags))
+}
+
+/// See `docs/abi`.
+pub fn capsule_multicast(capsule: u32, neighborhood: u32, flags: i32) -> i32 {
+    with_node(|n| n.capsule_multicast(capsule, neighborhood, flags))
+}
+
+/// See `docs/abi`.
+pub fn capsule_drop(capsule: u32) -> i32 {
+    with_node(|n| n.capsule_drop(capsule))
+}
+
+/// See `docs/abi`.
+pub fn cap_lookup(name: &[u8]) -> i32 {
+    with_node(|n| n.cap_lookup(name))
+}
+
+/// See `docs/abi`.
+pub fn cap_name(capability: u32, buffer: &mut [u8]) -> i32 {
+    with_node(|n| n.cap_name(capability, buffer))
+}
+
+/// See `docs/abi`.
+pub fn cap_duplicate(capability: u32, rights: i32) -> i32 {
+    with_node(|n| n.cap_duplicate(capability, rights))
+}
+
+/// See `docs/abi`.
+pub fn cap_drop(capability: u32) -> i32 {
+    with_node(|n| n.cap_drop(capability))
+}
+
+/// See `docs/abi`.
+pub fn neighborhood_list(neighborhood: u32, list: &mut [u32]) -> i32 {
+    with_node(|n| n.neighborhood_list(neighborhood, list))
+}
+
+/// See `docs/abi`.
+pub fn neighbor_max_payload(neighbor: u32) -> i32 {
+    with_node(|n| n.neighbor_max_payload(neighbor))
+}
+
+/// See `docs/abi`.
+pub fn cache_put(key: &[u8], value: &[u8], ttl_ms: u32) -> i32 {
+    with_node(|n| n.cache_put(key, value, ttl_ms))
+}
+
+/// See `docs/abi`.
+pub fn cache_get(key: &[u8], buffer: &mut [u8]) -> i32 {
+    with_node(|n| n.cache_get(key, buffer))
+}
+
+/// See `docs/abi`.
+pub fn cache_refresh(key: &[u8], ttl_ms: u32) -> i32 {
+    with_node(|n| n.cache_refresh(key, ttl_ms))
+}
+
+/// See `docs/abi`.
+pub fn cache_remove(key: &[u8]) -> i32 {
+    with_node(|n| n.cache_remove(key))
+}
+
+/// See `docs/abi`.
+pub fn timer_set(after_us: i64, period_us: i64, token: i64) -> i32 {
+    with_node(|n| n.timer_set(after_us, period_us, token))
+}
+
+/// See `docs/abi`.
+pub fn timer_cancel(timer: u32) -> i32 {
+    with_node(|n| n.timer_cancel(timer))
+}
+
+/// See `docs/abi`.
+pub fn session_read(session: u32, offset: u32, buffer: &mut [u8]) -> i32 {
+    with_node(|n| n.session_read(session, offset, buffer))
+}
+
+/// See `docs/abi`.
+pub fn session_reply(session: u32, packet: &[u8]) -> i32 {
+    with_node(|n| n.session_reply(session, packet))
+}
+
+/// See `docs/abi`.
+pub fn session_close(session: u32) -> i32 {
+    with_node(|n| n.session_close(session))
+}
+
+/// See `docs/abi`.
+pub fn node_name(buffer: &mut [u8]) -> i32 {
+    with_node(|n| n.node_name(buffer))
+}
+
+/// See `docs/abi`.
+pub fn flow_hash(hash: &mut [u8; 32]) -> i32 {
+    with_node(|n| n.flow_hash(hash))
+}
+
+/// See `docs/abi`.
+pub fn param_get(name: &[u8], buffer: &mut [u8]) -> i32 {
+    with_node(|n| n.param_get(name, buffer))
+}
+
+/// See `docs/abi`.
+pub fn data_read(name: &[u8], offset: u32, buffer: &mut [u8]) -> i32 {
+    with_node(|n| n.data_read(name, offset, buffer))
+}
+
+/// See `docs/abi`.
+pub fn clock_mono() -> i64 {
+    with_node(|n| n.clock_mono())
+}
+
+/// See `docs/abi`.
+pub fn clock_wall() -> i64 {
+    with_node(|n| n.clock_wall())
+}
+
+/// See `docs/abi`.
+pub fn random(buffer: &mut [u8]) -> i32 {
+    with_node(|n| n.random(buffer))
+}
+
+/// See `docs/abi`.
+pub fn log(level: i32, line: &[u8]) -> i32 {
+    with_node(|n| n.log(level, line))
+}
+
+/// See `docs/abi`.
+pub fn budget_left(resource: i32) -> i64 {
+    with_node(|n| n.budget_left(resource))
+}
+
+/// See `docs/abi`.
+pub fn hash_sha256(bytes: &[u8], hash: &mut [u8; 32]) -> i32 {
+    with_node(|n| n.hash_sha256(bytes, hash))
+}
+
+/// See `docs/abi`.
+pub fn hash_md5(bytes: &[u8], hash: &mut [u8; 16]) -> i32 {
+    with_node(|n| n.hash_md5(bytes, hash))
+}

@@ -1,0 +1,332 @@
+//! The imports of module `bees`, the inbox, and the protocol's one object.
+#![allow(unsafe_code)]
+
+use core::cell::{Cell, UnsafeCell};
+use core::panic::PanicInfo;
+
+use crate::INBOX;
+use crate::text::{Level, log as log_line};
+
+mod raw {
+    #[link(wasm_import_module = "bees")]
+    unsafe extern "C" {
+        pub fn capsule_len(capsule: i32) -> i32;
+        pub fn capsule_kind(capsule: i32) -> i32;
+        pub fn capsule_read(capsule: i32, offset: i32, buffer: *mut u8, buffer_len: usize) -> i32;
+        pub fn capsule_write(capsule: i32, offset: i32, bytes: *const u8, bytes_len: usize) -> i32;
+        pub fn capsule_resize(capsule: i32, len: i32) -> i32;
+        pub fn capsule_left(capsule: i32, operation: i32) -> i32;
+        pub fn capsule_derive(capsule: i32, kind: i32) -> i32;
+        pub fn capsule_send(capsule: i32, neighbor: i32, flags: i32) -> i32;
+        pub fn capsule_return(capsule: i32, flags: i32) -> i32;
+        pub fn capsule_multicast(capsule: i32, neighborhood: i32, flags: i32) -> i32;
+        pub fn capsule_drop(capsule: i32) -> i32;
+        pub fn cap_lookup(name: *const u8, name_len: usize) -> i32;
+        pub fn cap_name(capability: i32, buffer: *mut u8, buffer_len: usize) -> i32;
+        pub fn cap_duplicate(capability: i32, rights: i32) -> i32;
+        pub fn cap_drop(capability: i32) -> i32;
+        pub fn neighborhood_list(neighborhood: i32, list: *mut u32, list_max: usize) -> i32;
+        pub fn neighbor_max_payload(neighbor: i32) -> i32;
+        pub fn cache_put(key: *const u8, key_len: usize, value: *const u8, value_len: usize, ttl_ms: i32) -> i32;
+        pub fn cache_get(key: *const u8, key_len: usize, buffer: *mut u8, buffer_len: usize) -> i32;
+        pub fn cache_refresh(key: *const u8, key_len: usize, ttl_ms: i32) -> i32;
+        pub fn cache_remove(key: *const u8, key_len: usize) -> i32;
+        pub fn timer_set(after_us: i64, period_us: i64, token: i64) -> i32;
+        pub fn timer_cancel(timer: i32) -> i32;
+        pub fn session_read(session: i32, offset: i32, buffer: *mut u8, buffer_len: usize) -> i32;
+        pub fn session_reply(session: i32, packet: *const u8, packet_len: usize) -> i32;
+        pub fn session_close(session: i32) -> i32;
+        pub fn node_name(buffer: *mut u8, buffer_len: usize) -> i32;
+        pub fn flow_hash(hash: *mut u8) -> i32;
+        pub fn param_get(name: *const u8, name_len: usize, buffer: *mut u8, buffer_len: usize) -> i32;
+        pub fn data_read(name: *const u8, name_len: usize, offset: i32, buffer: *mut u8, buffer_len: usize) -> i32;
+        pub fn clock_mono() -> i64;
+        pub fn clock_wall() -> i64;
+        pub fn random(buffer: *mut u8, buffer_len: usize) -> i32;
+        pub fn log(level: i32, line: *const u8, line_len: usize) -> i32;
+        pub fn budget_left(resource: i32) -> i64;
+        pub fn hash_sha256(bytes: *const u8, bytes_len: usize, hash: *mut u8) -> i32;
+        pub fn hash_md5(bytes: *const u8, bytes_len: usize, hash: *mut u8) -> i32;
+    }
+}
+
+/// See `docs/abi`.
+pub fn capsule_len(capsule: u32) -> i32 {
+    // Safety: the node checks every handle; pointers and lengths are those of live slices.
+    unsafe { raw::capsule_len(capsule as i32) }
+}
+
+/// See `docs/abi`.
+pub fn capsule_kind(capsule: u32) -> i32 {
+    // Safety: the node checks every handle; pointers and lengths are those of live slices.
+    unsafe { raw::capsule_kind(capsule as i32) }
+}
+
+/// See `docs/abi`.
+pub fn capsule_read(capsule: u32, offset: u32, buffer: &mut [u8]) -> i32 {
+    // Safety: the node checks every handle; pointers and lengths are those of live slices.
+    unsafe { raw::capsule_read(capsule as i32, offset as i32, buffer.as_mut_ptr(), buffer.len()) }
+}
+
+/// See `docs/abi`.
+pub fn capsule_write(capsule: u32, offset: u32, bytes: &[u8]) -> i32 {
+    // Safety: the node checks every handle; pointers and lengths are those of live slices.
+    unsafe { raw::capsule_write(capsule as i32, offset as i32, bytes.as_ptr(), bytes.len()) }
+}
+
+/// See `docs/abi`.
+pub fn capsule_resize(capsule: u32, len: u32) -> i32 {
+    // Safety: the node checks every handle; pointers and lengths are those of live slices.
+    unsafe { raw::capsule_resize(capsule as i32, len as i32) }
+}
+
+/// See `docs/abi`.
+pub fn capsule_left(capsule: u32, operation: i32) -> i32 {
+    // Safety: the node checks every handle; pointers and lengths are those of live slices.
+    unsafe { raw::capsule_left(capsule as i32, operation) }
+}
+
+/// See `docs/abi`.
+pub fn capsule_derive(capsule: u32, kind: i32) -> i32 {
+    // Safety: the node checks every handle; pointers and lengths are those of live slices.
+    unsafe { raw::capsule_derive(capsule as i32, kind) }
+}
+
+/// See `docs/abi`.
+pub fn capsule_send(capsule: u32, neighbor: u32, flags: i32) -> i32 {
+    // Safety: the node checks every handle; pointers and lengths are those of live slices.
+    unsafe { raw::capsule_send(capsule as i32, neighbor as i32, flags) }
+}
+
+/// See `docs/abi`.
+pub fn capsule_return(capsule: u32, flags: i32) -> i32 {
+    // Safety: the node checks every handle; pointers and lengths are those of live slices.
+    unsafe { raw::capsule_return(capsule as i32, flags) }
+}
+
+/// See `docs/abi`.
+pub fn capsule_multicast(capsule: u32, neighborhood: u32, flags: i32) -> i32 {
+    // Safety: the node checks every handle; pointers and lengths are those of live slices.
+    unsafe { raw::capsule_multicast(capsule as i32, neighborhood as i32, flags) }
+}
+
+/// See `docs/abi`.
+pub fn capsule_drop(capsule: u32) -> i32 {
+    // Safety: the node checks every handle; pointers and lengths are those of live slices.
+    unsafe { raw::capsule_drop(capsule as i32) }
+}
+
+/// See `docs/abi`.
+pub fn cap_lookup(name: &[u8]) -> i32 {
+    // Safety: the node checks every handle; pointers and lengths are those of live slices.
+    unsafe { raw::cap_lookup(name.as_ptr(), name.len()) }
+}
+
+/// See `docs/abi`.
+pub fn cap_name(capability: u32, buffer: &mut [u8]) -> i32 {
+    // Safety: the node checks every handle; pointers and lengths are those of live slices.
+    unsafe { raw::cap_name(capability as i32, buffer.as_mut_ptr(), buffer.len()) }
+}
+
+/// See `docs/abi`.
+pub fn cap_duplicate(capability: u32, rights: i32) -> i32 {
+    // Safety: the node checks every handle; pointers and lengths are those of live slices.
+    unsafe { raw::cap_duplicate(capability as i32, rights) }
+}
+
+/// See `docs/abi`.
+pub fn cap_drop(capability: u32) -> i32 {
+    // Safety: the node checks every handle; pointers and lengths are those of live slices.
+    unsafe { raw::cap_drop(capability as i32) }
+}
+
+/// See `docs/abi`.
+pub fn neighborhood_list(neighborhood: u32, list: &mut [u32]) -> i32 {
+    // Safety: the node checks every handle; pointers and lengths are those of live slices.
+    unsafe { raw::neighborhood_list(neighborhood as i32, list.as_mut_ptr(), list.len()) }
+}
+
+/// See `docs/abi`.
+pub fn neighbor_max_payload(neighbor: u32) -> i32 {
+    // Safety: the node checks every handle; pointers and lengths are those of live slices.
+    unsafe { raw::neighbor_max_payload(neighbor as i32) }
+}
+
+/// See `docs/abi`.
+pub fn cache_put(key: &[u8], value: &[u8], ttl_ms: u32) -> i32 {
+    // Safety: the node checks every handle; pointers and lengths are those of live slices.
+    unsafe { raw::cache_put(key.as_ptr(), key.len(), value.as_ptr(), value.len(), ttl_ms as i32) }
+}
+
+/// See `docs/abi`.
+pub fn cache_get(key: &[u8], buffer: &mut [u8]) -> i32 {
+    // Safety: the node checks every handle; pointers and lengths are those of live slices.
+    unsafe { raw::cache_get(key.as_ptr(), key.len(), buffer.as_mut_ptr(), buffer.len()) }
+}
+
+/// See `docs/abi`.
+pub fn cache_refresh(key: &[u8], ttl_ms: u32) -> i32 {
+    // Safety: the node checks every handle; pointers and lengths are those of live slices.
+    unsafe { raw::cache_refresh(key.as_ptr(), key.len(), ttl_ms as i32) }
+}
+
+/// See `docs/abi`.
+pub fn cache_remove(key: &[u8]) -> i32 {
+    // Safety: the node checks every handle; pointers and lengths are those of live slices.
+    unsafe { raw::cache_remove(key.as_ptr(), key.len()) }
+}
+
+/// See `docs/abi`.
+pub fn timer_set(after_us: i64, period_us: i64, token: i64) -> i32 {
+    // Safety: the node checks every handle; pointers and lengths are those of live slices.
+    unsafe { raw::timer_set(after_us, period_us, token) }
+}
+
+/// See `docs/abi`.
+pub fn timer_cancel(timer: u32) -> i32 {
+    // Safety: the node checks every handle; pointers and lengths are those of live slices.
+    unsafe { raw::timer_cancel(timer as i32) }
+}
+
+/// See `docs/abi`.
+pub fn session_read(session: u32, offset: u32, buffer: &mut [u8]) -> i32 {
+    // Safety: the node checks every handle; pointers and lengths are those of live slices.
+    unsafe { raw::session_read(session as i32, offset as i32, buffer.as_mut_ptr(), buffer.len()) }
+}
+
+/// See `docs/abi`.
+pub fn session_reply(session: u32, packet: &[u8]) -> i32 {
+    // Safety: the node checks every handle; pointers and lengths are those of live slices.
+    unsafe { raw::session_reply(session as i32, packet.as_ptr(), packet.len()) }
+}
+
+/// See `docs/abi`.
+pub fn session_close(session: u32) -> i32 {
+    // Safety: the node checks every handle; pointers and lengths are those of live slices.
+    unsafe { raw::session_close(session as i32) }
+}
+
+/// See `docs/abi`.
+pub fn node_name(buffer: &mut [u8]) -> i32 {
+    // Safety: the node checks every handle; pointers and lengths are those of live slices.
+    unsafe { raw::node_name(buffer.as_mut_ptr(), buffer.len()) }
+}
+
+/// See `docs/abi`.
+pub fn flow_hash(hash: &mut [u8; 32]) -> i32 {
+    // Safety: the node checks every handle; pointers and lengths are those of live slices.
+    unsafe { raw::flow_hash(hash.as_mut_ptr()) }
+}
+
+/// See `docs/abi`.
+pub fn param_get(name: &[u8], buffer: &mut [u8]) -> i32 {
+    // Safety: the node checks every handle; pointers and lengths are those of live slices.
+    unsafe { raw::param_get(name.as_ptr(), name.len(), buffer.as_mut_ptr(), buffer.len()) }
+}
+
+/// See `docs/abi`.
+pub fn data_read(name: &[u8], offset: u32, buffer: &mut [u8]) -> i32 {
+    // Safety: the node checks every handle; pointers and lengths are those of live slices.
+    unsafe { raw::data_read(name.as_ptr(), name.len(), offset as i32, buffer.as_mut_ptr(), buffer.len()) }
+}
+
+/// See `docs/abi`.
+pub fn clock_mono() -> i64 {
+    // Safety: the node checks every handle; pointers and lengths are those of live slices.
+    unsafe { raw::clock_mono() }
+}
+
+/// See `docs/abi`.
+pub fn clock_wall() -> i64 {
+    // Safety: the node checks every handle; pointers and lengths are those of live slices.
+    unsafe { raw::clock_wall() }
+}
+
+/// See `docs/abi`.
+pub fn random(buffer: &mut [u8]) -> i32 {
+    // Safety: the node checks every handle; pointers and lengths are those of live slices.
+    unsafe { raw::random(buffer.as_mut_ptr(), buffer.len()) }
+}
+
+/// See `docs/abi`.
+pub fn log(level: i32, line: &[u8]) -> i32 {
+    // Safety: the node checks every handle; pointers and lengths are those of live slices.
+    unsafe { raw::log(level, line.as_ptr(), line.len()) }
+}
+
+/// See `docs/abi`.
+pub fn budget_left(resource: i32) -> i64 {
+    // Safety: the node checks every handle; pointers and lengths are those of live slices.
+    unsafe { raw::budget_left(resource) }
+}
+
+/// See `docs/abi`.
+pub fn hash_sha256(bytes: &[u8], hash: &mut [u8; 32]) -> i32 {
+    // Safety: the node checks every handle; pointers and lengths are those of live slices.
+    unsafe { raw::hash_sha256(bytes.as_ptr(), bytes.len(), hash.as_mut_ptr()) }
+}
+
+/// See `docs/abi`.
+pub fn hash_md5(bytes: &[u8], hash: &mut [u8; 16]) -> i32 {
+    // Safety: the node checks every handle; pointers and lengths are those of live slices.
+    unsafe { raw::hash_md5(bytes.as_ptr(), bytes.len(), hash.as_mut_ptr()) }
+}
+
+/// Where the node puts the first bytes of what a handler is about.
+#[unsafe(no_mangle)]
+#[allow(non_upper_case_globals)]
+static bees_inbox: Inbox = Inbox(UnsafeCell::new([0; INBOX]));
+
+struct Inbox(UnsafeCell<[u8; INBOX]>);
+
+// Safety: a module has one thread.
+unsafe impl Sync for Inbox {}
+
+/// What the node put into the inbox for this event.
+pub fn inbox() -> [u8; INBOX] {
+    // Safety: the node writes before it calls a handler, never during it.
+    unsafe { bees_inbox.0.get().read_volatile() }
+}
+
+/// The protocol's object: made at compile time, used by one handler at a time.
+pub struct Global<T> {
+    value: UnsafeCell<T>,
+    busy: Cell<bool>,
+}
+
+// Safety: a module has one thread.
+unsafe impl<T> Sync for Global<T> {}
+
+impl<T> Global<T> {
+    /// Holds `value`.
+    pub const fn new(value: T) -> Self {
+        Self { value: UnsafeCell::new(value), busy: Cell::new(false) }
+    }
+
+    /// Uses the value. A handler inside a handler is an error of the node's and traps.
+    pub fn with<R>(&self, f: impl FnOnce(&mut T) -> R) -> R {
+        if self.busy.replace(true) {
+            core::arch::wasm32::unreachable();
+        }
+        // Safety: `busy` was false, so nobody else has a reference, and there is one thread. A panic does
+        // not unwind, so `busy` is set back whenever anything runs again.
+        let result = f(unsafe { &mut *self.value.get() });
+        self.busy.set(false);
+        result
+    }
+}
+
+/// Says in the node's log that and where `protocol` panicked, then traps.
+pub fn panicked(protocol: &str, info: &PanicInfo<'_>) -> ! {
+    let mut line = crate::Text::<160>::new();
+    line.push(protocol);
+    line.push(" panicked");
+    if let Some(at) = info.location() {
+        line.push(" at ");
+        line.push(at.file());
+        line.push(":");
+        line.push(at.line());
+    }
+    log_line(Level::Error, line.as_bytes());
+    core::arch::wasm32::unreachable()
+}

@@ -1,0 +1,641 @@
+//! Nodes in memory, for a protocol's unit tests: many of them, virtual time, lossy links, and the same
+//! limits on capsule objects as a real node's. It is no simulator of the node (that is `sim/`): there are no
+//! budgets and no hostile guests here, only the guest interface and a network.
+//!
+//! ```ignore
+//! let mut net = Network::new(&DESCRIPTION, 7);
+//! let a = net.node("a", Hello::new());
+//! let b = net.node("b", Hello::new());
+//! net.link(a, b, Link { delay_us: 1000, loss: 0.1 });
+//! let session = net.open(a);
+//! net.send(session, b"find");
+//! net.run_until(1_000_000);
+//! assert_eq!(net.received(session), ["node a ..."]);
+//! ```
+
+use std::cell::RefCell;
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, BinaryHeap};
+
+use crate::describe::Description;
+use crate::node::mix;
+use crate::{Capsule, Error, INBOX, Protocol, Session, SessionEvent, Timer};
+
+/// A link's properties, the same in both directions.
+#[derive(Debug, Clone, Copy)]
+pub struct Link {
+    /// Time from one end to the other, in microseconds.
+    pub delay_us: u64,
+    /// The part of frames that is lost, 0 to 1.
+    pub loss: f64,
+}
+
+/// What can be counted after a run.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Counters {
+    /// Capsules put on links.
+    pub sent: u64,
+    /// Of those, lost.
+    pub lost: u64,
+    /// Operations that limits forbade.
+    pub depleted: u64,
+}
+
+/// Nodes that run one protocol, and their links.
+pub struct Network<P> {
+    description: &'static Description,
+    protocols: Vec<P>,
+    nodes: Vec<Option<Box<Node>>>,
+    links: Vec<(Link, bool)>,
+    queue: BinaryHeap<Reverse<(u64, u64, usize)>>,
+    events: BTreeMap<u64, Happening>,
+    sequence: u64,
+    now: u64,
+    random: u64,
+    counters: Counters,
+}
+
+/// A session that a test has opened: node and number.
+pub type TestSession = (usize, u32);
+
+enum Happening {
+    Arrival { kind: u8, payload: Vec<u8>, port: usize },
+    Timer { timer: u32 },
+}
+
+/// One node as its guest sees it. Neighbor n has the capability n + 1; the neighborhood is 1000.
+pub struct Node {
+    description: &'static Description,
+    name: String,
+    now: u64,
+    random: u64,
+    capsules: Vec<Option<Object>>,
+    /// Per port: neighbor's name, link, the node there and its port.
+    ports: Vec<(String, usize, usize, usize)>,
+    cache: BTreeMap<Vec<u8>, (Vec<u8>, u64)>,
+    timers: BTreeMap<u32, (u64, u64)>,
+    set: Vec<(u32, u64)>,
+    next_timer: u32,
+    packet: Vec<u8>,
+    sessions: BTreeMap<u32, Vec<Vec<u8>>>,
+    params: BTreeMap<String, Vec<u8>>,
+    out: Vec<(usize, u8, Vec<u8>)>,
+    log: Vec<String>,
+    depleted: u64,
+    max_payload: usize,
+}
+
+struct Object {
+    kind: u8,
+    payload: Vec<u8>,
+    port: Option<usize>,
+    left: [u16; 4],
+}
+
+const NEIGHBORHOOD: u32 = 1000;
+const MAX_TIMERS: usize = 64;
+const MAX_CACHE: usize = 1024;
+
+thread_local! {
+    static CURRENT: RefCell<Option<Box<Node>>> = const { RefCell::new(None) };
+}
+
+/// Runs `f` on the node whose guest is running.
+pub(crate) fn with_node<R>(f: impl FnOnce(&mut Node) -> R) -> R {
+    CURRENT.with_borrow_mut(|n| f(n.as_mut().expect("only inside a protocol's event")))
+}
+
+impl<P: Protocol> Network<P> {
+    /// A network without nodes. Equal seeds make equal runs.
+    pub fn new(description: &'static Description, seed: u64) -> Self {
+        Self {
+            description,
+            protocols: vec![],
+            nodes: vec![],
+            links: vec![],
+            queue: BinaryHeap::new(),
+            events: BTreeMap::new(),
+            sequence: 0,
+            now: 0,
+            random: mix(seed),
+            counters: Counters::default(),
+        }
+    }
+
+    /// Adds a node.
+    pub fn node(&mut self, name: &str, protocol: P) -> usize {
+        let params = self.description.params.iter();
+        self.nodes.push(Some(Box::new(Node {
+            description: self.description,
+            name: name.into(),
+            now: 0,
+            random: mix(self.random ^ self.nodes.len() as u64),
+            capsules: vec![],
+            ports: vec![],
+            cache: BTreeMap::new(),
+            timers: BTreeMap::new(),
+            set: vec![],
+            next_timer: 1,
+            packet: vec![],
+            sessions: BTreeMap::new(),
+            params: params.map(|(k, v)| ((*k).into(), v.as_bytes().to_vec())).collect(),
+            out: vec![],
+            log: vec![],
+            depleted: 0,
+            max_payload: 1400,
+        })));
+        self.protocols.push(protocol);
+        let at = self.nodes.len() - 1;
+        self.call(at, |p| {
+            let capsule = with_node(|n| n.event_capsule(n.description.events.boot));
+            p.boot(Capsule::of_event(capsule));
+        });
+        at
+    }
+
+    /// Links two nodes; the result names the link.
+    pub fn link(&mut self, a: usize, b: usize, link: Link) -> usize {
+        let at = self.links.len();
+        self.links.push((link, true));
+        let (name_a, name_b) = (self.at(a).name.clone(), self.at(b).name.clone());
+        let (port_a, port_b) = (self.at(a).ports.len(), self.at(b).ports.len());
+        self.at(a).ports.push((name_b, at, b, port_b));
+        self.at(b).ports.push((name_a, at, a, port_a));
+        at
+    }
+
+    /// Takes a link down or up.
+    pub fn set_up(&mut self, link: usize, up: bool) {
+        self.links[link].1 = up;
+    }
+
+    /// Opens a session on a node.
+    pub fn open(&mut self, at: usize) -> TestSession {
+        let node = self.at(at);
+        let number = node.sessions.len() as u32 + 1;
+        node.sessions.insert(number, vec![]);
+        self.session(at, number, SessionInput::Opened);
+        (at, number)
+    }
+
+    /// Sends a packet through a session.
+    pub fn send(&mut self, (at, number): TestSession, packet: &[u8]) {
+        self.session(at, number, SessionInput::Packet(packet));
+    }
+
+    /// Closes a session from the program's side.
+    pub fn close(&mut self, (at, number): TestSession) {
+        self.at(at).sessions.remove(&number);
+        self.session(at, number, SessionInput::Closed);
+    }
+
+    /// The packets that a session has received so far, as text.
+    pub fn received(&mut self, (at, number): TestSession) -> Vec<String> {
+        let packets = self.at(at).sessions.get(&number).into_iter().flatten();
+        packets.map(|p| String::from_utf8_lossy(p).into_owned()).collect()
+    }
+
+    /// Hands a node a capsule as if it came from the neighbor at `port`.
+    pub fn inject(&mut self, at: usize, port: usize, kind: u8, payload: &[u8]) {
+        self.arrival(at, port, kind, payload.to_vec());
+    }
+
+    /// Runs until nothing is left to do before `end` (microseconds).
+    pub fn run_until(&mut self, end: u64) {
+        while let Some(&Reverse((time, key, at))) = self.queue.peek() {
+            if time > end {
+                break;
+            }
+            self.queue.pop();
+            self.now = time;
+            match self.events.remove(&key) {
+                Some(Happening::Arrival { kind, payload, port }) => self.arrival(at, port, kind, payload),
+                Some(Happening::Timer { timer }) => self.timer(at, timer),
+                None => {}
+            }
+        }
+        self.now = end;
+    }
+
+    /// What the nodes logged.
+    pub fn log(&self) -> Vec<String> {
+        self.nodes.iter().flatten().flat_map(|n| n.log.iter().map(|l| format!("{}: {l}", n.name))).collect()
+    }
+
+    /// The counters, over all nodes and links.
+    pub fn counters(&self) -> Counters {
+        let depleted = self.nodes.iter().flatten().map(|n| n.depleted).sum();
+        Counters { depleted, ..self.counters }
+    }
+
+    /// Microseconds since the beginning.
+    pub fn now(&self) -> u64 {
+        self.now
+    }
+
+    /// The protocol's object on a node.
+    pub fn protocol(&self, at: usize) -> &P {
+        &self.protocols[at]
+    }
+
+    /// Loses what a node's protocol had in memory, as a restart does.
+    pub fn restart(&mut self, at: usize, protocol: P) {
+        let node = self.at(at);
+        node.cache.clear();
+        node.timers.clear();
+        self.protocols[at] = protocol;
+    }
+
+    fn at(&mut self, at: usize) -> &mut Node {
+        self.nodes[at].as_mut().expect("a node is away only during its own event")
+    }
+
+    fn arrival(&mut self, at: usize, port: usize, kind: u8, payload: Vec<u8>) {
+        let len = payload.len();
+        let mut head = [0; INBOX];
+        let head_len = len.min(INBOX);
+        head[..head_len].copy_from_slice(&payload[..head_len]);
+        self.call(at, |p| {
+            let handle = with_node(|n| n.object(kind, payload, Some(port)));
+            p.capsule(Capsule::received(handle, kind, len as u32, port as u32 + 1), &head[..head_len]);
+        });
+    }
+
+    fn timer(&mut self, at: usize, timer: u32) {
+        let now = self.now;
+        let node = self.at(at);
+        let Some(&(period, token)) = node.timers.get(&timer) else { return };
+        if period == 0 {
+            node.timers.remove(&timer);
+        } else {
+            node.set.push((timer, now + period));
+        }
+        self.call(at, |p| {
+            let handle = with_node(|n| n.event_capsule(n.description.events.timer));
+            p.timer(Capsule::of_event(handle), Timer::from_bits(timer), token);
+        });
+    }
+
+    fn session(&mut self, at: usize, number: u32, input: SessionInput<'_>) {
+        self.call(at, |p| {
+            let handle = with_node(|n| n.event_capsule(n.description.events.session));
+            let event = match input {
+                SessionInput::Opened => SessionEvent::Opened,
+                SessionInput::Closed => SessionEvent::Closed,
+                SessionInput::Packet(bytes) => {
+                    with_node(|n| n.packet = bytes.to_vec());
+                    SessionEvent::Packet(&bytes[..bytes.len().min(INBOX)], bytes.len())
+                }
+            };
+            p.session(Capsule::of_event(handle), Session::from_bits(number), event);
+        });
+    }
+
+    /// Makes a node current, runs an event of its protocol, and carries out what it wants done.
+    fn call(&mut self, at: usize, f: impl FnOnce(&mut P)) {
+        let mut node = self.nodes[at].take().expect("one event at a time");
+        node.now = self.now;
+        CURRENT.set(Some(node));
+        f(&mut self.protocols[at]);
+        let mut node = CURRENT.take().expect("nobody takes it");
+        node.capsules.clear();
+        node.packet.clear();
+        for (timer, due) in node.set.drain(..) {
+            self.sequence += 1;
+            self.queue.push(Reverse((due, self.sequence, at)));
+            self.events.insert(self.sequence, Happening::Timer { timer });
+        }
+        for (port, kind, payload) in node.out.drain(..) {
+            let (_, link, to, to_port) = node.ports[port];
+            let (link, up) = self.links[link];
+            self.counters.sent += 1;
+            self.random = mix(self.random);
+            let drawn = (self.random >> 11) as f64 / (1u64 << 53) as f64;
+            if !up || drawn < link.loss {
+                self.counters.lost += 1;
+                continue;
+            }
+            self.sequence += 1;
+            self.queue.push(Reverse((self.now + link.delay_us, self.sequence, to)));
+            self.events.insert(self.sequence, Happening::Arrival { kind, payload, port: to_port });
+        }
+        self.nodes[at] = Some(node);
+    }
+}
+
+enum SessionInput<'a> {
+    Opened,
+    Packet(&'a [u8]),
+    Closed,
+}
+
+/// The guest interface; `docs/abi` says what each function does.
+#[allow(missing_docs)]
+impl Node {
+    fn object(&mut self, kind: u8, payload: Vec<u8>, port: Option<usize>) -> u32 {
+        let Some(t) = self.description.capsules.get(usize::from(kind)) else { return 0 };
+        self.capsules.push(Some(Object { kind, payload, port, left: t.limits.counts() }));
+        self.capsules.len() as u32
+    }
+
+    fn event_capsule(&mut self, kind: Option<u8>) -> u32 {
+        kind.map_or(0, |k| self.object(k, vec![], None))
+    }
+
+    fn slot(&mut self, handle: u32) -> Result<&mut Option<Object>, Error> {
+        let at = (handle as usize).checked_sub(1).ok_or(Error::BadHandle)?;
+        self.capsules.get_mut(at).filter(|o| o.is_some()).ok_or(Error::BadHandle)
+    }
+
+    fn with(&mut self, handle: u32, f: impl FnOnce(&mut Object) -> Result<usize, Error>) -> i32 {
+        result(self.slot(handle).and_then(|o| f(o.as_mut().ok_or(Error::BadHandle)?)))
+    }
+
+    /// Depletes an operation and takes the object out, or a copy of its payload.
+    fn emit(&mut self, handle: u32, operation: usize, keep: bool) -> Result<Object, Error> {
+        let slot = self.slot(handle)?;
+        let object = slot.as_mut().ok_or(Error::BadHandle)?;
+        if object.left[operation] == 0 {
+            self.depleted += 1;
+            return Err(Error::Depleted);
+        }
+        object.left[operation] -= 1;
+        if keep {
+            return Ok(Object { payload: object.payload.clone(), ..*object });
+        }
+        slot.take().ok_or(Error::BadHandle)
+    }
+
+    fn put_out(&mut self, port: usize, object: &Object) -> Result<usize, Error> {
+        if object.payload.len() > self.max_payload {
+            return Err(Error::TooLarge);
+        }
+        self.out.push((port, object.kind, object.payload.clone()));
+        Ok(0)
+    }
+
+    fn port(&self, capability: u32) -> Result<usize, Error> {
+        let port = (capability as usize).checked_sub(1).ok_or(Error::BadHandle)?;
+        if port < self.ports.len() { Ok(port) } else { Err(Error::BadHandle) }
+    }
+
+    pub(crate) fn capsule_len(&mut self, handle: u32) -> i32 {
+        self.with(handle, |o| Ok(o.payload.len()))
+    }
+
+    pub(crate) fn capsule_kind(&mut self, handle: u32) -> i32 {
+        self.with(handle, |o| Ok(usize::from(o.kind)))
+    }
+
+    pub(crate) fn capsule_read(&mut self, handle: u32, offset: u32, buffer: &mut [u8]) -> i32 {
+        self.with(handle, |o| copy(&o.payload, offset, buffer))
+    }
+
+    pub(crate) fn capsule_write(&mut self, handle: u32, offset: u32, bytes: &[u8]) -> i32 {
+        self.with(handle, |o| {
+            let at = offset as usize;
+            let to = o.payload.get_mut(at..at + bytes.len()).ok_or(Error::NoRoom)?;
+            to.copy_from_slice(bytes);
+            Ok(0)
+        })
+    }
+
+    pub(crate) fn capsule_resize(&mut self, handle: u32, len: u32) -> i32 {
+        let max = self.max_payload;
+        self.with(handle, |o| {
+            if len as usize > max {
+                return Err(Error::NoRoom);
+            }
+            o.payload.resize(len as usize, 0);
+            Ok(0)
+        })
+    }
+
+    pub(crate) fn capsule_left(&mut self, handle: u32, operation: i32) -> i32 {
+        self.with(handle, |o| {
+            o.left.get(operation as usize).map(|n| usize::from(*n)).ok_or(Error::BadArgument)
+        })
+    }
+
+    pub(crate) fn capsule_derive(&mut self, handle: u32, kind: i32) -> i32 {
+        let description = self.description;
+        let from = match self.slot(handle) {
+            Ok(Some(o)) => usize::from(o.kind),
+            _ => return result(Err(Error::BadHandle)),
+        };
+        let Some(kind) = u8::try_from(kind).ok().filter(|k| description.capsules[from].derives.contains(k))
+        else {
+            return result(Err(Error::NotPermitted));
+        };
+        match self.emit(handle, 3, true) {
+            Ok(_) => self.object(kind, vec![], None) as i32,
+            Err(e) => result(Err(e)),
+        }
+    }
+
+    pub(crate) fn capsule_send(&mut self, handle: u32, neighbor: u32, flags: i32) -> i32 {
+        result(self.port(neighbor).and_then(|port| {
+            let object = self.emit(handle, 1, flags & 1 != 0)?;
+            self.put_out(port, &object)
+        }))
+    }
+
+    pub(crate) fn capsule_return(&mut self, handle: u32, flags: i32) -> i32 {
+        result(self.emit(handle, 0, flags & 1 != 0).and_then(|object| {
+            let port = object.port.ok_or(Error::BadArgument)?;
+            self.put_out(port, &object)
+        }))
+    }
+
+    pub(crate) fn capsule_multicast(&mut self, handle: u32, neighborhood: u32, flags: i32) -> i32 {
+        if neighborhood != NEIGHBORHOOD {
+            return result(Err(Error::BadHandle));
+        }
+        result(self.emit(handle, 2, flags & 1 != 0).map(|object| {
+            let back = object.port.filter(|_| flags & 2 != 0);
+            let ports = (0..self.ports.len()).filter(|p| Some(*p) != back);
+            let reached: Vec<_> = ports.collect();
+            reached.iter().filter(|p| self.put_out(**p, &object).is_ok()).count()
+        }))
+    }
+
+    pub(crate) fn capsule_drop(&mut self, handle: u32) -> i32 {
+        result(self.slot(handle).map(|o| {
+            *o = None;
+            0
+        }))
+    }
+
+    pub(crate) fn cap_lookup(&mut self, name: &[u8]) -> i32 {
+        if name == b"neighborhood" {
+            return NEIGHBORHOOD as i32;
+        }
+        let name = name.strip_prefix(b"neighbor/");
+        let port = name.and_then(|n| self.ports.iter().position(|p| p.0.as_bytes() == n));
+        result(port.map(|p| p + 1).ok_or(Error::NotFound))
+    }
+
+    pub(crate) fn cap_name(&mut self, capability: u32, buffer: &mut [u8]) -> i32 {
+        result(self.port(capability).map(|p| fill(self.ports[p].0.as_bytes(), buffer)))
+    }
+
+    pub(crate) fn cap_duplicate(&mut self, capability: u32, _rights: i32) -> i32 {
+        result(self.port(capability).map(|p| p + 1))
+    }
+
+    pub(crate) fn cap_drop(&mut self, capability: u32) -> i32 {
+        result(self.port(capability).map(|_| 0))
+    }
+
+    pub(crate) fn neighborhood_list(&mut self, neighborhood: u32, list: &mut [u32]) -> i32 {
+        if neighborhood != NEIGHBORHOOD {
+            return result(Err(Error::BadHandle));
+        }
+        for (to, port) in list.iter_mut().zip(1..=self.ports.len()) {
+            *to = port as u32;
+        }
+        self.ports.len() as i32
+    }
+
+    pub(crate) fn neighbor_max_payload(&mut self, neighbor: u32) -> i32 {
+        result(self.port(neighbor).map(|_| self.max_payload))
+    }
+
+    pub(crate) fn cache_put(&mut self, key: &[u8], value: &[u8], ttl_ms: u32) -> i32 {
+        let now = self.now;
+        self.cache.retain(|_, (_, until)| *until > now);
+        if key.is_empty() || key.len() > INBOX {
+            return result(Err(Error::BadArgument));
+        }
+        if self.cache.len() >= MAX_CACHE && !self.cache.contains_key(key) {
+            return result(Err(Error::NoRoom));
+        }
+        self.cache.insert(key.to_vec(), (value.to_vec(), now + u64::from(ttl_ms) * 1000));
+        0
+    }
+
+    pub(crate) fn cache_get(&mut self, key: &[u8], buffer: &mut [u8]) -> i32 {
+        let entry = self.cache.get(key).filter(|(_, until)| *until > self.now);
+        result(entry.map(|(value, _)| fill(value, buffer)).ok_or(Error::NotFound))
+    }
+
+    pub(crate) fn cache_refresh(&mut self, key: &[u8], ttl_ms: u32) -> i32 {
+        let now = self.now;
+        let entry = self.cache.get_mut(key).filter(|(_, until)| *until > now);
+        result(entry.ok_or(Error::NotFound).map(|(_, until)| {
+            *until = now + u64::from(ttl_ms) * 1000;
+            0
+        }))
+    }
+
+    pub(crate) fn cache_remove(&mut self, key: &[u8]) -> i32 {
+        result(self.cache.remove(key).map(|_| 0).ok_or(Error::NotFound))
+    }
+
+    pub(crate) fn timer_set(&mut self, after_us: i64, period_us: i64, token: i64) -> i32 {
+        let (Ok(after), Ok(period)) = (u64::try_from(after_us), u64::try_from(period_us)) else {
+            return result(Err(Error::BadArgument));
+        };
+        if self.timers.len() >= MAX_TIMERS {
+            return result(Err(Error::NoRoom));
+        }
+        let timer = self.next_timer;
+        self.next_timer += 1;
+        self.timers.insert(timer, (period, token as u64));
+        self.set.push((timer, self.now + after));
+        timer as i32
+    }
+
+    pub(crate) fn timer_cancel(&mut self, timer: u32) -> i32 {
+        result(self.timers.remove(&timer).map(|_| 0).ok_or(Error::BadHandle))
+    }
+
+    pub(crate) fn session_read(&mut self, _session: u32, offset: u32, buffer: &mut [u8]) -> i32 {
+        result(copy(&self.packet, offset, buffer))
+    }
+
+    pub(crate) fn session_reply(&mut self, session: u32, packet: &[u8]) -> i32 {
+        result(self.sessions.get_mut(&session).ok_or(Error::BadHandle).map(|s| {
+            s.push(packet.to_vec());
+            0
+        }))
+    }
+
+    pub(crate) fn session_close(&mut self, session: u32) -> i32 {
+        result(self.sessions.remove(&session).map(|_| 0).ok_or(Error::BadHandle))
+    }
+
+    pub(crate) fn node_name(&mut self, buffer: &mut [u8]) -> i32 {
+        fill(self.name.as_bytes(), buffer) as i32
+    }
+
+    pub(crate) fn flow_hash(&mut self, hash: &mut [u8; 32]) -> i32 {
+        *hash = wire::id::PartHash::of(self.description.name.as_bytes()).0;
+        0
+    }
+
+    pub(crate) fn param_get(&mut self, name: &[u8], buffer: &mut [u8]) -> i32 {
+        let value = std::str::from_utf8(name).ok().and_then(|n| self.params.get(n));
+        result(value.map(|v| fill(v, buffer)).ok_or(Error::NotFound))
+    }
+
+    pub(crate) fn data_read(&mut self, _name: &[u8], _offset: u32, _buffer: &mut [u8]) -> i32 {
+        result(Err(Error::NotFound))
+    }
+
+    pub(crate) fn clock_mono(&mut self) -> i64 {
+        self.now as i64
+    }
+
+    pub(crate) fn clock_wall(&mut self) -> i64 {
+        i64::from(result(Err(Error::Unavailable)))
+    }
+
+    pub(crate) fn random(&mut self, buffer: &mut [u8]) -> i32 {
+        for b in buffer {
+            self.random = mix(self.random);
+            *b = self.random as u8;
+        }
+        0
+    }
+
+    pub(crate) fn log(&mut self, _level: i32, line: &[u8]) -> i32 {
+        self.log.push(String::from_utf8_lossy(line).into_owned());
+        0
+    }
+
+    pub(crate) fn budget_left(&mut self, _resource: i32) -> i64 {
+        i64::from(i32::MAX)
+    }
+
+    pub(crate) fn hash_sha256(&mut self, bytes: &[u8], hash: &mut [u8; 32]) -> i32 {
+        *hash = wire::id::PartHash::of(bytes).0;
+        0
+    }
+
+    pub(crate) fn hash_md5(&mut self, bytes: &[u8], hash: &mut [u8; 16]) -> i32 {
+        *hash = wire::id::md5(bytes);
+        0
+    }
+}
+
+fn result(r: Result<usize, Error>) -> i32 {
+    match r {
+        Ok(n) => n as i32,
+        Err(e) => -(e as i32),
+    }
+}
+
+/// Copies as much as fits; the result is the whole length.
+fn fill(from: &[u8], to: &mut [u8]) -> usize {
+    for (t, f) in to.iter_mut().zip(from) {
+        *t = *f;
+    }
+    from.len()
+}
+
+/// Copies as much as there is; the result is what was copied.
+fn copy(from: &[u8], offset: u32, to: &mut [u8]) -> Result<usize, Error> {
+    let from = from.get(offset as usize..).ok_or(Error::BadArgument)?;
+    Ok(fill(from, to).min(to.len()))
+}

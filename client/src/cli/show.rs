@@ -1,0 +1,227 @@
+//! What a node says of itself: `bees node|link|neighbor|team|protocol show`, `bees log`.
+
+use std::time::Duration;
+
+use anyhow::Result;
+use nodeos::units::Rate;
+use serde_json::json;
+use wire::control::{Answer, Counter, Request};
+
+use super::Access;
+use crate::output::{Output, Table, bytes, hex, or_dash, pairs, plain, us};
+
+/// The one verb of most objects.
+#[derive(Debug, Clone, Copy, clap::Subcommand)]
+pub enum Show {
+    /// Show
+    Show,
+}
+
+/// What of the log to show.
+#[derive(Debug, clap::Args)]
+pub struct Log {
+    /// Go on showing new lines
+    #[arg(short, long)]
+    follow: bool,
+    /// Only lines with at least this number
+    #[arg(long, default_value_t = 0, value_name = "NUMBER")]
+    from: u64,
+}
+
+pub fn node(access: &Access, output: Output) -> Result<()> {
+    let mut remote = access.login()?;
+    let Answer::Node(n) = remote.ask(&Request::NodeShow)? else { return Err(remote.nonsense()) };
+    if output.is_json() {
+        let counters: serde_json::Map<_, _> =
+            n.counters.into_iter().map(|Counter { name, value }| (name, value.into())).collect();
+        return output.value(&json!({
+            "name": n.name, "release": n.release, "platform": n.platform, "identity": hex(&n.identity),
+            "agent": n.agent, "uptime_us": n.uptime_us, "wall": n.wall,
+            "memory": { "used": n.memory.0, "limit": n.memory.1 },
+            "buffers": { "used": n.buffers.0, "limit": n.buffers.1 },
+            "flows": { "running": n.flows.0, "limit": n.flows.1 },
+            "counters": counters,
+        }));
+    }
+    output.text(&pairs([
+        ("name", n.name),
+        ("release", n.release),
+        ("platform", n.platform),
+        ("identity", hex(&n.identity)),
+        ("agent", n.agent),
+        ("uptime", us(n.uptime_us)),
+        ("wall time", n.wall.map_or("unknown".into(), |s| format!("{s} s since 1970"))),
+        ("memory", format!("{} of {} for teams", bytes(n.memory.0), bytes(n.memory.1))),
+        ("buffers", format!("{} of {} lent", n.buffers.0, n.buffers.1)),
+        ("flows", format!("{} of {}", n.flows.0, n.flows.1)),
+    ]))?;
+    let mut counters = Table::new(&["COUNTER", ">VALUE"]);
+    for Counter { name, value } in n.counters.into_iter().filter(|c| c.value > 0) {
+        counters.row([name.into(), value.to_string().into()]);
+    }
+    output.text("\n")?;
+    output.show(|| json!(null), || counters)
+}
+
+pub fn link(access: &Access, output: Output) -> Result<()> {
+    let mut remote = access.login()?;
+    let Answer::Links(links) = remote.ask(&Request::LinkShow)? else { return Err(remote.nonsense()) };
+    let value = || {
+        let link = |l: &wire::control::LinkInfo| {
+            json!({
+                "name": l.name, "mac": sim::lab::mac_text(l.mac), "address": l.address, "mtu": l.mtu, "rate": l.rate,
+                "received": { "frames": l.received.0, "bytes": l.received.1 },
+                "sent": { "frames": l.sent.0, "bytes": l.sent.1 }, "dropped": l.dropped,
+            })
+        };
+        links.iter().map(link).collect()
+    };
+    output.show(value, || {
+        let mut t = Table::new(&[
+            "LINK",
+            "MAC",
+            "ADDRESS",
+            ">MTU",
+            ">RATE",
+            ">RX FRAMES",
+            ">RX BYTES",
+            ">TX FRAMES",
+            ">TX BYTES",
+            ">DROPPED",
+        ]);
+        for l in &links {
+            let numbers = [l.received.0, l.received.1, l.sent.0, l.sent.1, l.dropped];
+            let words = [
+                l.name.clone(),
+                sim::lab::mac_text(l.mac),
+                or_dash(l.address.as_ref()),
+                l.mtu.to_string(),
+                or_dash(l.rate.map(Rate)),
+            ];
+            t.row(words.into_iter().chain(numbers.map(|n| n.to_string())).map(Into::into));
+        }
+        t
+    })
+}
+
+pub fn neighbor(access: &Access, output: Output) -> Result<()> {
+    let mut remote = access.login()?;
+    let Answer::Neighbors(all) = remote.ask(&Request::NeighborShow)? else { return Err(remote.nonsense()) };
+    let value = || {
+        let neighbor = |n: &wire::control::NeighborInfo| {
+            json!({
+                "name": n.name, "link": n.link, "address": n.address, "max_payload": n.max_payload,
+                "received": n.received, "sent": n.sent, "refused": n.refused, "last_heard_us": n.last_heard_us,
+            })
+        };
+        all.iter().map(neighbor).collect()
+    };
+    output.show(value, || {
+        let mut t = Table::new(&[
+            "NEIGHBOR",
+            "LINK",
+            "ADDRESS",
+            ">PAYLOAD",
+            ">RECEIVED",
+            ">SENT",
+            ">REFUSED",
+            ">LAST HEARD",
+        ]);
+        for n in &all {
+            let words = [
+                n.name.clone(),
+                n.link.clone(),
+                n.address.clone(),
+                n.max_payload.to_string(),
+                n.received.to_string(),
+                n.sent.to_string(),
+                n.refused.to_string(),
+                n.last_heard_us.map_or("never".into(), us),
+            ];
+            t.row(words.map(Into::into));
+        }
+        t
+    })
+}
+
+pub fn team(access: &Access, output: Output) -> Result<()> {
+    let teams = access.login()?.teams()?;
+    let value = || {
+        let team = |t: &wire::control::TeamInfo| {
+            json!({
+                "id": t.id, "parent": t.parent, "name": t.name, "flow": t.flow.map(|f| f.to_string()),
+                "memory": { "used": t.memory.0, "peak": t.memory.1, "limit": t.memory.2 },
+                "cpu_us": t.cpu_us, "event_us": t.event_us,
+                "events": { "handled": t.events.0, "waiting": t.events.1, "dropped": t.events.2 },
+                "sent": t.sent.0, "rate": t.sent.1, "refused": t.refused, "strikes": t.strikes,
+            })
+        };
+        teams.iter().map(team).collect()
+    };
+    output.show(value, || {
+        let columns = [
+            "TEAM", "NAME", "FLOW", ">MEMORY", ">PEAK", ">LIMIT", ">CPU", ">EVENT", ">EVENTS", ">WAITING",
+            ">DROPPED", ">SENT", ">RATE", ">REFUSED", ">STRIKES",
+        ];
+        let mut table = Table::new(&columns);
+        for t in &teams {
+            let words = [
+                t.parent.map_or(t.id.to_string(), |p| format!("{p}/{}", t.id)),
+                t.name.clone(),
+                or_dash(t.flow.map(|f| format!("{f:.8}"))),
+                bytes(t.memory.0),
+                bytes(t.memory.1),
+                bytes(t.memory.2),
+                us(t.cpu_us),
+                us(t.event_us.into()),
+                t.events.0.to_string(),
+                t.events.1.to_string(),
+                t.events.2.to_string(),
+                bytes(t.sent.0),
+                or_dash(t.sent.1.map(Rate)),
+                t.refused.to_string(),
+                t.strikes.to_string(),
+            ];
+            table.row(words.map(Into::into));
+        }
+        table
+    })
+}
+
+pub fn protocol(access: &Access, output: Output) -> Result<()> {
+    let mut remote = access.login()?;
+    let Answer::Protocols(all) = remote.ask(&Request::ProtocolShow)? else { return Err(remote.nonsense()) };
+    let value = || {
+        let module = |p: &wire::control::ProtocolInfo| json!({ "code": p.code.to_string(), "len": p.len, "compiled": p.compiled, "users": p.users });
+        all.iter().map(module).collect()
+    };
+    output.show(value, || {
+        let mut t = Table::new(&["MODULE", ">BYTES", ">COMPILED", ">TEAMS"]);
+        for p in &all {
+            let words = [p.code.to_string(), p.len.to_string(), bytes(p.compiled), p.users.to_string()];
+            t.row(words.map(Into::into));
+        }
+        t
+    })
+}
+
+pub fn log(access: &Access, options: &Log, output: Output) -> Result<()> {
+    let mut remote = access.login()?;
+    let mut from = options.from;
+    loop {
+        let Answer::Log(lines) = remote.ask(&Request::Log { from })? else { return Err(remote.nonsense()) };
+        for line in &lines {
+            from = from.max(line.number.saturating_add(1));
+            if output.is_json() {
+                output.value(&json!({ "number": line.number, "at_us": line.at_us, "text": line.text }))?;
+            } else {
+                output.text(&format!("{:>12.6}  {}\n", line.at_us as f64 / 1e6, plain(&line.text)))?;
+            }
+        }
+        match (lines.is_empty(), options.follow) {
+            (true, false) => return Ok(()),
+            (true, true) => std::thread::sleep(Duration::from_millis(200)),
+            (false, _) => {}
+        }
+    }
+}

@@ -1,0 +1,290 @@
+//! `bees flow build`: a flow tuple from a module that describes itself (`wire::describe`).
+
+use std::collections::HashMap;
+use std::path::PathBuf;
+use std::str::FromStr;
+
+use anyhow::{Context, Result, bail, ensure};
+use nodeos::units;
+use wasmparser::{Parser, Payload};
+use wire::describe::{Description, SECTION};
+use wire::id::PartHash;
+use wire::tuple::{
+    Body, Budgets, Credentials, DataPart, Param, Part, Privilege, Protocol, Request, Tuple, VERSION, Validity,
+};
+
+use super::{Bundle, read};
+
+/// What to build a flow from.
+#[derive(Debug, Clone, Default, clap::Args)]
+pub struct Options {
+    /// The protocol's module
+    pub module: PathBuf,
+    /// A setting of the protocol: text, or the contents of a file as NAME=@FILE
+    #[arg(short, long = "param", value_name = "NAME=VALUE")]
+    pub params: Vec<Pair>,
+    /// Bytes that the protocol can read under a name
+    #[arg(long = "data", value_name = "NAME=FILE")]
+    pub data: Vec<Pair>,
+    /// A budget to ask for: memory=1M event=2ms rate=10mbit burst=32k timers=8 cache_entries=64 sessions=4
+    #[arg(long = "budget", value_name = "NAME=VALUE", num_args = 1.., value_delimiter = ',')]
+    pub budgets: Vec<Pair>,
+    /// A privilege to ask for; with a question mark behind it the flow also runs without
+    #[arg(long = "privilege", value_name = "NAME[?]")]
+    pub privileges: Vec<String>,
+    /// Modules of companions, in the order in which the protocol counts them
+    #[arg(long = "companion", value_name = "FILE")]
+    pub companions: Vec<PathBuf>,
+    /// Not to be used before this time (seconds since 1970)
+    #[arg(long, value_name = "TIME")]
+    pub valid_from: Option<u64>,
+    /// Not to be used after this time (seconds since 1970)
+    #[arg(long, value_name = "TIME")]
+    pub valid_until: Option<u64>,
+    /// The flow that this one takes over from
+    #[arg(long, value_name = "HASH", value_parser = |s: &str| s.parse::<wire::id::TupleHash>().map_err(|e| e.to_string()))]
+    pub replaces: Option<wire::id::TupleHash>,
+}
+
+/// `NAME=VALUE` of a command line.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Pair {
+    name: String,
+    value: String,
+}
+
+impl FromStr for Pair {
+    type Err = &'static str;
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let (name, value) = text.split_once('=').ok_or("it must have the form NAME=VALUE")?;
+        Ok(Self { name: name.into(), value: value.into() })
+    }
+}
+
+/// Builds a flow; its nonce is random.
+pub fn build(options: &Options) -> Result<Bundle> {
+    let mut nonce = [0; 16];
+    getrandom::fill(&mut nonce).context("this machine gives no random numbers")?;
+    let mut parts = HashMap::new();
+    let mut protocols = vec![protocol(options, &mut parts)?];
+    for companion in &options.companions {
+        protocols.push(protocol(&Options { module: companion.clone(), ..Options::default() }, &mut parts)?);
+    }
+    let request =
+        Request { privileges: privileges(&options.privileges), budgets: budgets(&options.budgets)? };
+    let body = Body {
+        version: VERSION,
+        nonce,
+        protocols,
+        request,
+        validity: Validity { from: options.valid_from, until: options.valid_until },
+        replaces: options.replaces,
+        extensions: Vec::new(),
+    };
+    let tuple = Tuple { body, credentials: Credentials::None };
+    let bytes = tuple.encode();
+    // The same checks as a node's: what it would refuse is refused here.
+    let tuple = Tuple::decode(&bytes)?;
+    Ok(Bundle { tuple, bytes, parts })
+}
+
+fn protocol(options: &Options, parts: &mut HashMap<PartHash, Vec<u8>>) -> Result<Protocol> {
+    let module = read(&options.module)?;
+    let what = || options.module.display().to_string();
+    let description = describe(&module).with_context(what)?;
+    let code = Part::of(&module).with_context(|| format!("{} is too large", what()))?;
+    parts.insert(code.sha256, module);
+    let data = options.data.iter().map(|pair| data_part(pair, parts)).collect::<Result<_>>()?;
+    Ok(Protocol {
+        params: params(&description, &options.params).with_context(what)?,
+        name: description.name,
+        code,
+        data,
+        capsules: description.capsules,
+        events: description.events,
+        session: description.session,
+        companions: description.companions,
+    })
+}
+
+/// What a module says about itself.
+pub fn describe(module: &[u8]) -> Result<Description> {
+    let mut found = None;
+    for payload in Parser::new(0).parse_all(module) {
+        if let Payload::CustomSection(section) = payload.context("not a WebAssembly module")?
+            && section.name() == SECTION
+        {
+            ensure!(found.is_none(), "the module has more than one section \"{SECTION}\"");
+            found = Some(Description::decode(section.data())?);
+        }
+    }
+    found.with_context(|| {
+        format!("the module has no section \"{SECTION}\", so it is no protocol; capsules/template shows one")
+    })
+}
+
+/// The module's parameters with the values given here.
+fn params(description: &Description, given: &[Pair]) -> Result<Vec<Param>> {
+    let mut params = description.params.clone();
+    for pair in given {
+        let value = match pair.value.strip_prefix('@') {
+            Some(file) => read(file.as_ref())?,
+            None => pair.value.clone().into_bytes(),
+        };
+        let Some(param) = params.iter_mut().find(|p| p.name == pair.name) else {
+            let known: Vec<_> = params.iter().map(|p| p.name.as_str()).collect();
+            bail!("there is no parameter \"{}\"; there are: {}", pair.name, known.join(" "));
+        };
+        param.value = value;
+    }
+    Ok(params)
+}
+
+fn data_part(pair: &Pair, parts: &mut HashMap<PartHash, Vec<u8>>) -> Result<DataPart> {
+    let bytes = read(pair.value.as_ref())?;
+    let part = Part::of(&bytes).with_context(|| format!("{} is too large", pair.value))?;
+    parts.insert(part.sha256, bytes);
+    Ok(DataPart { name: pair.name.clone(), part })
+}
+
+fn privileges(names: &[String]) -> Vec<Privilege> {
+    let privilege = |text: &String| match text.strip_suffix('?') {
+        Some(name) => Privilege { name: name.into(), optional: true },
+        None => Privilege { name: text.clone(), optional: false },
+    };
+    names.iter().map(privilege).collect()
+}
+
+fn budgets(pairs: &[Pair]) -> Result<Budgets> {
+    let mut budgets = Budgets::default();
+    for Pair { name, value } in pairs {
+        set_budget(&mut budgets, name, value).with_context(|| format!("budget {name}={value}"))?;
+    }
+    Ok(budgets)
+}
+
+fn set_budget(budgets: &mut Budgets, name: &str, value: &str) -> Result<()> {
+    let size = || units::parse_size(value).map_err(anyhow::Error::from);
+    let count = || value.parse::<u16>().context("expected a count up to 65535");
+    match name {
+        "memory" => budgets.memory = Some(size()?),
+        "event" => {
+            let us = units::parse_time(value)?.as_micros();
+            budgets.event_us = Some(u32::try_from(us).context("that is too long for one event")?);
+        }
+        "rate" => budgets.rate = Some(units::parse_rate(value)?),
+        "burst" => budgets.burst = Some(u32::try_from(size()?).context("that is too large for a burst")?),
+        "timers" => budgets.timers = Some(count()?),
+        "cache_entries" => budgets.cache_entries = Some(count()?),
+        "sessions" => budgets.sessions = Some(count()?),
+        _ => bail!("there are: memory event rate burst timers cache_entries sessions"),
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::*;
+    use crate::files::tests::Scratch;
+    use wire::limits::{Limits, Operation};
+    use wire::tuple::{CapsuleType, Events};
+
+    pub fn description() -> Description {
+        Description {
+            name: "demo".into(),
+            capsules: vec![
+                CapsuleType {
+                    name: "Query".into(),
+                    limits: Limits::NONE.with(Operation::Multicasts, 1).with(Operation::Derives, 2),
+                    derives: vec![1],
+                },
+                CapsuleType {
+                    name: "Answer".into(),
+                    limits: Limits::NONE.with(Operation::Sends, 3),
+                    derives: vec![],
+                },
+            ],
+            events: Events { boot: None, timer: None, session: Some(0) },
+            session: true,
+            params: vec![
+                Param { name: "hops".into(), value: b"16".to_vec() },
+                Param { name: "key".into(), value: vec![0, 255] },
+            ],
+            companions: vec![],
+        }
+    }
+
+    /// An empty module with a custom section.
+    pub fn module(section: &str, contents: &[u8]) -> Vec<u8> {
+        let mut bytes = b"\0asm\x01\0\0\0\0".to_vec();
+        let mut len = section.len() + 1 + contents.len();
+        while len > 127 {
+            bytes.push(len as u8 | 0x80);
+            len >>= 7;
+        }
+        bytes.push(len as u8);
+        bytes.push(section.len() as u8);
+        bytes.extend_from_slice(section.as_bytes());
+        bytes.extend_from_slice(contents);
+        bytes
+    }
+
+    fn pairs(texts: &[&str]) -> Vec<Pair> {
+        texts.iter().map(|t| t.parse().unwrap()).collect()
+    }
+
+    #[test]
+    fn a_tuple_says_what_the_module_and_the_options_say() {
+        let scratch = Scratch::new("build");
+        let file = |name: &str, bytes: &[u8]| {
+            let path = scratch.0.join(name);
+            std::fs::write(&path, bytes).unwrap();
+            path
+        };
+        let module = module(SECTION, &description().encode());
+        let text = file("text", b"some data");
+        let options = Options {
+            module: file("demo.wasm", &module),
+            params: pairs(&["hops=4"]),
+            data: pairs(&[&format!("table={}", text.display())]),
+            budgets: pairs(&["memory=1M", "event=2ms", "rate=8mbit", "timers=3"]),
+            privileges: vec!["sensors?".into()],
+            ..Options::default()
+        };
+        let bundle = build(&options).unwrap();
+        let main = bundle.tuple.main();
+        assert_eq!(description().agrees(main), Ok(()));
+        assert_eq!(main.params[0].value, b"4");
+        assert!(main.code.matches(&module) && main.data[0].part.matches(b"some data"));
+        let request = &bundle.tuple.body.request;
+        assert_eq!(request.budgets.memory, Some(1 << 20));
+        assert_eq!((request.budgets.event_us, request.budgets.rate), (Some(2000), Some(1_000_000)));
+        assert!(request.privileges[0].optional && request.privileges[0].name == "sensors");
+        assert_ne!(build(&options).unwrap().hash(), bundle.hash(), "the nonce is random");
+
+        let path = scratch.0.join("demo.tuple");
+        bundle.save(&path).unwrap();
+        let loaded = Bundle::load(&path, &[]).unwrap();
+        assert_eq!((loaded.hash(), loaded.parts.len()), (bundle.hash(), 2));
+        let part = scratch.0.join("demo.tuple.parts").join(main.code.sha256.to_string());
+        std::fs::write(&part, b"other").unwrap();
+        assert!(Bundle::load(&path, &[]).is_err());
+        std::fs::remove_file(&part).unwrap();
+        let missing = Bundle::load(&path, &[]).unwrap_err();
+        assert_eq!(crate::exit::code(&missing), crate::exit::Code::Missing);
+        assert!(Bundle::load(&path, &[options.module]).is_ok());
+    }
+
+    #[test]
+    fn mistakes_are_named() {
+        let unknown = params(&description(), &pairs(&["hop=4"])).unwrap_err();
+        assert_eq!(unknown.to_string(), "there is no parameter \"hop\"; there are: hops key");
+        assert!(describe(&module("other", b"")).unwrap_err().to_string().contains("no section"));
+        assert!(describe(b"\x7fELF").unwrap_err().to_string().contains("not a WebAssembly module"));
+        assert!(describe(&module(SECTION, b"\x09")).unwrap_err().to_string().contains("format 9"));
+        let budget = budgets(&pairs(&["memory=1q"])).unwrap_err();
+        assert_eq!(budget.to_string(), "budget memory=1q");
+        assert!(budgets(&pairs(&["speed=1"])).is_err());
+        assert!("hops".parse::<Pair>().is_err());
+    }
+}

@@ -1,0 +1,316 @@
+//! `bees flow dump`: a flow tuple for people, with what follows from it: identifiers and worst cases.
+
+use std::fmt::Write;
+
+use nodeos::units;
+use serde_json::{Value, json};
+use wire::id::{CapsuleId, TupleHash};
+use wire::limits::{MAX_DEPTH, Operation, worst_case};
+use wire::tuple::{Budgets, Coupling, Credentials, Part, Protocol, Provider, Tuple};
+
+use crate::output::{bytes, hex};
+
+/// The tuple whose encoding is `encoded` as a tree.
+pub fn text(tuple: &Tuple, encoded: &[u8]) -> String {
+    let hash = TupleHash::of(encoded);
+    let mut tree = Tree::default();
+    tree.line(0, format!("flow {hash}"));
+    tree.line(1, format!("tuple {} bytes, format {}", encoded.len(), tuple.body.version));
+    tree.line(1, format!("nonce {}", hex(&tuple.body.nonce)));
+    if let Some(replaces) = tuple.body.replaces {
+        tree.line(1, format!("replaces {replaces}"));
+    }
+    let validity = tuple.body.validity;
+    match (validity.from, validity.until) {
+        (None, None) => tree.line(1, "valid at any time"),
+        (from, until) => {
+            let end = |t: Option<u64>| t.map_or("ever".into(), |t| format!("{t} s"));
+            tree.line(1, format!("valid from {} until {} (since 1970)", end(from), end(until)));
+        }
+    }
+    tree.line(1, credentials(&tuple.credentials));
+    tree.line(1, format!("asks for {}", request(tuple)));
+    for (at, (protocol, path)) in tuple.body.protocols.iter().zip(tuple.paths()).enumerate() {
+        let role = if at == 0 { "protocol" } else { "companion" };
+        let place: Vec<String> = path.0.iter().map(u8::to_string).collect();
+        let place = if at == 0 { String::new() } else { format!(" at {}", place.join(".")) };
+        tree.line(1, format!("{role} {}{place}", protocol.name));
+        tree.protocol(tuple, protocol, &hash, at);
+    }
+    tree.out
+}
+
+/// The same for programs.
+pub fn value(tuple: &Tuple, encoded: &[u8]) -> Value {
+    let hash = TupleHash::of(encoded);
+    let body = &tuple.body;
+    let protocols = body.protocols.iter().enumerate().map(|(at, p)| protocol_value(tuple, p, &hash, at));
+    json!({
+        "hash": hash.to_string(), "len": encoded.len(), "version": body.version, "nonce": hex(&body.nonce),
+        "replaces": body.replaces.map(|r| r.to_string()),
+        "valid_from": body.validity.from, "valid_until": body.validity.until,
+        "principal": match &tuple.credentials {
+            Credentials::None => None,
+            Credentials::Signed { principal, .. } => Some(principal),
+        },
+        "privileges": body.request.privileges.iter()
+            .map(|p| json!({ "name": p.name, "optional": p.optional })).collect::<Vec<_>>(),
+        "budgets": budgets_value(&body.request.budgets),
+        "protocols": protocols.collect::<Vec<_>>(),
+    })
+}
+
+/// Budgets for programs; what is not named is null.
+pub fn budgets_value(b: &Budgets) -> Value {
+    json!({
+        "memory": b.memory, "event_us": b.event_us, "rate": b.rate, "burst": b.burst,
+        "timers": b.timers, "cache_entries": b.cache_entries, "sessions": b.sessions,
+    })
+}
+
+/// Budgets for people: those that are named.
+pub fn budgets_text(b: &Budgets) -> String {
+    let named = [
+        b.memory.map(|v| format!("memory={}", units::Size(v))),
+        b.event_us.map(|v| format!("event={}", units::Time(std::time::Duration::from_micros(v.into())))),
+        b.rate.map(|v| format!("rate={}", units::Rate(v))),
+        b.burst.map(|v| format!("burst={}", units::Size(v.into()))),
+        b.timers.map(|v| format!("timers={v}")),
+        b.cache_entries.map(|v| format!("cache_entries={v}")),
+        b.sessions.map(|v| format!("sessions={v}")),
+    ];
+    named.into_iter().flatten().collect::<Vec<_>>().join(" ")
+}
+
+#[derive(Default)]
+struct Tree {
+    out: String,
+}
+
+impl Tree {
+    fn line(&mut self, depth: usize, text: impl AsRef<str>) {
+        // Writing to a string does not fail.
+        let _ = writeln!(self.out, "{:1$}{2}", "", depth * 2, text.as_ref());
+    }
+
+    fn protocol(&mut self, tuple: &Tuple, protocol: &Protocol, hash: &TupleHash, at: usize) {
+        self.line(2, format!("module {}", part(&protocol.code)));
+        for data in &protocol.data {
+            self.line(2, format!("data {} {}", data.name, part(&data.part)));
+        }
+        for param in &protocol.params {
+            self.line(2, format!("param {} = {}", param.name, param_text(&param.value)));
+        }
+        self.line(2, if protocol.session { "programs may open sessions" } else { "no sessions" });
+        let derived = worst(protocol);
+        for (kind, capsule) in protocol.capsules.iter().enumerate() {
+            self.line(2, format!("capsule {kind} {}", capsule.name));
+            match identifier(tuple, hash, at, kind) {
+                Some(id) => self.line(3, format!("identifier {id}")),
+                None => self.line(3, "identifier follows from the coupling, on the node"),
+            }
+            self.line(3, format!("limits {}", capsule.limits));
+            if !capsule.derives.is_empty() {
+                let names: Vec<_> = capsule.derives.iter().map(|&d| kind_name(protocol, d)).collect();
+                self.line(3, format!("derives into {}", names.join(" ")));
+            }
+            self.line(3, derived.text(kind));
+        }
+        let events = protocol.events;
+        let all = [("boot", events.boot), ("timer", events.timer), ("session", events.session)];
+        for (event, kind) in all.into_iter().filter_map(|(e, k)| k.map(|k| (e, k))) {
+            self.line(2, format!("{event} brings a capsule {}", kind_name(protocol, kind)));
+        }
+        for (i, companion) in protocol.companions.iter().enumerate() {
+            let provider = match &companion.provider {
+                Provider::Tuple(n) => tuple
+                    .body
+                    .protocols
+                    .get(usize::from(*n))
+                    .map_or_else(|| format!("protocol {n}"), |p| p.name.clone()),
+                Provider::System(name) => format!("the node's {name}"),
+            };
+            let coupling = coupling(companion.coupling);
+            self.line(
+                2,
+                format!("companion {i} {} is {provider}, coupled with {coupling}", companion.interface),
+            );
+        }
+    }
+}
+
+/// The largest numbers of send operations that one event can set off.
+struct Worst {
+    /// Whether the graph of derivations has a cycle, which must be granted.
+    cyclic: bool,
+    sends: Vec<u64>,
+}
+
+impl Worst {
+    fn text(&self, kind: usize) -> String {
+        let n = match self.sends.get(kind) {
+            Some(&u64::MAX) | None => "without bound".into(),
+            Some(n) => format!("at most {n}"),
+        };
+        let cycle = if self.cyclic {
+            format!(" (derivations form a cycle; {MAX_DEPTH} steps)")
+        } else {
+            String::new()
+        };
+        format!("sends per event {n}{cycle}")
+    }
+}
+
+fn worst(protocol: &Protocol) -> Worst {
+    let types = protocol.derivations();
+    match worst_case(&types, None) {
+        Ok(sends) => Worst { cyclic: false, sends },
+        Err(_) => {
+            Worst { cyclic: true, sends: worst_case(&types, Some(MAX_DEPTH as u32)).unwrap_or_default() }
+        }
+    }
+}
+
+/// The identifier of a capsule type of the main protocol, which is coupled with nothing; a companion's
+/// follows from its coupling.
+fn identifier(tuple: &Tuple, hash: &TupleHash, at: usize, kind: usize) -> Option<CapsuleId> {
+    let path = tuple.paths().into_iter().next().filter(|_| at == 0)?;
+    Some(CapsuleId::compute(hash, &path, u16::try_from(kind).ok()?, &[]))
+}
+
+fn protocol_value(tuple: &Tuple, protocol: &Protocol, hash: &TupleHash, at: usize) -> Value {
+    let worst = worst(protocol);
+    let capsules = protocol.capsules.iter().enumerate().map(|(kind, c)| {
+        let limits: serde_json::Map<_, _> =
+            Operation::ALL.iter().map(|&op| (op.name().to_string(), c.limits.get(op).into())).collect();
+        json!({
+            "name": c.name, "limits": limits, "derives": c.derives,
+            "identifier": identifier(tuple, hash, at, kind).map(|id| id.to_string()),
+            "worst_case_sends": worst.sends.get(kind), "cyclic": worst.cyclic,
+        })
+    });
+    let part = |p: &Part| json!({ "len": p.len, "sha256": p.sha256.to_string(), "md5": hex(&p.md5) });
+    json!({
+        "name": protocol.name, "module": part(&protocol.code),
+        "data": protocol.data.iter()
+            .map(|d| json!({ "name": d.name, "part": part(&d.part) })).collect::<Vec<_>>(),
+        "params": protocol.params.iter()
+            .map(|p| json!({ "name": p.name, "value": hex(&p.value), "text": std::str::from_utf8(&p.value).ok() }))
+            .collect::<Vec<_>>(),
+        "session": protocol.session,
+        "events": { "boot": protocol.events.boot, "timer": protocol.events.timer, "session": protocol.events.session },
+        "capsules": capsules.collect::<Vec<_>>(),
+        "companions": protocol.companions.iter().map(|c| json!({
+            "interface": c.interface, "coupling": coupling(c.coupling),
+            "provider": match &c.provider {
+                Provider::Tuple(n) => json!(n),
+                Provider::System(name) => json!(name),
+            },
+        })).collect::<Vec<_>>(),
+    })
+}
+
+fn part(part: &Part) -> String {
+    format!("{} ({} bytes) sha256 {} md5 {}", bytes(part.len.into()), part.len, part.sha256, hex(&part.md5))
+}
+
+fn param_text(value: &[u8]) -> String {
+    match std::str::from_utf8(value) {
+        Ok(text) if !text.is_empty() && !text.chars().any(char::is_control) => text.to_string(),
+        _ => format!("0x{}", hex(value)),
+    }
+}
+
+fn kind_name(protocol: &Protocol, kind: u8) -> &str {
+    protocol.capsules.get(usize::from(kind)).map_or("?", |c| &c.name)
+}
+
+fn coupling(coupling: Coupling) -> &'static str {
+    match coupling {
+        Coupling::Capsules => "capsule types",
+        Coupling::Parts => "parts",
+        Coupling::Tuple => "the tuple",
+    }
+}
+
+fn credentials(credentials: &Credentials) -> String {
+    match credentials {
+        Credentials::None => "nobody answers for it".into(),
+        Credentials::Signed { principal, scheme, signature } => {
+            format!("{principal} answers for it ({scheme:?}, {} bytes of signature)", signature.len())
+        }
+    }
+}
+
+fn request(tuple: &Tuple) -> String {
+    let request = &tuple.body.request;
+    let optional = |o: bool| if o { "?" } else { "" };
+    let privileges = request.privileges.iter().map(|p| format!("{}{}", p.name, optional(p.optional)));
+    let mut asked: Vec<String> = privileges.collect();
+    asked.extend(Some(budgets_text(&request.budgets)).filter(|b| !b.is_empty()));
+    if asked.is_empty() { "what the node gives by default".into() } else { asked.join(" ") }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use wire::tuple::{Body, Param, VERSION, Validity};
+
+    fn tuple() -> Tuple {
+        let d = super::super::build::tests::description();
+        let protocol = Protocol {
+            name: d.name,
+            code: Part::of(b"module").unwrap(),
+            data: vec![],
+            capsules: d.capsules,
+            events: d.events,
+            session: true,
+            params: vec![Param { name: "key".into(), value: vec![0, 255] }],
+            companions: vec![],
+        };
+        let body = Body {
+            version: VERSION,
+            nonce: [7; 16],
+            protocols: vec![protocol],
+            request: Default::default(),
+            validity: Validity { from: None, until: Some(9) },
+            replaces: None,
+            extensions: vec![],
+        };
+        Tuple { body, credentials: Credentials::None }
+    }
+
+    #[test]
+    fn the_tree_has_limits_worst_cases_and_identifiers() {
+        let (t, encoded) = (tuple(), tuple().encode());
+        let hash = TupleHash::of(&encoded);
+        let text = text(&t, &encoded);
+        let id = CapsuleId::compute(&hash, &Default::default(), 1, &[]);
+        for line in [
+            format!("flow {hash}\n"),
+            "\n    capsule 0 Query\n".into(),
+            "\n      limits multicasts=1 derives=2\n".into(),
+            "\n      derives into Answer\n".into(),
+            "\n      sends per event at most 7\n".into(),
+            format!("\n      identifier {id}\n"),
+            "\n    param key = 0x00ff\n".into(),
+            "\n    session brings a capsule Query\n".into(),
+            "\n  valid from ever until 9 s".into(),
+            "\n  asks for what the node gives by default\n".into(),
+        ] {
+            assert!(text.contains(&line), "{line:?} is not in\n{text}");
+        }
+        let value = value(&t, &encoded);
+        assert_eq!(value["protocols"][0]["capsules"][0]["worst_case_sends"], 7);
+        assert_eq!(value["protocols"][0]["capsules"][1]["identifier"], id.to_string());
+    }
+
+    #[test]
+    fn a_cycle_is_said_to_be_one() {
+        let mut t = tuple();
+        t.body.protocols[0].capsules[1].derives = vec![0];
+        t.body.protocols[0].capsules[1].limits =
+            t.body.protocols[0].capsules[1].limits.with(Operation::Derives, 1);
+        assert!(text(&t, &t.encode()).contains("derivations form a cycle"));
+    }
+}

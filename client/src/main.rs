@@ -1,0 +1,6 @@
+//! The `bees` command.
+#![forbid(unsafe_code)]
+
+fn main() -> std::process::ExitCode {
+    client::cli::main()
+}

@@ -1,0 +1,218 @@
+//! A node's control server, from afar: TCP, the Noise session of [`authagent::channel`], requests and
+//! answers (`wire::control`).
+
+use std::collections::VecDeque;
+use std::io::{ErrorKind, Read, Write};
+use std::net::{TcpStream, ToSocketAddrs};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result};
+use authagent::NoEntropy;
+use authagent::channel::{Client, ClientEvent};
+use authagent::keys::{Ed25519Key, SigningKey};
+use wire::control::{Answer, FlowInfo, MAX_PIECE, Page, Request, TeamInfo, decode, encode};
+use wire::id::TupleHash;
+
+use crate::exit::{Code, failure};
+use crate::flow::Bundle;
+
+/// Where a node is, and what is needed to be let in.
+#[derive(Debug, Clone)]
+pub struct Target {
+    /// What people call it.
+    pub name: String,
+    /// Address and port of its control server.
+    pub control: String,
+    /// Address and port of its session server.
+    pub session: String,
+    /// The key that the node must prove to have. Without it any node is believed.
+    pub identity: Option<Ed25519Key>,
+    /// As whom to log in.
+    pub principal: String,
+    /// The principal's key.
+    pub key: SigningKey,
+    /// How long to wait for the node.
+    pub timeout: Duration,
+}
+
+/// A logged-in connection.
+pub struct Remote {
+    stream: TcpStream,
+    channel: Client,
+    messages: VecDeque<Vec<u8>>,
+    name: String,
+    timeout: Duration,
+}
+
+/// Entropy of this machine, in the form that the channel wants.
+pub fn entropy(out: &mut [u8]) -> Result<(), NoEntropy> {
+    getrandom::fill(out).map_err(|_| NoEntropy)
+}
+
+/// Connects to `address` within `timeout`.
+pub fn connect(address: &str, timeout: Duration) -> Result<TcpStream> {
+    let unreachable = |e: std::io::Error| failure(Code::Unreachable, format!("cannot reach {address}: {e}"));
+    let addresses = address.to_socket_addrs().map_err(unreachable)?;
+    let mut last = ErrorKind::AddrNotAvailable.into();
+    for address in addresses {
+        match TcpStream::connect_timeout(&address, timeout) {
+            Ok(stream) => {
+                stream.set_nodelay(true).map_err(unreachable)?;
+                return Ok(stream);
+            }
+            Err(e) => last = e,
+        }
+    }
+    Err(unreachable(last))
+}
+
+impl Remote {
+    /// Connects and logs in.
+    pub fn login(target: &Target) -> Result<Self> {
+        let stream = connect(&target.control, target.timeout)?;
+        let key = Box::new(target.key.clone());
+        let channel = Client::new(target.identity, &target.principal, key, &entropy)
+            .context("cannot start the control session")?;
+        let mut remote = Self {
+            stream,
+            channel,
+            messages: VecDeque::new(),
+            name: target.name.clone(),
+            timeout: target.timeout,
+        };
+        let deadline = Instant::now() + target.timeout;
+        while !remote.exchange(deadline)? {}
+        Ok(remote)
+    }
+
+    /// Asks and waits for the answer. A node's refusal is an error.
+    pub fn ask(&mut self, request: &Request) -> Result<Answer> {
+        self.channel.send(&encode(request)).with_context(|| format!("cannot ask node {}", self.name))?;
+        let deadline = Instant::now() + self.timeout;
+        let message = loop {
+            if let Some(message) = self.messages.pop_front() {
+                break message;
+            }
+            self.exchange(deadline)?;
+        };
+        match decode(&message) {
+            Some(Answer::Error(e)) => Err(failure(Code::Failed, format!("node {}: {e}", self.name))),
+            Some(answer) => Ok(answer),
+            None => Err(self.nonsense()),
+        }
+    }
+
+    /// All flows.
+    pub fn flows(&mut self) -> Result<Vec<FlowInfo>> {
+        self.pages(
+            |from| Request::FlowShow { from },
+            |a| if let Answer::Flows(p) = a { Some(p) } else { None },
+        )
+    }
+
+    /// All teams.
+    pub fn teams(&mut self) -> Result<Vec<TeamInfo>> {
+        self.pages(
+            |from| Request::TeamShow { from },
+            |a| if let Answer::Teams(p) = a { Some(p) } else { None },
+        )
+    }
+
+    /// Puts a flow's parts and injects it. `told` hears how many bytes of how many are there.
+    pub fn inject(&mut self, bundle: &Bundle, mut told: impl FnMut(usize, usize)) -> Result<TupleHash> {
+        let all = bundle.parts.values().map(Vec::len).sum();
+        let mut there = 0;
+        for (part, bytes) in &bundle.parts {
+            let total = u32::try_from(bytes.len()).context("the part is too large")?;
+            for (piece, at) in bytes.chunks(MAX_PIECE).zip((0..).step_by(MAX_PIECE)) {
+                let request = Request::PartPut { part: *part, total, offset: at, bytes: piece.to_vec() };
+                self.ask(&request)?;
+                there += piece.len();
+                told(there, all);
+            }
+        }
+        match self.ask(&Request::FlowInject { tuple: bundle.bytes.clone() })? {
+            Answer::Injected(hash) => Ok(hash),
+            _ => Err(self.nonsense()),
+        }
+    }
+
+    /// The flow that `name` names: its hash, the hash's first digits, or its name.
+    pub fn find_flow(&mut self, name: &str) -> Result<FlowInfo> {
+        let flows = self.flows()?;
+        let by_hash = |f: &&FlowInfo| name.len() >= 4 && f.hash.to_string().starts_with(name);
+        let found: Vec<_> = flows.iter().filter(|f| f.name == name || by_hash(f)).collect();
+        match found[..] {
+            [flow] => Ok(flow.clone()),
+            [] => Err(failure(Code::Missing, format!("node {} has no flow {name}", self.name))),
+            _ => {
+                let hashes: Vec<_> = found.iter().map(|f| format!("{:.8}", f.hash)).collect();
+                let text =
+                    format!("{name} names more than one flow of node {}: {}", self.name, hashes.join(" "));
+                Err(failure(Code::Usage, text))
+            }
+        }
+    }
+
+    /// The node sent what does not belong here.
+    pub fn nonsense(&self) -> anyhow::Error {
+        let text = format!("node {} answered what was not asked; does it run another release?", self.name);
+        failure(Code::Failed, text)
+    }
+
+    fn pages<T>(
+        &mut self,
+        request: impl Fn(u32) -> Request,
+        page: impl Fn(Answer) -> Option<Page<T>>,
+    ) -> Result<Vec<T>> {
+        let (mut all, mut from) = (Vec::new(), 0);
+        loop {
+            let answer = self.ask(&request(from))?;
+            let Some(Page { items, next }) = page(answer) else { return Err(self.nonsense()) };
+            all.extend(items);
+            match next {
+                // A page that does not lead on would be asked for without end.
+                Some(next) if next > from => from = next,
+                _ => return Ok(all),
+            }
+        }
+    }
+
+    /// Sends what waits and reads once. `true`: the node has let us in now.
+    fn exchange(&mut self, deadline: Instant) -> Result<bool> {
+        let lost = |e: std::io::Error| failure(Code::Unreachable, format!("the connection broke: {e}"));
+        let output = self.channel.take_output();
+        self.stream.set_write_timeout(Some(self.timeout.max(MIN_WAIT))).map_err(lost)?;
+        self.stream.write_all(&output).map_err(|e| self.late(e))?;
+        let left = deadline.saturating_duration_since(Instant::now());
+        self.stream.set_read_timeout(Some(left.max(MIN_WAIT))).map_err(lost)?;
+        let mut bytes = [0; 16 << 10];
+        let n = self.stream.read(&mut bytes).map_err(|e| self.late(e))?;
+        if n == 0 {
+            let text = format!("node {} closed the connection", self.name);
+            return Err(failure(Code::Unreachable, text));
+        }
+        let mut events = Vec::new();
+        let result = self.channel.push(&bytes[..n], &mut events);
+        let mut welcome = false;
+        for event in events {
+            match event {
+                ClientEvent::LoggedIn { .. } => welcome = true,
+                ClientEvent::Message(message) => self.messages.push_back(message),
+            }
+        }
+        result.map_err(|e| failure(Code::Unreachable, format!("node {}: {e}", self.name)))?;
+        Ok(welcome)
+    }
+
+    fn late(&self, error: std::io::Error) -> anyhow::Error {
+        if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) {
+            failure(Code::TimedOut, format!("node {} did not answer in time", self.name))
+        } else {
+            failure(Code::Unreachable, format!("node {}: the connection broke: {error}", self.name))
+        }
+    }
+}
+
+/// A socket's timeout may not be 0.
+const MIN_WAIT: Duration = Duration::from_millis(1);

@@ -1,0 +1,98 @@
+//! Compiled modules by hash, shared between teams, bounded in bytes.
+//!
+//! What a running team uses stays; of the rest the least recently used goes first. Teams hold an [`Arc`]
+//! of their code, so that taking a module out of the cache never takes it from a team.
+
+use std::fmt;
+use std::sync::Arc;
+
+use wire::id::PartHash;
+
+use crate::engine::Code;
+
+/// The node's compiled modules.
+#[derive(Debug)]
+pub struct CodeCache {
+    /// Least recently used first. Few and large: a list is searched faster than it is hashed.
+    entries: Vec<Arc<Code>>,
+    used: u64,
+    limit: u64,
+}
+
+/// The modules in use leave too little room. The node is at its limit.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct CacheFull {
+    /// Bytes that the module needs.
+    pub wanted: u64,
+    /// Bytes that the cache could make free.
+    pub left: u64,
+}
+
+impl fmt::Display for CacheFull {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "code cache: a module of {} bytes, {} left beside those in use", self.wanted, self.left)
+    }
+}
+
+impl std::error::Error for CacheFull {}
+
+impl CodeCache {
+    /// An empty cache of at most `limit` bytes.
+    pub fn new(limit: u64) -> Self {
+        Self { entries: Vec::new(), used: 0, limit }
+    }
+
+    /// The module of this name, if it is there.
+    pub fn get(&mut self, hash: &PartHash) -> Option<Arc<Code>> {
+        let at = self.entries.iter().position(|c| c.hash() == *hash)?;
+        self.entries[at..].rotate_left(1);
+        self.entries.last().cloned()
+    }
+
+    /// Keeps a module, and drops unused ones where room is needed. Whoever inserts should not yet hold
+    /// the module elsewhere, or it counts as in use.
+    pub fn insert(&mut self, code: Arc<Code>) -> Result<(), CacheFull> {
+        if self.get(&code.hash()).is_some() {
+            return Ok(());
+        }
+        let wanted = code.size();
+        let unused: u64 = self.entries.iter().filter(|c| Self::idle(c)).map(|c| c.size()).sum();
+        let left = self.limit.saturating_sub(self.used - unused);
+        if wanted > left {
+            return Err(CacheFull { wanted, left });
+        }
+        while self.used + wanted > self.limit
+            && let Some(at) = self.entries.iter().position(Self::idle)
+        {
+            self.used -= self.entries.remove(at).size();
+        }
+        self.used += wanted;
+        self.entries.push(code);
+        Ok(())
+    }
+
+    /// Drops every module that no team uses.
+    pub fn clear_unused(&mut self) {
+        self.entries.retain(|c| !Self::idle(c));
+        self.used = self.entries.iter().map(|c| c.size()).sum();
+    }
+
+    /// Bytes of the modules in the cache.
+    pub fn used(&self) -> u64 {
+        self.used
+    }
+
+    /// Bytes that there may be.
+    pub fn limit(&self) -> u64 {
+        self.limit
+    }
+
+    /// The modules in the cache, least recently used first.
+    pub fn iter(&self) -> impl Iterator<Item = &Arc<Code>> {
+        self.entries.iter()
+    }
+
+    fn idle(code: &Arc<Code>) -> bool {
+        Arc::strong_count(code) == 1
+    }
+}

@@ -1,0 +1,177 @@
+//! The node's configuration: a TOML file, or the boot module of an image.
+
+use std::fmt;
+
+use authagent::keys::{Ed25519Key, SigningKey};
+use nodeos::config::{LinkConfig, NeighborConfig, TeamConfig};
+use nodeos::units::Size;
+use serde::{Deserialize, Serialize};
+
+/// Everything that a node is told at start; `docs/architecture.md` has an example.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct NodeConfig {
+    /// The node itself.
+    pub node: NodeSection,
+    /// Who may use the control protocol. Without it nobody may.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub control: Option<ControlSection>,
+    /// Defaults and upper bounds of a flow's team.
+    #[serde(default)]
+    pub team: TeamConfig,
+    /// The links, in the order of the NICs.
+    #[serde(default, rename = "link")]
+    pub links: Vec<LinkConfig>,
+    /// The neighbors.
+    #[serde(default, rename = "neighbor")]
+    pub neighbors: Vec<NeighborConfig>,
+}
+
+/// The `[node]` section.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct NodeSection {
+    /// The node's name.
+    pub name: String,
+    /// Secret seed of its Ed25519 identity, 64 hexadecimal digits. Without it the node makes one at
+    /// start, if it has entropy.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub identity: Option<String>,
+    /// A seed for machines without a source of random bytes, at least 64 hexadecimal digits.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub entropy: Option<String>,
+    /// The Auth Agent.
+    #[serde(default)]
+    pub agent: AgentKind,
+    /// Bytes for all teams together.
+    #[serde(default = "default_memory")]
+    pub memory: Size,
+    /// How many flows there may be.
+    #[serde(default = "default_flows")]
+    pub flows: u16,
+    /// How many packet buffers there are.
+    #[serde(default = "default_buffers")]
+    pub buffers: u16,
+}
+
+/// The Auth Agents that are shipped.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum AgentKind {
+    /// Lets everything in.
+    #[default]
+    Everything,
+}
+
+/// The `[control]` section.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ControlSection {
+    /// The administrator's Ed25519 public key, 64 hexadecimal digits. The principal is named `admin`.
+    pub admin: String,
+}
+
+/// The name of the administrator among principals.
+pub const ADMIN: &str = "admin";
+
+fn default_memory() -> Size {
+    Size(16 << 20)
+}
+
+fn default_flows() -> u16 {
+    64
+}
+
+fn default_buffers() -> u16 {
+    1024
+}
+
+/// The operator's configuration cannot be used.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ConfigError(pub String);
+
+impl fmt::Display for ConfigError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "configuration: {}", self.0)
+    }
+}
+
+impl std::error::Error for ConfigError {}
+
+const MAX_LINKS: usize = 64;
+const MAX_NEIGHBORS: usize = 1024;
+
+impl NodeConfig {
+    /// Reads TOML text and checks it.
+    pub fn parse(text: &str) -> Result<Self, ConfigError> {
+        let config: Self = toml::from_str(text).map_err(|e| ConfigError(e.to_string()))?;
+        config.check()?;
+        Ok(config)
+    }
+
+    /// The identity that the configuration gives, if it gives one.
+    pub fn identity(&self) -> Result<Option<SigningKey>, ConfigError> {
+        let parse = |hex: &String| SigningKey::from_hex(hex).map_err(|e| ConfigError(format!("node.identity: {e}")));
+        self.node.identity.as_ref().map(parse).transpose()
+    }
+
+    /// The administrator's key, if there is one.
+    pub fn admin(&self) -> Result<Option<Ed25519Key>, ConfigError> {
+        let parse =
+            |c: &ControlSection| c.admin.parse().map_err(|e| ConfigError(format!("control.admin: {e}")));
+        self.control.as_ref().map(parse).transpose()
+    }
+
+    /// Checks what the format alone does not.
+    pub fn check(&self) -> Result<(), ConfigError> {
+        let fail = |text: String| Err(ConfigError(text));
+        if self.node.name.is_empty()
+            || self.node.name.len() > 32
+            || !self.node.name.bytes().all(|b| b.is_ascii_graphic())
+        {
+            return fail("node.name must be 1 to 32 printable characters without blanks".into());
+        }
+        if self.links.len() > MAX_LINKS || self.neighbors.len() > MAX_NEIGHBORS {
+            return fail(format!("at most {MAX_LINKS} links and {MAX_NEIGHBORS} neighbors"));
+        }
+        nodeos::config::check(&self.links, &self.neighbors).map_err(|e| ConfigError(e.0))?;
+        self.identity()?;
+        self.admin()?;
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const GOOD: &str = r#"
+        [node]
+        name = "a"
+        identity = "0101010101010101010101010101010101010101010101010101010101010101"
+        [[link]]
+        name = "ab"
+        mac = "02:00:00:00:01:01"
+        [[neighbor]]
+        name = "b"
+        link = "ab"
+        mac = "02:00:00:00:02:01"
+    "#;
+
+    #[test]
+    fn a_small_configuration_is_enough() {
+        let c = NodeConfig::parse(GOOD).unwrap();
+        assert_eq!((c.node.memory, c.node.agent, c.links.len()), (Size(16 << 20), AgentKind::Everything, 1));
+        let again = NodeConfig::parse(&toml::to_string(&c).unwrap()).unwrap();
+        assert_eq!(again.neighbors[0].name, "b");
+    }
+
+    #[test]
+    fn mistakes_are_pointed_at() {
+        let error = |from: &str, to: &str| NodeConfig::parse(&GOOD.replace(from, to)).unwrap_err().0;
+        assert!(error("mac = \"02:00:00:00:01:01\"", "mca = 1").contains("mca"));
+        assert!(error("link = \"ab\"", "link = \"xy\"").contains("xy"));
+        assert!(error("identity = \"01", "identity = \"zz").contains("identity"));
+        assert!(error("name = \"a\"", "name = \"a b\"").contains("node.name"));
+    }
+}

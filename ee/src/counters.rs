@@ -1,0 +1,125 @@
+//! What a node counts: one number per kind of happening, no strings on the way.
+//!
+//! A refused thing is always counted under who erred. `docs/counters.md` explains each.
+
+use wire::control::Counter;
+
+macro_rules! counters {
+    ($($(#[$doc:meta])* $variant:ident = $name:literal,)*) => {
+        /// A kind of happening.
+        #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+        pub enum Count {
+            $($(#[$doc])* $variant,)*
+        }
+
+        const NAMES: &[&str] = &[$($name,)*];
+    };
+}
+
+counters! {
+    /// A capsule arrived from a neighbor and was handed to a team or a system protocol.
+    CapsulesReceived = "capsules_received",
+    /// A capsule was sent to a neighbor for a team.
+    CapsulesSent = "capsules_sent",
+    /// A capsule of a system protocol was sent.
+    SystemSent = "system_capsules_sent",
+    /// A frame could not be read as a capsule. The peer erred.
+    Malformed = "peer_malformed_capsules",
+    /// A capsule came from an address that is no neighbor's.
+    Stranger = "peer_strangers",
+    /// A capsule's identifier was not known.
+    Unknown = "capsules_unknown",
+    /// A capsule waited for its flow and was dropped for want of room.
+    WaitingDropped = "capsules_waiting_dropped",
+    /// A capsule belonged to an identifier that was refused a short while ago.
+    Refused = "capsules_refused",
+    /// A capsule came from a neighbor that its flow may not know of.
+    NeighborDenied = "capsules_neighbor_denied",
+    /// A team's event queue was full.
+    QueueFull = "team_queue_full",
+    /// A system capsule's payload could not be read. The peer erred.
+    SystemMalformed = "peer_malformed_system_capsules",
+    /// A system capsule answered nothing that was asked.
+    Unasked = "peer_unasked_answers",
+    /// A translation did not fit the tuple that it named. The peer erred.
+    FalseTranslation = "peer_false_translations",
+    /// A tuple could not be read. The principal erred.
+    BadTuple = "principal_bad_tuples",
+    /// A part did not have the hashes that the tuple names. The peer erred.
+    BadPart = "peer_bad_parts",
+    /// A request to a previous hop was repeated.
+    Retries = "download_retries",
+    /// A previous hop stopped answering.
+    GaveUp = "downloads_given_up",
+    /// The Auth Agent refused a flow.
+    FlowsRefused = "flows_refused",
+    /// A flow was started.
+    FlowsStarted = "flows_started",
+    /// A flow ended.
+    FlowsEnded = "flows_ended",
+    /// A module failed the static checks or did not compile. The principal erred.
+    BadModule = "principal_bad_modules",
+    /// Guest code trapped. The guest erred.
+    Traps = "guest_traps",
+    /// Guest code ran past its deadline. The guest erred.
+    Overruns = "guest_overruns",
+    /// A team was ended for its strikes.
+    StruckOut = "teams_struck_out",
+    /// A translation request was answered.
+    TranslationsServed = "translations_served",
+    /// A download request was answered.
+    DownloadsServed = "downloads_served",
+    /// A control client failed to prove who it is.
+    LoginsRefused = "operator_logins_refused",
+    /// A control or session stream broke its protocol.
+    StreamErrors = "client_stream_errors",
+    /// A session was opened.
+    SessionsOpened = "sessions_opened",
+    /// A frame could not be sent: no buffer or no room in the link's queue.
+    SendDropped = "send_dropped",
+    /// A log line was left out by the rate limit.
+    LogSuppressed = "log_suppressed",
+}
+
+/// All counters of a node.
+#[derive(Debug, Clone)]
+pub struct Counters {
+    values: [u64; NAMES.len()],
+}
+
+impl Default for Counters {
+    fn default() -> Self {
+        Self { values: [0; NAMES.len()] }
+    }
+}
+
+impl Counters {
+    /// Adds one.
+    pub fn add(&mut self, count: Count) {
+        self.values[count as usize] += 1;
+    }
+
+    /// The value of one counter.
+    pub fn get(&self, count: Count) -> u64 {
+        self.values[count as usize]
+    }
+
+    /// All of them with their names.
+    pub fn list(&self) -> Vec<Counter> {
+        let pair = |(name, &value): (&&str, &u64)| Counter { name: (*name).to_string(), value };
+        NAMES.iter().zip(&self.values).map(pair).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_counter_is_documented() {
+        let text = include_str!("../../docs/counters.md");
+        for name in NAMES {
+            assert!(text.contains(&format!("`{name}`")), "docs/counters.md lacks {name}");
+        }
+    }
+}

@@ -1,0 +1,219 @@
+//! The WebAssembly engine: wasmtime with Cranelift, set up so that guest code is bounded in time, stack
+//! and memory, and without signals, guard pages or reservations, so that it runs on Hermit as on Linux.
+//!
+//! One engine serves all nodes of a process. What stops a guest that does not end is either the epoch
+//! (a platform calls [`InterruptHandle::interrupt`] from its [`nodeos::platform::Interrupter`]) or fuel, which is
+//! counted and therefore the same in every run: the simulator's choice.
+
+use std::fmt;
+use std::sync::Arc;
+
+use wasmtime::{Config, CustomCodeMemory, InstancePre, Linker, Module, WasmFeatures};
+use wire::id::PartHash;
+
+use crate::admit::{self, Admitted, Refusal};
+use crate::guest;
+use crate::sandbox::TeamState;
+
+/// Bytes of native stack that guest code may use.
+pub const STACK: usize = 128 * 1024;
+/// Bytes that an idle store and its one instance take beside memory, table and what grows with the
+/// number of functions (measured by `tests/memory.rs`).
+pub const STORE_BYTES: u64 = 12 * 1024;
+/// Bytes of an instance for each of its functions, at most.
+pub const FUNCTION_BYTES: u64 = 48;
+
+/// How guest code is measured and stopped.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Metering {
+    /// By the platform's meter, stopped by the platform's interrupter.
+    Epoch,
+    /// By counting instructions: slower, and the same in every run.
+    Fuel,
+}
+
+/// What an engine is made of.
+#[derive(Clone)]
+pub struct EngineOptions {
+    /// How guest code is measured and stopped.
+    pub metering: Metering,
+    /// How memory becomes executable where the operating system does not do it.
+    pub code_memory: Option<Arc<dyn CustomCodeMemory>>,
+}
+
+/// The node's build or platform does not fit the engine.
+#[derive(Debug)]
+pub struct EngineError(String);
+
+impl fmt::Display for EngineError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "WebAssembly engine: {}", self.0)
+    }
+}
+
+impl std::error::Error for EngineError {}
+
+impl From<wasmtime::Error> for EngineError {
+    fn from(e: wasmtime::Error) -> Self {
+        Self(format!("{e:#}"))
+    }
+}
+
+/// The engine with the guest interface. Cloning gives another name for the same engine.
+#[derive(Clone)]
+pub struct Engine(Arc<Inner>);
+
+struct Inner {
+    engine: wasmtime::Engine,
+    linker: Linker<TeamState>,
+    metering: Metering,
+}
+
+impl Engine {
+    /// Sets the engine up. Takes some milliseconds; once per process is enough.
+    pub fn new(options: EngineOptions) -> Result<Self, EngineError> {
+        let engine = wasmtime::Engine::new(&config(&options))?;
+        let mut linker = Linker::new(&engine);
+        guest::link(&mut linker)?;
+        Ok(Self(Arc::new(Inner { engine, linker, metering: options.metering })))
+    }
+
+    /// What stops a guest past its deadline.
+    pub fn interrupter_handle(&self) -> InterruptHandle {
+        InterruptHandle(self.0.engine.clone())
+    }
+
+    /// How guest code is measured and stopped.
+    pub fn metering(&self) -> Metering {
+        self.0.metering
+    }
+
+    pub(crate) fn raw(&self) -> &wasmtime::Engine {
+        &self.0.engine
+    }
+
+    #[cfg(test)]
+    pub(crate) fn linker(&self) -> &Linker<TeamState> {
+        &self.0.linker
+    }
+
+    /// Judges a module and compiles it. Takes long: see [`crate::job`].
+    pub(crate) fn compile(&self, hash: PartHash, module: &[u8]) -> Result<Code, CompileError> {
+        let admitted = admit::admit(module)?;
+        let failed = |e: wasmtime::Error| CompileError::Engine(format!("{e:#}"));
+        let module = Module::from_binary(&self.0.engine, module).map_err(failed)?;
+        let range = module.image_range();
+        let image = (range.end as usize - range.start as usize) as u64;
+        let pre = self.0.linker.instantiate_pre(&module).map_err(failed)?;
+        let size = image + u64::from(admitted.functions) * FUNCTION_BYTES + CODE_BYTES;
+        Ok(Code { hash, pre, size, admitted })
+    }
+}
+
+/// Bytes of a compiled module beside its image and what grows with its functions, at most.
+const CODE_BYTES: u64 = 16 * 1024;
+
+/// A compiled module, shared by all teams that run it.
+pub struct Code {
+    hash: PartHash,
+    pre: InstancePre<TeamState>,
+    size: u64,
+    admitted: Admitted,
+}
+
+impl Code {
+    /// The module's name.
+    pub fn hash(&self) -> PartHash {
+        self.hash
+    }
+
+    /// Bytes that the compiled module takes. Each team that runs it is charged all of them (D4).
+    pub fn size(&self) -> u64 {
+        self.size
+    }
+
+    /// What admission learned.
+    pub fn admitted(&self) -> &Admitted {
+        &self.admitted
+    }
+
+    pub(crate) fn pre(&self) -> &InstancePre<TeamState> {
+        &self.pre
+    }
+}
+
+impl fmt::Debug for Code {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Code({:.8}, {} bytes)", self.hash, self.size)
+    }
+}
+
+/// Why there is no code.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum CompileError {
+    /// The module is not admitted. Whoever built it erred.
+    Refused(Refusal),
+    /// The engine could not compile an admitted module. The node erred.
+    Engine(String),
+}
+
+impl fmt::Display for CompileError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Refused(r) => write!(f, "module refused: {r}"),
+            Self::Engine(text) => write!(f, "the node could not compile the module: {text}"),
+        }
+    }
+}
+
+impl std::error::Error for CompileError {}
+
+impl From<Refusal> for CompileError {
+    fn from(r: Refusal) -> Self {
+        Self::Refused(r)
+    }
+}
+
+/// Makes running guest code look at its deadline. May be used from any thread and from a signal handler.
+#[derive(Clone)]
+pub struct InterruptHandle(wasmtime::Engine);
+
+impl InterruptHandle {
+    /// Guest code that is past its deadline stops at its next loop or function entry; other guest code
+    /// goes on.
+    pub fn interrupt(&self) {
+        self.0.increment_epoch();
+    }
+}
+
+fn config(options: &EngineOptions) -> Config {
+    let mut c = Config::new();
+    // No signal handlers, no address space beyond what is used: neither exists on Hermit.
+    c.signals_based_traps(false);
+    c.memory_reservation(0).memory_guard_size(0).memory_reservation_for_growth(0);
+    c.memory_init_cow(false);
+    c.max_wasm_stack(STACK);
+    // Admission has refused everything else; here the compiler is told the same.
+    for off in [
+        WasmFeatures::RELAXED_SIMD,
+        WasmFeatures::SIMD,
+        WasmFeatures::TAIL_CALL,
+        WasmFeatures::MULTI_MEMORY,
+        WasmFeatures::MEMORY64,
+        WasmFeatures::EXTENDED_CONST,
+    ] {
+        c.wasm_features(off, false);
+    }
+    // A trap is reported with the names of a few functions; nothing is kept for more than that.
+    c.generate_address_map(false).native_unwind_info(false);
+    c.wasm_backtrace_max_frames(std::num::NonZeroUsize::new(4));
+    match options.metering {
+        Metering::Epoch => c.epoch_interruption(true),
+        // The simulator's results must not depend on the machine's NaNs either.
+        Metering::Fuel => c.consume_fuel(true).cranelift_nan_canonicalization(true),
+    };
+    if let Some(memory) = &options.code_memory {
+        c.with_custom_code_memory(Some(memory.clone()));
+    }
+    c
+}

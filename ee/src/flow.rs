@@ -1,0 +1,303 @@
+//! A flow's life on a node.
+//!
+//! ```text
+//! unknown capsule --translation--> Tuple --> Judging --> Download --> Compile --> Running --> ended
+//!                    injected tuple ----------^
+//! ```
+//!
+//! A flow in any state but the first has a decoded tuple; from the judgement on it has a team, which
+//! pays for what follows. What ended is remembered in a short list for `bees flow show`.
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::Arc;
+
+use nodeos::account::Charge;
+use nodeos::platform::Instant;
+use nodeos::slab::{Handle, Slab};
+use nodeos::team::TeamId;
+use wire::control::{Arrival, FlowInfo, FlowState};
+use wire::grant::Grant;
+use wire::id::{CapsuleId, PartHash, Path, TupleHash};
+use wire::tuple::{Part, Tuple};
+
+use crate::engine::Code;
+use crate::job::JobId;
+use crate::neighbor::NeighborId;
+use crate::sandbox::Sandbox;
+use crate::system::download::Download;
+use crate::system::translate::Waiting;
+
+/// Ended flows remembered.
+const HISTORY: usize = 64;
+
+/// Where a flow's tuple came from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Source {
+    /// A client injected it here.
+    Injected {
+        /// Who was logged in.
+        principal: String,
+    },
+    /// It was fetched from this neighbor.
+    Neighbor(NeighborId),
+}
+
+/// What a hop claimed of an identifier; checked against the tuple before it is believed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Claim {
+    /// The identifier that was unknown.
+    pub id: CapsuleId,
+    /// The protocol's place.
+    pub path: Path,
+    /// The capsule type.
+    pub kind: u16,
+    /// The coupled hashes.
+    pub coupled: Vec<[u8; 32]>,
+}
+
+/// One flow.
+pub struct Flow {
+    /// Its name on the wire.
+    pub hash: TupleHash,
+    /// Where it came from.
+    pub source: Source,
+    /// What it is doing.
+    pub stage: Stage,
+    /// Capsules that wait until it runs.
+    pub waiting: Vec<Waiting>,
+    /// What the way here cost.
+    pub arrival: Arrival,
+    /// When the present stage began.
+    pub since: Instant,
+    /// Identifiers entered in the registry for it.
+    pub ids: Vec<CapsuleId>,
+    /// The tuple, once it is here.
+    pub tuple: Option<TupleData>,
+    /// The team and its grant, once judged.
+    pub team: Option<(TeamId, Grant)>,
+    /// Parts that are here, at their positions in [`Tuple::parts`].
+    pub parts: Vec<Option<Arc<PartData>>>,
+    /// The main protocol's capsule identifiers by type.
+    pub kind_ids: Vec<CapsuleId>,
+    /// Capsules processed, sent and refused.
+    pub capsules: (u64, u64, u64),
+}
+
+/// A tuple with the bytes it came in, which are forwarded unchanged (D7).
+#[derive(Debug)]
+pub struct TupleData {
+    /// As received.
+    pub bytes: Arc<[u8]>,
+    /// As read.
+    pub tuple: Arc<Tuple>,
+    /// Every part that the flow needs, each once.
+    pub parts: Vec<Part>,
+    /// What is paid for keeping it.
+    pub charge: Charge,
+}
+
+/// The bytes of a part, with the charge of the flow that brought them.
+#[derive(Debug)]
+pub struct PartData {
+    /// The bytes.
+    pub bytes: Arc<[u8]>,
+    /// What is paid for keeping them.
+    pub charge: Charge,
+}
+
+/// What a flow is doing, and what it needs for it.
+pub enum Stage {
+    /// Downloading the tuple.
+    Tuple {
+        /// The download.
+        download: Download,
+        /// Paid by the neighbor's account.
+        charge: Charge,
+        /// What the tuple must bear out.
+        claim: Claim,
+    },
+    /// Waiting for the Auth Agent.
+    Judging,
+    /// Downloading parts, one after the other.
+    Download {
+        /// Position of the part.
+        part: usize,
+        /// The download.
+        download: Download,
+        /// Paid by the team.
+        charge: Charge,
+    },
+    /// Waiting for the compiler.
+    Compile {
+        /// The job.
+        job: JobId,
+    },
+    /// Running.
+    Running {
+        /// The team's code and state.
+        sandbox: Box<Sandbox>,
+        /// Kept alive for whoever starts the same module next.
+        code: Arc<Code>,
+        /// When the node planned to look at its timers.
+        wake: Option<Instant>,
+    },
+}
+
+/// The flows of a node.
+pub struct Flows {
+    slab: Slab<Flow>,
+    by_hash: HashMap<TupleHash, Handle>,
+    by_team: HashMap<TeamId, Handle>,
+    ended: VecDeque<FlowInfo>,
+}
+
+impl Flows {
+    /// A table of at most `limit` flows.
+    pub fn new(limit: usize) -> Self {
+        Self { slab: Slab::new(limit), by_hash: HashMap::new(), by_team: HashMap::new(), ended: VecDeque::new() }
+    }
+
+    /// Adds a flow; `None` when there are as many as may be.
+    pub fn add(&mut self, flow: Flow) -> Option<Handle> {
+        let hash = flow.hash;
+        let handle = self.slab.insert(flow).ok()?;
+        self.by_hash.insert(hash, handle);
+        Some(handle)
+    }
+
+    /// Enters a flow's team.
+    pub fn set_team(&mut self, handle: Handle, team: TeamId, grant: Grant) {
+        if let Some(flow) = self.slab.get_mut(handle) {
+            flow.team = Some((team, grant));
+            self.by_team.insert(team, handle);
+        }
+    }
+
+    /// Takes a flow out.
+    pub fn remove(&mut self, handle: Handle) -> Option<Flow> {
+        let flow = self.slab.remove(handle)?;
+        self.by_hash.remove(&flow.hash);
+        if let Some((team, _)) = &flow.team {
+            self.by_team.remove(team);
+        }
+        Some(flow)
+    }
+
+    /// Remembers a flow that ended.
+    pub fn remember(&mut self, info: FlowInfo) {
+        if self.ended.len() == HISTORY {
+            self.ended.pop_front();
+        }
+        self.ended.push_back(info);
+    }
+
+    /// Forgets that flows of this hash ended: it is started again.
+    pub fn forget(&mut self, hash: &TupleHash) {
+        self.ended.retain(|info| info.hash != *hash);
+    }
+
+    /// The flow of this handle.
+    pub fn get(&self, handle: Handle) -> Option<&Flow> {
+        self.slab.get(handle)
+    }
+
+    /// The flow of this handle.
+    pub fn get_mut(&mut self, handle: Handle) -> Option<&mut Flow> {
+        self.slab.get_mut(handle)
+    }
+
+    /// The flow of this tuple.
+    pub fn by_hash(&self, hash: &TupleHash) -> Option<Handle> {
+        self.by_hash.get(hash).copied()
+    }
+
+    /// The flow that this team runs.
+    pub fn by_team(&self, team: TeamId) -> Option<Handle> {
+        self.by_team.get(&team).copied()
+    }
+
+    /// The running flow that a session's `open` line means: a main protocol's name (the newest such flow),
+    /// or a hash or its first eight or more digits.
+    pub fn by_selector(&self, selector: &str) -> Option<Handle> {
+        let running = || self.iter().filter(|(_, f)| matches!(f.stage, Stage::Running { .. }));
+        let by_hash = running()
+            .find(|(_, f)| selector.len() >= 8 && f.hash.to_string().starts_with(&selector.to_ascii_lowercase()));
+        let by_name = || running().filter(|(_, f)| f.name() == selector).max_by_key(|(_, f)| f.since);
+        by_hash.or_else(by_name).map(|(handle, _)| handle)
+    }
+
+    /// All flows.
+    pub fn iter(&self) -> impl Iterator<Item = (Handle, &Flow)> {
+        self.slab.iter()
+    }
+
+    /// The flows that ended lately, oldest first.
+    pub fn ended(&self) -> impl Iterator<Item = &FlowInfo> {
+        self.ended.iter()
+    }
+
+    /// How many flows there are, and how many may be.
+    pub fn count(&self) -> (u32, u32) {
+        (self.slab.len() as u32, self.slab.limit() as u32)
+    }
+
+    /// A part that some flow here has.
+    pub fn part(&self, hash: &PartHash) -> Option<Arc<PartData>> {
+        self.iter().find_map(|(_, f)| {
+            let at = f.tuple.as_ref()?.parts.iter().position(|p| p.sha256 == *hash)?;
+            f.parts.get(at)?.clone()
+        })
+    }
+}
+
+impl Flow {
+    /// A new flow.
+    pub fn new(hash: TupleHash, source: Source, stage: Stage, now: Instant) -> Self {
+        Self {
+            hash,
+            source,
+            stage,
+            waiting: Vec::new(),
+            arrival: Arrival::default(),
+            since: now,
+            ids: Vec::new(),
+            tuple: None,
+            team: None,
+            parts: Vec::new(),
+            kind_ids: Vec::new(),
+            capsules: (0, 0, 0),
+        }
+    }
+
+    /// The main protocol's name, or nothing while it is not known.
+    pub fn name(&self) -> &str {
+        self.tuple.as_ref().map_or("", |t| &t.tuple.main().name)
+    }
+
+    /// Goes on to `stage`; returns how long the one before took, in microseconds.
+    pub fn enter(&mut self, stage: Stage, now: Instant) -> u64 {
+        let took = now.since(self.since).as_micros() as u64;
+        self.stage = stage;
+        self.since = now;
+        took
+    }
+
+    /// What it is doing, as clients are told.
+    pub fn state(&self) -> FlowState {
+        match self.stage {
+            Stage::Tuple { .. } => FlowState::Tuple,
+            Stage::Judging => FlowState::Judging,
+            Stage::Download { .. } => FlowState::Download,
+            Stage::Compile { .. } => FlowState::Compile,
+            Stage::Running { .. } => FlowState::Running,
+        }
+    }
+
+    /// The running code.
+    pub fn sandbox(&mut self) -> Option<&mut Sandbox> {
+        match &mut self.stage {
+            Stage::Running { sandbox, .. } => Some(sandbox),
+            _ => None,
+        }
+    }
+}

@@ -1,0 +1,63 @@
+//! `cap_*`, `neighborhood_*`, `neighbor_*`: what the team may reach.
+
+use wasmtime::Linker;
+
+use super::memory::{GuestSlice, copy};
+use super::{Guest, handle, moved, number, plain, touching};
+use crate::abi::{Error, MODULE, cost, rights};
+use crate::sandbox::TeamState;
+
+pub(super) fn link(l: &mut Linker<TeamState>) -> wasmtime::Result<()> {
+    l.func_wrap(MODULE, "cap_lookup", |mut g: Guest<'_>, ptr: u32, len: u32| {
+        // Names are compared one by one.
+        let names = u64::from(g.data_mut().neighbors.len());
+        touching(g, moved(len) + cost::ENTRY + names * cost::PER_64, |s, memory| {
+            let name = GuestSlice::new(ptr, len).read(memory)?;
+            s.caps.lookup(name, &mut s.neighbors).map(handle)
+        })
+    })?;
+    l.func_wrap(MODULE, "cap_name", |g: Guest<'_>, cap: u32, ptr: u32, len: u32| {
+        touching(g, moved(len), |s, memory| {
+            let (kind, name) = s.caps.name(cap, &s.neighbors)?;
+            let to = GuestSlice::new(ptr, len).write(memory)?;
+            let n = copy(kind.as_bytes(), to);
+            copy(name.as_bytes(), &mut to[n..]);
+            number(kind.len() + name.len())
+        })
+    })?;
+    l.func_wrap(MODULE, "cap_duplicate", |g: Guest<'_>, cap: u32, keep: u32| {
+        plain(g, cost::CALL + cost::ENTRY, |s| s.caps.duplicate(cap, keep).map(handle))
+    })?;
+    l.func_wrap(MODULE, "cap_drop", |g: Guest<'_>, cap: u32| {
+        plain(g, cost::CALL, |s| s.caps.remove(cap).map(|()| 0))
+    })?;
+    l.func_wrap(MODULE, "neighborhood_list", |mut g: Guest<'_>, cap: u32, ptr: u32, max: u32| {
+        let members = u32::from(g.data_mut().neighbors.len());
+        touching(g, moved(members * 4) + cost::ENTRY, |s, memory| {
+            s.caps.neighborhood(cap, rights::READ)?;
+            // Of what the guest offers no more than there are members is looked at.
+            let room = max.min(members);
+            let to = GuestSlice::new(ptr, room * 4).write(memory)?;
+            let mut slots = to.chunks_exact_mut(4);
+            let mut count = 0;
+            for at in 0..s.neighbors.len() {
+                if s.neighbors.get(at).is_err() {
+                    continue;
+                }
+                count += 1;
+                if let Some(slot) = slots.next() {
+                    let member = s.caps.of_neighbor(at, &mut s.neighbors)?;
+                    slot.copy_from_slice(&handle(member).to_le_bytes());
+                }
+            }
+            Ok(count)
+        })
+    })?;
+    l.func_wrap(MODULE, "neighbor_max_payload", |g: Guest<'_>, cap: u32| {
+        plain(g, cost::CALL, |s| {
+            let at = s.caps.neighbor(cap, rights::READ)?;
+            Ok(s.neighbors.get(at).map_err(|_| Error::BadHandle)?.is.max_payload.into())
+        })
+    })?;
+    Ok(())
+}

@@ -1,0 +1,42 @@
+//! `session_*`: programs that talk to the protocol.
+
+use wasmtime::Linker;
+
+use super::memory::{GuestSlice, copy};
+use super::{Guest, moved, number, plain, touching};
+use crate::abi::{self, Error, MODULE, cost};
+use crate::sandbox::{Effect, TeamState};
+
+pub(super) fn link(l: &mut Linker<TeamState>) -> wasmtime::Result<()> {
+    l.func_wrap(MODULE, "session_read", |g: Guest<'_>, session: u32, at: u32, ptr: u32, len: u32| {
+        touching(g, moved(len), |s, memory| {
+            let session = abi::named(session).filter(|h| s.sessions.contains(*h)).ok_or(Error::BadHandle)?;
+            let to = GuestSlice::new(ptr, len).write(memory)?;
+            let packet = if s.speaking == Some(session) { &s.packet[..] } else { &[] };
+            number(copy(packet.get(at as usize..).unwrap_or(&[]), to))
+        })
+    })?;
+    l.func_wrap(MODULE, "session_reply", |g: Guest<'_>, session: u32, ptr: u32, len: u32| {
+        touching(g, moved(len) + cost::ENTRY, |s, memory| {
+            let session = *abi::named(session).and_then(|h| s.sessions.get(h)).ok_or(Error::BadHandle)?;
+            let packet = GuestSlice::new(ptr, len).read(memory)?;
+            if packet.len() > wire::session::MAX_PACKET {
+                return Err(Error::TooLarge);
+            }
+            s.room_for_effect()?;
+            s.charge_effect(packet.len())?;
+            s.effects.push_back(Effect::Reply { session, packet: packet.to_vec() });
+            Ok(0)
+        })
+    })?;
+    l.func_wrap(MODULE, "session_close", |g: Guest<'_>, session: u32| {
+        plain(g, cost::CALL + cost::ENTRY, |s| {
+            let handle = abi::named(session).filter(|h| s.sessions.contains(*h)).ok_or(Error::BadHandle)?;
+            s.room_for_effect()?;
+            let session = s.sessions.remove(handle).ok_or(Error::BadHandle)?;
+            s.effects.push_back(Effect::CloseSession { session });
+            Ok(0)
+        })
+    })?;
+    Ok(())
+}

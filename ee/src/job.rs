@@ -1,0 +1,120 @@
+//! Slow work, done away from the data path (D1). A node hands a [`Job`] to its platform, the platform
+//! runs it where any arriving frame comes first, and gives the [`JobDone`] back. Who no longer wants a
+//! result drops it.
+
+use std::fmt;
+use std::sync::Arc;
+
+use authagent::agent::Verification;
+use authagent::keys::PublicKey;
+use wire::id::{PartHash, TupleHash};
+use wire::tuple::Tuple;
+
+use crate::engine::{Code, CompileError, Engine};
+
+/// Names a job: the node's own number.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct JobId(pub u64);
+
+/// Work that may be done on any thread.
+#[derive(Debug)]
+pub struct Job {
+    id: JobId,
+    work: Work,
+}
+
+/// What is to be done.
+pub enum Work {
+    /// Admit and compile a module.
+    Compile {
+        /// The compiler.
+        engine: Engine,
+        /// The module's name.
+        hash: PartHash,
+        /// Its bytes, which have that hash.
+        module: Arc<[u8]>,
+    },
+    /// Verify a tuple's signature for the Auth Agent.
+    Verify {
+        /// The flow.
+        flow: TupleHash,
+        /// Its tuple.
+        tuple: Arc<Tuple>,
+        /// The key that the agent names.
+        key: PublicKey,
+    },
+}
+
+/// What became of a job.
+#[derive(Debug)]
+pub struct JobDone {
+    /// Which job.
+    pub id: JobId,
+    /// Its result.
+    pub result: Done,
+}
+
+/// A job's result.
+#[derive(Debug)]
+pub enum Done {
+    /// Of [`Work::Compile`].
+    Compiled(Result<Arc<Code>, CompileError>),
+    /// Of [`Work::Verify`].
+    Verified {
+        /// The flow.
+        flow: TupleHash,
+        /// What the agent asked for.
+        verification: Verification,
+    },
+}
+
+impl Job {
+    /// A job.
+    pub fn new(id: JobId, work: Work) -> Self {
+        Self { id, work }
+    }
+
+    /// Its name.
+    pub fn id(&self) -> JobId {
+        self.id
+    }
+
+    /// What is to be done.
+    pub fn work(&self) -> &Work {
+        &self.work
+    }
+
+    /// Does the work. Takes milliseconds to seconds.
+    pub fn run(self) -> JobDone {
+        let result = match self.work {
+            Work::Compile { engine, hash, module } => {
+                Done::Compiled(engine.compile(hash, &module).map(Arc::new))
+            }
+            Work::Verify { flow, tuple, key } => {
+                Done::Verified { flow, verification: Verification::of(&tuple, key) }
+            }
+        };
+        JobDone { id: self.id, result }
+    }
+}
+
+impl fmt::Debug for Work {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Compile { hash, module, .. } => write!(f, "Compile({hash:.8}, {} bytes)", module.len()),
+            Self::Verify { flow, .. } => write!(f, "Verify({flow:.8})"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn jobs_and_results_travel_between_threads() {
+        fn send<T: Send>() {}
+        send::<Job>();
+        send::<JobDone>();
+    }
+}

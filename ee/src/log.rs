@@ -1,0 +1,98 @@
+//! The node's log: one line per state change, kept in a ring for `bees log` and handed to the platform's
+//! console. Lines about refused things are rate limited, because whoever is refused decides how often.
+
+use std::collections::VecDeque;
+use std::time::Duration;
+
+use nodeos::platform::Instant;
+use wire::control::LogEntry;
+
+/// How many lines are kept.
+const KEPT: usize = 512;
+/// How many lines wait for a slow console.
+const WAITING: usize = 256;
+/// The longest line, in bytes.
+const MAX_LINE: usize = 240;
+/// Rate-limited lines per [`PERIOD`].
+const BURST: u32 = 20;
+const PERIOD: Duration = Duration::from_secs(1);
+
+/// The log.
+#[derive(Debug, Default)]
+pub struct Log {
+    ring: VecDeque<LogEntry>,
+    console: VecDeque<LogEntry>,
+    next: u64,
+    period_start: Instant,
+    in_period: u32,
+}
+
+impl Log {
+    /// Writes a line.
+    pub fn line(&mut self, now: Instant, text: impl Into<String>) {
+        let mut text: String = text.into();
+        // What came from outside must not forge lines or move the cursor.
+        text.retain(|c| !c.is_control());
+        if text.len() > MAX_LINE {
+            let cut = (0..=MAX_LINE).rev().find(|&i| text.is_char_boundary(i)).unwrap_or(0);
+            text.truncate(cut);
+        }
+        let entry = LogEntry { number: self.next, at_us: now.micros(), text };
+        self.next += 1;
+        push_bounded(&mut self.ring, entry.clone(), KEPT);
+        push_bounded(&mut self.console, entry, WAITING);
+    }
+
+    /// Writes a line about something refused; `false` when it was left out by the rate limit.
+    pub fn limited(&mut self, now: Instant, text: impl FnOnce() -> String) -> bool {
+        if now.since(self.period_start) >= PERIOD {
+            self.period_start = now;
+            self.in_period = 0;
+        }
+        self.in_period += 1;
+        let allowed = self.in_period <= BURST;
+        if allowed {
+            self.line(now, text());
+        }
+        allowed
+    }
+
+    /// Lines with a number of at least `from`, as many as fit one answer.
+    pub fn since(&self, from: u64) -> Vec<LogEntry> {
+        self.ring.iter().filter(|e| e.number >= from).take(128).cloned().collect()
+    }
+
+    /// The next line for the console.
+    pub fn next_for_console(&mut self) -> Option<LogEntry> {
+        self.console.pop_front()
+    }
+}
+
+fn push_bounded<T>(queue: &mut VecDeque<T>, item: T, bound: usize) {
+    if queue.len() == bound {
+        queue.pop_front();
+    }
+    queue.push_back(item);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn hostile_text_stays_one_line() {
+        let mut log = Log::default();
+        log.line(Instant::ZERO, format!("a\nb\x1b[2J{}", "é".repeat(400)));
+        let entry = log.next_for_console().unwrap();
+        assert!(entry.text.starts_with("ab[2J") && entry.text.len() <= MAX_LINE);
+    }
+
+    #[test]
+    fn refused_things_do_not_flood() {
+        let mut log = Log::default();
+        let written = (0..1000).filter(|_| log.limited(Instant::ZERO, || "refused".into())).count();
+        assert_eq!(written, BURST as usize);
+        assert!(log.limited(Instant::ZERO + PERIOD, || "again".into()));
+        assert_eq!(log.since(20).len(), 1);
+    }
+}

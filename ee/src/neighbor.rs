@@ -1,0 +1,121 @@
+//! Neighbors: the nodes that are directly reachable, from configuration.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use nodeos::account::Account;
+use nodeos::channel::{Address, OutChannel};
+use nodeos::link::LinkId;
+use nodeos::platform::Instant;
+use wire::capsule::HEADER_LEN;
+use wire::control::NeighborInfo;
+
+/// Bytes of an Ethernet header (IEEE 802.3).
+const ETHERNET_HEADER: u16 = 14;
+
+pub use crate::sandbox::NeighborId;
+
+/// A directly reachable node.
+#[derive(Debug)]
+pub struct Neighbor {
+    /// Its name in this node's configuration.
+    pub name: Arc<str>,
+    /// How capsules get there.
+    pub out: OutChannel,
+    /// The longest capsule payload that a frame to it carries, in bytes.
+    pub max_payload: u16,
+    /// Bytes of a frame to it besides the capsule's payload.
+    pub overhead: u16,
+    /// Pays for work that its capsules cause before a team exists (D9).
+    pub account: Account,
+    /// Capsules received from it.
+    pub received: u64,
+    /// Capsules sent to it.
+    pub sent: u64,
+    /// Capsules from it that were refused.
+    pub refused: u64,
+    /// When it was last heard.
+    pub last_heard: Option<Instant>,
+}
+
+/// The node's neighbors.
+#[derive(Debug, Default)]
+pub struct Neighbors {
+    list: Vec<Neighbor>,
+    by_address: HashMap<(LinkId, Address), NeighborId>,
+}
+
+impl Neighbors {
+    /// Adds a neighbor. It is heard from the address that it is reached at.
+    pub fn add(&mut self, neighbor: Neighbor) -> NeighborId {
+        let id = NeighborId(u16::try_from(self.list.len()).expect("configuration bounds the neighbors"));
+        self.by_address.insert((neighbor.out.link, neighbor.out.to), id);
+        self.list.push(neighbor);
+        id
+    }
+
+    /// Who sends from `address` on `link`.
+    pub fn find(&self, link: LinkId, address: Address) -> Option<NeighborId> {
+        self.by_address.get(&(link, address)).copied()
+    }
+
+    /// The neighbor of this name.
+    pub fn by_name(&self, name: &str) -> Option<NeighborId> {
+        self.iter().find(|(_, n)| &*n.name == name).map(|(id, _)| id)
+    }
+
+    /// All of them in the order of the configuration.
+    pub fn iter(&self) -> impl Iterator<Item = (NeighborId, &Neighbor)> {
+        (0..).map(NeighborId).zip(&self.list)
+    }
+
+    /// What `bees neighbor show` prints of one.
+    pub fn info(neighbor: &Neighbor, link: &str, now: Instant) -> NeighborInfo {
+        NeighborInfo {
+            name: neighbor.name.to_string(),
+            link: link.to_string(),
+            address: neighbor.out.to.to_string(),
+            max_payload: neighbor.max_payload,
+            received: neighbor.received,
+            sent: neighbor.sent,
+            refused: neighbor.refused,
+            last_heard_us: neighbor.last_heard.map(|t| now.since(t).as_micros() as u64),
+        }
+    }
+}
+
+impl Neighbor {
+    /// A neighbor that is reached through `out`, on a link whose frames carry up to `mtu` bytes.
+    pub fn new(name: &str, out: OutChannel, mtu: u16, account: Account) -> Self {
+        let ip_udp = match out.to {
+            Address::Ethernet(_) => 0,
+            Address::Udp(to) if to.is_ipv4() => 28,
+            Address::Udp(_) => 48,
+        };
+        let inside = ip_udp + HEADER_LEN as u16;
+        Self {
+            name: name.into(),
+            out,
+            max_payload: mtu.saturating_sub(inside),
+            overhead: ETHERNET_HEADER + inside,
+            account,
+            received: 0,
+            sent: 0,
+            refused: 0,
+            last_heard: None,
+        }
+    }
+}
+
+impl std::ops::Index<NeighborId> for Neighbors {
+    type Output = Neighbor;
+    fn index(&self, id: NeighborId) -> &Neighbor {
+        &self.list[usize::from(id.0)]
+    }
+}
+
+impl std::ops::IndexMut<NeighborId> for Neighbors {
+    fn index_mut(&mut self, id: NeighborId) -> &mut Neighbor {
+        &mut self.list[usize::from(id.0)]
+    }
+}

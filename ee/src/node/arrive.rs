@@ -1,0 +1,389 @@
+//! How a flow gets here: from an unknown capsule to a running team (seed 004, sections II.C and V).
+//!
+//! The steps are in [`crate::flow`]. Whatever fails ends the flow with a reason that says who erred, and
+//! its identifiers are not asked for again for a short while.
+
+use std::sync::Arc;
+
+use nodeos::account::Charge;
+use nodeos::buf::{BLOCK, Buf};
+use nodeos::platform::{Instant, Now};
+use nodeos::slab::Handle;
+use wire::control::Erred;
+use wire::id::{CapsuleId, TupleHash};
+use wire::system::{
+    DownloadRequest, DownloadResponse, REQUEST, RESPONSE, Translation, TranslationRequest,
+    TranslationResponse, decode, download_id, encode, translation_id,
+};
+use wire::tuple::{MAX_LEN, Part, Tuple};
+
+use super::{End, Node};
+use crate::counters::Count;
+use crate::flow::{Claim, Flow, PartData, Source, Stage, TupleData};
+use crate::neighbor::NeighborId;
+use crate::registry::{Object, Target};
+use crate::system::download::{Chunk, Download};
+use crate::system::translate::{Asked, MAX_WAITING, Question, Waiting};
+
+impl Node {
+    /// A capsule whose identifier nobody here knows.
+    pub(super) fn unknown(&mut self, now: Now, from: NeighborId, id: CapsuleId, payload: Buf) {
+        self.counters.add(Count::Unknown);
+        let Some(waiting) = self.wait(from, id, payload) else { return };
+        let nonce = self.next_nonce();
+        match self.questions.unknown(now.mono, waiting, nonce) {
+            Asked::Ask(neighbor, nonce) => self.ask(now, neighbor, id, nonce),
+            Asked::Waits => {}
+            Asked::Refused => {
+                self.counters.add(Count::Refused);
+                self.neighbors[from].refused += 1;
+            }
+            Asked::NoRoom => self.counters.add(Count::WaitingDropped),
+        }
+    }
+
+    /// A capsule that waits is charged to the neighbor it came from.
+    fn wait(&mut self, from: NeighborId, id: CapsuleId, payload: Buf) -> Option<Waiting> {
+        match self.neighbors[from].account.charge(BLOCK as u64) {
+            Ok(charge) => Some(Waiting { from, id, payload, charge }),
+            Err(_) => {
+                self.counters.add(Count::WaitingDropped);
+                None
+            }
+        }
+    }
+
+    /// A capsule of a flow that is on its way here.
+    pub(super) fn wait_for_flow(
+        &mut self,
+        flow: Handle,
+        from: NeighborId,
+        id: CapsuleId,
+        payload: Buf,
+    ) {
+        let Some(capsule) = self.wait(from, id, payload) else { return };
+        match self.flows.get_mut(flow) {
+            Some(flow) if flow.waiting.len() < MAX_WAITING => flow.waiting.push(capsule),
+            _ => self.counters.add(Count::WaitingDropped),
+        }
+    }
+
+    fn ask(&mut self, now: Now, neighbor: NeighborId, unknown: CapsuleId, nonce: u32) {
+        let request = encode(&TranslationRequest { nonce, unknown });
+        self.send_system(now, neighbor, &translation_id(REQUEST), &request);
+    }
+
+    /// Asks again what was not answered.
+    pub(super) fn questions_due(&mut self, now: Now) {
+        while let Some(due) = self.questions.due(now.mono) {
+            match due {
+                Ok((id, neighbor, nonce)) => {
+                    self.counters.add(Count::Retries);
+                    self.ask(now, neighbor, id, nonce);
+                }
+                Err(question) => {
+                    self.counters.add(Count::GaveUp);
+                    self.questions.refuse(now.mono, question.waiting[0].id);
+                    let name = self.neighbors[question.neighbor].name.clone();
+                    self.log.limited(now.mono, || format!("peer {name} does not answer what flow a capsule belongs to"));
+                }
+            }
+        }
+    }
+
+    /// The previous hop says which flow an identifier belongs to.
+    pub(super) fn translation(&mut self, now: Now, from: NeighborId, payload: &[u8]) {
+        let Some(response) = decode::<TranslationResponse>(payload) else {
+            return self.system_malformed(from);
+        };
+        let Some(question) = self.questions.answered(from, &response.unknown, response.nonce) else {
+            return self.counters.add(Count::Unasked);
+        };
+        let Translation::Known { tuple, tuple_len, path, kind, coupled } = response.answer else {
+            return self.questions.refuse(now.mono, response.unknown);
+        };
+        let claim = Claim { id: response.unknown, path, kind, coupled };
+        self.claimed(now, from, question, tuple, tuple_len, claim);
+    }
+
+    fn claimed(
+        &mut self,
+        now: Now,
+        from: NeighborId,
+        question: Question,
+        tuple: TupleHash,
+        tuple_len: u32,
+        claim: Claim,
+    ) {
+        if self.bans.holds(now.mono, &tuple) {
+            self.counters.add(Count::Refused);
+            return self.questions.refuse(now.mono, claim.id);
+        }
+        if let Some(known) = self.flows.by_hash(&tuple) {
+            return self.join(now, known, question, claim);
+        }
+        let len_ok = tuple_len > 0 && tuple_len as usize <= MAX_LEN;
+        let charge = self.neighbors[from].account.charge(tuple_len.into()).ok().filter(|_| len_ok);
+        let Some(charge) = charge else {
+            self.counters.add(Count::Refused);
+            return self.questions.refuse(now.mono, claim.id);
+        };
+        let download = Download::new(tuple_len, self.chunk_len(from), self.next_nonce());
+        let id = claim.id;
+        let mut flow =
+            Flow::new(tuple, Source::Neighbor(from), Stage::Tuple { download, charge, claim }, now.mono);
+        flow.arrival.translate_us = now.mono.since(question.since).as_micros() as u64;
+        flow.waiting = question.waiting;
+        let Some(handle) = self.flows.add(flow) else {
+            self.counters.add(Count::Refused);
+            return self.questions.refuse(now.mono, id);
+        };
+        self.register(handle, download_id(RESPONSE, &tuple, None), |flow| Target::DownloadResponse {
+            flow,
+            object: Object::Tuple,
+        });
+        self.arriving.push(handle);
+        self.pump_download(now, handle);
+    }
+
+    /// Another identifier of a flow that is on its way already, or here.
+    fn join(&mut self, now: Now, handle: Handle, question: Question, claim: Claim) {
+        let Some(flow) = self.flows.get_mut(handle) else { return };
+        if let Some(data) = &flow.tuple {
+            // Its identifiers are entered, so one that is still unknown is not its.
+            if !borne_out(&claim, &flow.hash, &data.tuple) || self.registry.find(&claim.id).is_none() {
+                self.counters.add(Count::FalseTranslation);
+                self.neighbors[question.neighbor].refused += 1;
+                return self.questions.refuse(now.mono, claim.id);
+            }
+            for capsule in question.waiting {
+                self.capsule(now, capsule.from, capsule.id, capsule.payload);
+            }
+            return;
+        }
+        let room = MAX_WAITING.saturating_sub(flow.waiting.len());
+        flow.waiting.extend(question.waiting.into_iter().take(room));
+    }
+
+    /// Sends what a download asks for now; ends the flow if its source is gone.
+    fn pump_download(&mut self, now: Now, handle: Handle) {
+        loop {
+            let Some(flow) = self.flows.get_mut(handle) else { return };
+            let Source::Neighbor(from) = flow.source else { return };
+            let (download, part) = match (&mut flow.stage, &flow.tuple) {
+                (Stage::Tuple { download, .. }, _) => (download, None),
+                (Stage::Download { part, download, .. }, Some(data)) => (download, Some(data.parts[*part].sha256)),
+                _ => return,
+            };
+            let before = download.retries();
+            let request = download.request(now.mono);
+            let repeated = download.retries() - before;
+            flow.arrival.retries += repeated;
+            let nonce = download.nonce();
+            let id = download_id(REQUEST, &flow.hash, part.as_ref());
+            (0..repeated).for_each(|_| self.counters.add(Count::Retries));
+            match request {
+                Ok(None) => return,
+                Ok(Some(range)) => {
+                    let request = DownloadRequest { nonce, offset: range.start, len: range.end - range.start };
+                    self.send_system(now, from, &id, &encode(&request));
+                }
+                Err(_) => {
+                    self.counters.add(Count::GaveUp);
+                    let name = self.neighbors[from].name.clone();
+                    return self.end_flow(now, handle, End::failed(Erred::Peer, format!("{name} stopped answering")));
+                }
+            }
+        }
+    }
+
+    /// Asks again for what downloads miss.
+    pub(super) fn downloads_due(&mut self, now: Now) {
+        let mut at = 0;
+        while let Some(&handle) = self.arriving.get(at) {
+            match self.flows.get(handle).map(Flow::download_deadline) {
+                None => {
+                    self.arriving.swap_remove(at);
+                    continue;
+                }
+                Some(Some(due)) if due <= now.mono => self.pump_download(now, handle),
+                Some(_) => {}
+            }
+            at += 1;
+        }
+    }
+
+    /// When [`downloads_due`](Self::downloads_due) must be called at the latest.
+    pub(super) fn downloads_deadline(&self) -> Option<Instant> {
+        self.arriving.iter().filter_map(|&h| self.flows.get(h)?.download_deadline()).min()
+    }
+
+    /// A chunk of something that we download.
+    pub(super) fn downloaded(
+        &mut self,
+        now: Now,
+        from: NeighborId,
+        handle: Handle,
+        object: Object,
+        payload: &[u8],
+    ) {
+        let Some(response) = decode::<DownloadResponse<'_>>(payload) else {
+            return self.system_malformed(from);
+        };
+        let Some(flow) = self.flows.get_mut(handle).filter(|f| f.source == Source::Neighbor(from)) else {
+            return self.counters.add(Count::Unasked);
+        };
+        let download = match (&mut flow.stage, object) {
+            (Stage::Tuple { download, .. }, Object::Tuple) => download,
+            (Stage::Download { part, download, .. }, Object::Part(at)) if *part == usize::from(at) => download,
+            _ => return self.counters.add(Count::Unasked),
+        };
+        match response {
+            DownloadResponse::Refused { nonce } if nonce == download.nonce() => {
+                let name = &self.neighbors[from].name;
+                let why = format!("{name} does not give what the flow is made of");
+                self.end_flow(now, handle, End::failed(Erred::Peer, why));
+            }
+            DownloadResponse::Refused { .. } => self.counters.add(Count::Unasked),
+            DownloadResponse::Chunk { nonce, offset, total, bytes } => {
+                let outcome = download.chunk(now.mono, nonce, offset, total, bytes);
+                match outcome {
+                    Chunk::Ignored => self.counters.add(Count::Unasked),
+                    Chunk::Progress => self.pump_download(now, handle),
+                    Chunk::Complete => self.download_complete(now, handle),
+                }
+            }
+        }
+    }
+
+    fn download_complete(&mut self, now: Now, handle: Handle) {
+        let Some(flow) = self.flows.get_mut(handle) else { return };
+        match std::mem::replace(&mut flow.stage, Stage::Judging) {
+            Stage::Tuple { download, charge, claim } => {
+                flow.arrival.tuple_us = now.mono.since(flow.since).as_micros() as u64;
+                flow.since = now.mono;
+                self.tuple_arrived(now, handle, download.into_bytes(), charge, &claim);
+            }
+            Stage::Download { part, download, charge } => {
+                self.part_arrived(now, handle, part, download.into_bytes(), charge);
+            }
+            other => flow.stage = other,
+        }
+    }
+
+    fn tuple_arrived(&mut self, now: Now, handle: Handle, bytes: Vec<u8>, charge: Charge, claim: &Claim) {
+        let Some(flow) = self.flows.get_mut(handle) else { return };
+        flow.arrival.bytes += bytes.len() as u64;
+        if TupleHash::of(&bytes) != flow.hash {
+            self.counters.add(Count::FalseTranslation);
+            return self.end_flow(now, handle, End::failed(Erred::Peer, "the tuple does not have its hash"));
+        }
+        let tuple = match Tuple::decode(&bytes) {
+            Ok(tuple) => tuple,
+            Err(error) => {
+                self.counters.add(Count::BadTuple);
+                return self.end_flow(now, handle, End::failed(Erred::Principal, error));
+            }
+        };
+        if !borne_out(claim, &flow.hash, &tuple) {
+            self.counters.add(Count::FalseTranslation);
+            let why = "the tuple does not have the identifier that it was named for";
+            return self.end_flow(now, handle, End::failed(Erred::Peer, why));
+        }
+        self.judge(now, handle, bytes.into(), tuple, charge);
+    }
+
+    /// Puts a decoded tuple in front of the Auth Agent.
+    pub(super) fn judge(&mut self, now: Now, handle: Handle, bytes: Arc<[u8]>, tuple: Tuple, charge: Charge) {
+        let Some(flow) = self.flows.get_mut(handle) else { return };
+        let parts = tuple.parts();
+        flow.parts = parts.iter().map(|_| None).collect();
+        flow.tuple = Some(TupleData { bytes, tuple: Arc::new(tuple), parts, charge });
+        flow.enter(Stage::Judging, now.mono);
+        self.tuple_seen(now, handle, None);
+    }
+
+    /// The flow is granted and has a team: gets the parts that are not here.
+    pub(super) fn next_part(&mut self, now: Now, handle: Handle) {
+        let Some((flow, team)) = self.flow_and_team(handle) else { return };
+        let Some(data) = &flow.tuple else { return };
+        let Some(at) = flow.parts.iter().position(Option::is_none) else {
+            return self.compile(now, handle);
+        };
+        let (part, hash, source) = (data.parts[at], flow.hash, flow.source.clone());
+        let Some(account) = self.teams.get(team).map(|t| t.account().clone()) else { return };
+        let Ok(charge) = account.charge(part.len.into()) else {
+            let why = format!("a part of {} bytes does not fit the flow's memory budget", part.len);
+            return self.end_flow(now, handle, End::failed(Erred::Principal, why));
+        };
+        if let Some(bytes) = self.part_at_hand(&part) {
+            return self.part_kept(now, handle, at, bytes, charge);
+        }
+        let Source::Neighbor(from) = source else {
+            let why = format!("part {:.8} was not put before the flow was injected", part.sha256);
+            return self.end_flow(now, handle, End::failed(Erred::Operator, why));
+        };
+        let download = Download::new(part.len, self.chunk_len(from), self.next_nonce());
+        if let Some(flow) = self.flows.get_mut(handle) {
+            // The stage's start stays that of the first part: the figure is for all of them.
+            flow.stage = Stage::Download { part: at, download, charge };
+        }
+        self.register(handle, download_id(RESPONSE, &hash, Some(&part.sha256)), |flow| {
+            Target::DownloadResponse { flow, object: Object::Part(at as u16) }
+        });
+        self.pump_download(now, handle);
+    }
+
+    fn part_at_hand(&mut self, part: &Part) -> Option<Arc<[u8]>> {
+        let here = self.flows.part(&part.sha256).map(|p| p.bytes.clone());
+        let bytes = here.or_else(|| self.uploads.take(&part.sha256).map(Arc::from))?;
+        part.matches(&bytes).then_some(bytes)
+    }
+
+    fn part_arrived(&mut self, now: Now, handle: Handle, at: usize, bytes: Vec<u8>, charge: Charge) {
+        let Some(flow) = self.flows.get_mut(handle) else { return };
+        let Some(data) = &flow.tuple else { return };
+        flow.arrival.bytes += bytes.len() as u64;
+        if !data.parts[at].matches(&bytes) {
+            self.counters.add(Count::BadPart);
+            let why = format!("part {:.8} does not have the hashes that the tuple names", data.parts[at].sha256);
+            return self.end_flow(now, handle, End::failed(Erred::Peer, why));
+        }
+        self.part_kept(now, handle, at, bytes.into(), charge);
+    }
+
+    fn part_kept(&mut self, now: Now, handle: Handle, at: usize, bytes: Arc<[u8]>, charge: Charge) {
+        let Some(flow) = self.flows.get_mut(handle) else { return };
+        if let Some(slot) = flow.parts.get_mut(at) {
+            *slot = Some(Arc::new(PartData { bytes, charge }));
+        }
+        self.next_part(now, handle);
+    }
+
+    /// Enters an identifier for a flow, and remembers to take it out again.
+    pub(super) fn register(&mut self, handle: Handle, id: CapsuleId, target: impl FnOnce(Handle) -> Target) {
+        if self.registry.insert(id, target(handle))
+            && let Some(flow) = self.flows.get_mut(handle)
+        {
+            flow.ids.push(id);
+        }
+    }
+}
+
+impl Flow {
+    /// When its download must be looked at.
+    fn download_deadline(&self) -> Option<Instant> {
+        match &self.stage {
+            Stage::Tuple { download, .. } | Stage::Download { download, .. } => download.deadline(),
+            _ => None,
+        }
+    }
+}
+
+/// Whether the tuple really has the identifier, recomputed by the formula (D7).
+fn borne_out(claim: &Claim, hash: &TupleHash, tuple: &Tuple) -> bool {
+    let Some(at) = tuple.paths().iter().position(|p| *p == claim.path) else { return false };
+    usize::from(claim.kind) < tuple.body.protocols[at].capsules.len()
+        && claim.coupled.is_empty()
+        && CapsuleId::compute(hash, &claim.path, claim.kind, &[]) == claim.id
+}

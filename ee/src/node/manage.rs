@@ -1,0 +1,379 @@
+//! Control clients: the Noise channel over a TCP stream, and what a client that is logged in may ask.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::Duration;
+
+use authagent::NoEntropy;
+use authagent::channel::{Gate, Server, ServerEvent};
+use authagent::keys::{Ed25519Key, NodeIdentity, PublicKey, SigningKey};
+use nodeos::ip::StreamEvent;
+use nodeos::net::StreamId;
+use nodeos::platform::{Entropy, Instant, Now};
+use wire::control::{
+    Answer, ControlError, Erred, MAX_MESSAGE, NodeInfo, Page, ProtocolInfo, Request, TeamInfo, decode, encode,
+};
+use wire::id::TupleHash;
+use wire::tuple::Tuple;
+use wire::{CONTROL_PORT, SESSION_PORT};
+
+use super::{End, Node};
+use crate::config::{ADMIN, ConfigError, NodeConfig};
+use crate::counters::Count;
+use crate::flow::{Flow, Source, Stage};
+use crate::neighbor::Neighbors;
+
+/// Clients connected at a time, logged in or not.
+const MAX_CLIENTS: usize = 8;
+/// How long a client may take to log in.
+const LOGIN_TIME: Duration = Duration::from_secs(5);
+/// Items of a list in one answer.
+const PAGE: usize = 32;
+/// Bytes that may wait for a client to read them.
+const MAX_OUTPUT: usize = 4 * MAX_MESSAGE;
+/// After a refused login nobody may log in for this long: guessing is slow.
+const LOGIN_PAUSE: Duration = Duration::from_millis(200);
+
+struct Client {
+    stream: StreamId,
+    channel: Server,
+    principal: Option<String>,
+    since: Instant,
+    output: VecDeque<u8>,
+    closing: bool,
+}
+
+/// The control clients of a node.
+#[derive(Default)]
+pub(super) struct Clients {
+    gate: Option<Arc<Gate>>,
+    identity: Option<Ed25519Key>,
+    list: Vec<Client>,
+    pause_until: Instant,
+}
+
+impl Clients {
+    /// When a client that has not logged in is sent away.
+    pub(super) fn deadline(&self) -> Option<Instant> {
+        let slow = self.list.iter().filter(|c| c.principal.is_none() && !c.closing);
+        slow.map(|c| c.since + LOGIN_TIME).min()
+    }
+
+    fn find(&mut self, stream: StreamId) -> Option<&mut Client> {
+        self.list.iter_mut().find(|c| c.stream == stream)
+    }
+}
+
+impl Node {
+    /// Makes the identity and lets the administrator in. Without entropy the node stays closed and says so.
+    pub(super) fn open_control(
+        &mut self,
+        now: Now,
+        config: &NodeConfig,
+        healthy: bool,
+    ) -> Result<(), ConfigError> {
+        let admin = config.admin()?.map(PublicKey::from);
+        let Some(admin) = admin else {
+            self.log.line(now.mono, "control is closed: the configuration names no administrator");
+            return Ok(());
+        };
+        if !healthy {
+            self.log.line(now.mono, format!("control is closed: {}", nodeos::platform::EntropyError));
+            return Ok(());
+        }
+        let entropy = entropy_of(&self.platform.entropy);
+        let identity = match config.identity()? {
+            Some(key) => Ok(key),
+            None => SigningKey::generate(&entropy),
+        };
+        let identity = identity.and_then(|key| NodeIdentity::new(key, &entropy));
+        let Ok(identity) = identity else {
+            self.log.line(now.mono, format!("control is closed: {}", nodeos::platform::EntropyError));
+            return Ok(());
+        };
+        self.clients.identity = Some(identity.public());
+        let principals =
+            move |name: &str, scheme| (name == ADMIN && admin.scheme() == scheme).then(|| admin.clone());
+        let gate = Gate { node: self.name.to_string(), identity, principals: Box::new(principals) };
+        self.clients.gate = Some(Arc::new(gate));
+        Ok(())
+    }
+
+    /// Serves control and session streams.
+    pub(super) fn streams(&mut self, now: Now) {
+        while let Some((stream, event)) = self.net.stream_event() {
+            match event {
+                StreamEvent::Open { port: CONTROL_PORT, .. } => self.client_opened(now, stream),
+                StreamEvent::Open { port: SESSION_PORT, .. } => self.line_opened(stream),
+                StreamEvent::Open { .. } => self.net.close(now.mono, stream),
+                StreamEvent::Data if self.clients.find(stream).is_some() => self.client_ready(now, stream),
+                StreamEvent::Data => self.line_ready(now, stream),
+                StreamEvent::Finished => self.stream_finished(now, stream),
+                StreamEvent::Closed => {
+                    self.clients.list.retain(|c| c.stream != stream);
+                    self.line_closed(now, stream);
+                }
+            }
+        }
+        self.lines_due(now);
+        self.clients_due(now);
+        let late = |c: &Client| c.principal.is_none() && now.mono >= c.since + LOGIN_TIME;
+        let slow: Vec<StreamId> = self.clients.list.iter().filter(|c| late(c)).map(|c| c.stream).collect();
+        for stream in slow {
+            self.clients.list.retain(|c| c.stream != stream);
+            self.net.abort(now.mono, stream);
+        }
+    }
+
+    /// The other side will say no more: what is owed to it is written, then the stream is closed.
+    fn stream_finished(&mut self, now: Now, stream: StreamId) {
+        match self.clients.find(stream) {
+            Some(client) => client.closing = true,
+            None => self.line_finished(now, stream),
+        }
+    }
+
+    /// Writes what did not fit before, and reads on where a client has read its answers.
+    fn clients_due(&mut self, now: Now) {
+        for at in 0..self.clients.list.len() {
+            let Some(client) = self.clients.list.get(at) else { return };
+            if !client.output.is_empty() || client.closing {
+                let stream = client.stream;
+                self.client_ready(now, stream);
+            }
+        }
+    }
+
+    fn client_opened(&mut self, now: Now, stream: StreamId) {
+        let entropy = entropy_of(&self.platform.entropy);
+        let open = self.clients.list.len() < MAX_CLIENTS && now.mono >= self.clients.pause_until;
+        let gate = self.clients.gate.clone().filter(|_| open);
+        match gate.and_then(|gate| Server::new(gate, &entropy).ok()) {
+            Some(channel) => self.clients.list.push(Client {
+                stream,
+                channel,
+                principal: None,
+                since: now.mono,
+                output: VecDeque::new(),
+                closing: false,
+            }),
+            None => self.net.abort(now.mono, stream),
+        }
+    }
+
+    fn client_ready(&mut self, now: Now, stream: StreamId) {
+        let mut bytes = [0; 4096];
+        let mut events = Vec::new();
+        loop {
+            let Some(client) = self.clients.find(stream) else { return };
+            // Back-pressure: a client that does not read its answers is not read either.
+            if client.output.len() > MAX_OUTPUT || client.closing {
+                break;
+            }
+            let n = self.net.read(now.mono, stream, &mut bytes);
+            if n == 0 {
+                break;
+            }
+            let Some(client) = self.clients.find(stream) else { return };
+            let outcome = client.channel.push(&bytes[..n], &mut events);
+            for event in events.drain(..) {
+                self.client_event(now, stream, event);
+            }
+            if let Err(error) = outcome {
+                self.client_failed(now, stream, &error);
+            }
+        }
+        self.flush_client(now, stream);
+    }
+
+    fn client_event(&mut self, now: Now, stream: StreamId, event: ServerEvent) {
+        let answer = match event {
+            ServerEvent::LoggedIn { principal } => {
+                self.log.limited(now.mono, || format!("{principal} logged in"));
+                if let Some(client) = self.clients.find(stream) {
+                    client.principal = Some(principal);
+                }
+                return;
+            }
+            ServerEvent::Message(message) => match decode::<Request>(&message) {
+                Some(request) => {
+                    let principal = self.clients.find(stream).and_then(|c| c.principal.clone());
+                    self.control(now, principal.as_deref().unwrap_or(ADMIN), request)
+                }
+                None => failed(Erred::Operator, "the request cannot be read: is the client of the same release?"),
+            },
+        };
+        if let Some(client) = self.clients.find(stream)
+            && client.channel.send(&encode(&answer)).is_err()
+        {
+            client.closing = true;
+        }
+    }
+
+    fn client_failed(&mut self, now: Now, stream: StreamId, error: &authagent::channel::ChannelError) {
+        let Some(client) = self.clients.find(stream) else { return };
+        client.closing = true;
+        let before_login = client.principal.is_none();
+        self.counters.add(if before_login { Count::LoginsRefused } else { Count::StreamErrors });
+        if before_login {
+            self.clients.pause_until = now.mono + LOGIN_PAUSE;
+        }
+        self.log.limited(now.mono, || format!("{}: control: {error}", error.erred()));
+    }
+
+    fn flush_client(&mut self, now: Now, stream: StreamId) {
+        let Some(client) = self.clients.list.iter_mut().find(|c| c.stream == stream) else { return };
+        client.output.extend(client.channel.take_output());
+        loop {
+            let (front, _) = client.output.as_slices();
+            if front.is_empty() {
+                break;
+            }
+            let n = self.net.write(now.mono, stream, front);
+            client.output.drain(..n);
+            if n == 0 {
+                return;
+            }
+        }
+        if client.closing {
+            self.net.close(now.mono, stream);
+        }
+    }
+
+    /// What a logged-in client may ask.
+    pub fn control(&mut self, now: Now, principal: &str, request: Request) -> Answer {
+        match request {
+            Request::NodeShow => Answer::Node(self.node_info(now)),
+            Request::LinkShow => Answer::Links(self.net.link_infos()),
+            Request::NeighborShow => {
+                let link = |id| self.net.link(id).map_or("", |link| link.name());
+                let info = |(_, n): (_, &crate::neighbor::Neighbor)| Neighbors::info(n, link(n.out.link), now.mono);
+                Answer::Neighbors(self.neighbors.iter().map(info).collect())
+            }
+            Request::TeamShow { from } => Answer::Teams(page(self.team_infos(), from)),
+            Request::FlowShow { from } => {
+                let running = self.flows.iter().filter_map(|(handle, _)| self.flow_info(handle));
+                Answer::Flows(page(running.chain(self.flows.ended().cloned()).collect(), from))
+            }
+            Request::FlowTuple { flow } => {
+                let data = self.flows.by_hash(&flow).and_then(|h| self.flows.get(h)?.tuple.as_ref());
+                match data {
+                    Some(data) => Answer::Tuple(data.bytes.to_vec()),
+                    None => failed(Erred::Operator, "there is no such flow here"),
+                }
+            }
+            Request::ProtocolShow => Answer::Protocols(self.protocol_infos()),
+            Request::Log { from } => Answer::Log(self.log.since(from)),
+            Request::PartPut { part, total, offset, bytes } => {
+                match self.uploads.put(now.mono, part, total, offset, &bytes) {
+                    Ok(()) => Answer::Done,
+                    Err(error) => failed(Erred::Operator, error),
+                }
+            }
+            Request::FlowInject { tuple } => self.inject(now, principal, tuple),
+            Request::FlowStop { flow, kill } => self.stop(now, principal, flow, kill),
+        }
+    }
+
+    fn inject(&mut self, now: Now, principal: &str, bytes: Vec<u8>) -> Answer {
+        let tuple = match Tuple::decode(&bytes) {
+            Ok(tuple) => tuple,
+            Err(error) => return failed(Erred::Operator, error),
+        };
+        let hash = TupleHash::of(&bytes);
+        if self.flows.by_hash(&hash).is_some() {
+            return failed(Erred::Operator, "this flow is here already");
+        }
+        // Until the flow's own team pays, the uploads' account does.
+        let Ok(charge) = self.uploads.account().charge(bytes.len() as u64) else {
+            return failed(Erred::Operator, "too much waits to be injected");
+        };
+        self.bans.lift(&hash);
+        self.flows.forget(&hash);
+        let flow = Flow::new(hash, Source::Injected { principal: principal.to_string() }, Stage::Judging, now.mono);
+        let Some(handle) = self.flows.add(flow) else {
+            return failed(Erred::Node, "there are as many flows as may be: stop one");
+        };
+        self.judge(now, handle, bytes.into(), tuple, charge);
+        Answer::Injected(hash)
+    }
+
+    fn stop(&mut self, now: Now, principal: &str, hash: TupleHash, kill: bool) -> Answer {
+        let Some(handle) = self.flows.by_hash(&hash) else {
+            return failed(Erred::Operator, "there is no such flow here");
+        };
+        self.bans.until_lifted(hash);
+        let why = format!("{} by {principal}", if kill { "killed" } else { "stopped" });
+        self.end_flow(now, handle, if kill { End::killed(why) } else { End::stopped(why) });
+        Answer::Done
+    }
+
+    fn node_info(&self, now: Now) -> NodeInfo {
+        NodeInfo {
+            name: self.name.to_string(),
+            release: env!("CARGO_PKG_VERSION").into(),
+            platform: self.platform.name.into(),
+            identity: self.clients.identity.map(|k| k.to_bytes()).unwrap_or_default(),
+            agent: self.agent.agent.name().into(),
+            uptime_us: now.mono.since(self.started).as_micros() as u64,
+            wall: now.wall,
+            memory: (self.memory.used(), self.memory.limit()),
+            buffers: (self.platform.buffers.lent() as u32, self.platform.buffers.limit() as u32),
+            flows: self.flows.count(),
+            counters: self.counters.list(),
+        }
+    }
+
+    fn team_infos(&self) -> Vec<TeamInfo> {
+        let per_micro = self.platform.meter.per_micro().max(1);
+        let info = |(id, team): (nodeos::team::TeamId, &nodeos::team::Team)| TeamInfo {
+            id: id.0.raw(),
+            parent: team.parent().map(|p| p.0.raw()),
+            name: team.name.to_string(),
+            flow: self.flows.by_team(id).and_then(|h| Some(self.flows.get(h)?.hash)),
+            memory: (team.account().used(), team.account().peak(), team.account().limit()),
+            cpu_us: team.counters.units / per_micro,
+            event_us: team.budget.event.as_micros() as u32,
+            events: (team.counters.events, self.sched.queued(id) as u32, team.counters.dropped),
+            sent: (team.counters.sent, Some(team.budget.rate)),
+            refused: team.counters.refused,
+            strikes: team.conduct.strikes(),
+        };
+        self.teams.iter().map(info).collect()
+    }
+
+    fn protocol_infos(&self) -> Vec<ProtocolInfo> {
+        let users = |hash| self.flows.iter().filter(|(_, f)| f.runs(hash)).count() as u32;
+        let info = |code: &crate::engine::Code| ProtocolInfo {
+            code: code.hash(),
+            len: self.flows.part(&code.hash()).map_or(0, |part| part.bytes.len() as u32),
+            compiled: code.size(),
+            users: users(code.hash()),
+        };
+        self.cache.iter().map(|code| info(code)).collect()
+    }
+}
+
+impl Flow {
+    fn runs(&self, module: wire::id::PartHash) -> bool {
+        matches!(&self.stage, Stage::Running { code, .. } if code.hash() == module)
+    }
+}
+
+fn failed(erred: Erred, text: impl ToString) -> Answer {
+    Answer::Error(ControlError { erred, text: text.to_string() })
+}
+
+fn page<T>(mut items: Vec<T>, from: u32) -> Page<T> {
+    let from = (from as usize).min(items.len());
+    let mut items = items.split_off(from);
+    let more = items.len() > PAGE;
+    items.truncate(PAGE);
+    Page { next: more.then_some((from + PAGE) as u32), items }
+}
+
+/// The platform's entropy in the form that the agent's crate asks for.
+fn entropy_of(entropy: &Arc<dyn Entropy>) -> impl Fn(&mut [u8]) -> Result<(), NoEntropy> {
+    let entropy = entropy.clone();
+    move |out: &mut [u8]| entropy.fill(out).map_err(|_| NoEntropy)
+}

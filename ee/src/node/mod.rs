@@ -1,0 +1,346 @@
+//! The node: one state machine that ties the execution environment to NodeOS (D1).
+//!
+//! A platform hands in frames, finished jobs and the time, and takes out frames, jobs, log lines and
+//! the next deadline; `docs/architecture.md` shows its loop. The parts of the machine:
+//!
+//! | module     | what it does                                                     |
+//! |------------|------------------------------------------------------------------|
+//! | `arrive`   | from an unknown capsule to a flow's parts                        |
+//! | `judge`    | the Auth Agent's events and actions, admission                   |
+//! | `launch`   | compiling, starting and ending a flow                            |
+//! | `run`      | events to teams, their effects to links and sessions             |
+//! | `serve`    | answers to other nodes' translation and download requests        |
+//! | `manage`   | control clients and what they may ask                            |
+//! | `sessions` | programs that talk to protocols                                  |
+
+mod arrive;
+mod judge;
+mod launch;
+mod manage;
+mod run;
+mod serve;
+mod sessions;
+
+use std::collections::{BinaryHeap, VecDeque};
+use std::fmt;
+use std::sync::Arc;
+
+use authagent::agent::{AgentEvent, UnknownTime};
+use authagent::everything::Everything;
+use nodeos::account::Account;
+use nodeos::buf::{Buf, BufPool};
+use nodeos::channel::OutChannel;
+use nodeos::ip::StreamLimits;
+use nodeos::link::LinkId;
+use nodeos::net::{Net, Received};
+use nodeos::platform::{Entropy, Instant, Interrupter, Meter, Now};
+use nodeos::sched::Scheduler;
+use nodeos::slab::Handle;
+use nodeos::team::{Budget, TeamId, Teams};
+use wire::capsule::{Capsule, HEADER_LEN};
+use wire::control::Erred;
+use wire::id::CapsuleId;
+use wire::system::{REQUEST, RESPONSE, agent_id, translation_id};
+
+use crate::bans::Bans;
+use crate::cache::CodeCache;
+use crate::config::{AgentKind, ConfigError, NodeConfig};
+use crate::counters::{Count, Counters};
+use crate::engine::Engine;
+use crate::flow::{Flow, Flows};
+use crate::job::{Job, JobId, Work};
+use crate::log::Log;
+use crate::neighbor::{Neighbor, NeighborId, Neighbors};
+use crate::registry::{Registry, Target};
+use crate::sandbox::Effect;
+use crate::system::translate::Questions;
+use crate::uploads::Uploads;
+
+use judge::AgentHost;
+use manage::Clients;
+use run::{Queued, Wake};
+pub use sessions::{SessionError, SessionId};
+use sessions::Sessions;
+
+/// What a platform lends to a node.
+#[derive(Clone)]
+pub struct Platform {
+    /// `hermit`, `linux` or `sim`.
+    pub name: &'static str,
+    /// Counts work.
+    pub meter: Arc<dyn Meter>,
+    /// Stops guests.
+    pub interrupter: Arc<dyn Interrupter>,
+    /// Random bytes fit for keys.
+    pub entropy: Arc<dyn Entropy>,
+    /// Compiles and runs guests.
+    pub engine: Engine,
+    /// Packet buffers; the platform receives into the same supply.
+    pub buffers: BufPool,
+}
+
+/// Bytes that one neighbor's capsules may occupy before a team exists that pays for them.
+const NEIGHBOR_ACCOUNT: u64 = 256 * 1024;
+/// Bytes that uploads of control clients may occupy.
+const UPLOAD_ACCOUNT: u64 = 4 << 20;
+
+/// A node.
+pub struct Node {
+    name: Arc<str>,
+    platform: Platform,
+    started: Instant,
+    memory: Account,
+    budget: Budget,
+    net: Net,
+    log: Log,
+    counters: Counters,
+    neighbors: Neighbors,
+    teams: Teams,
+    sched: Scheduler<Queued>,
+    registry: Registry,
+    flows: Flows,
+    /// Flows that download, or did a moment ago.
+    arriving: Vec<Handle>,
+    wakes: BinaryHeap<Wake>,
+    /// Kept to be used again.
+    effects: Vec<Effect>,
+    cache: CodeCache,
+    agent: AgentHost,
+    questions: Questions,
+    bans: Bans,
+    uploads: Uploads,
+    jobs: VecDeque<Job>,
+    next_job: JobId,
+    sessions: Sessions,
+    clients: Clients,
+    nonce: u32,
+}
+
+/// How and why a flow ends.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct End {
+    /// Whether the flow's own clean-up runs.
+    graceful: bool,
+    /// Why, for people.
+    why: String,
+}
+
+impl End {
+    fn failed(erred: Erred, why: impl fmt::Display) -> Self {
+        Self { graceful: false, why: format!("{erred}: {why}") }
+    }
+
+    fn killed(why: impl Into<String>) -> Self {
+        Self { graceful: false, why: why.into() }
+    }
+
+    fn stopped(why: impl Into<String>) -> Self {
+        Self { graceful: true, why: why.into() }
+    }
+}
+
+impl Node {
+    /// Makes a node from its configuration.
+    pub fn new(config: &NodeConfig, platform: Platform, now: Now) -> Result<Self, ConfigError> {
+        config.check()?;
+        let bad = |text: String| ConfigError(text);
+        // Table keys and nonces need no fine entropy; without any the node still runs, but makes no keys.
+        let mut seed = [0; 16];
+        let healthy = platform.entropy.fill(&mut seed).is_ok();
+        let [a, b] = [0, 8].map(|at| u64::from_le_bytes(seed[at..at + 8].try_into().expect("eight bytes")));
+        let budget = Budget { memory: config.node.memory.0, ..config.team.budget() };
+        let net = Net::new(&config.links, platform.buffers.clone(), a, StreamLimits::default()).map_err(|e| bad(e.0))?;
+        let flows = usize::from(config.node.flows);
+        let teams = Teams::new(budget, flows + 1, config.links.len()).map_err(|e| bad(e.to_string()))?;
+        let memory = teams.get(teams.root()).map(|t| t.account().clone()).expect("a new table has its root");
+        let agent = match config.node.agent {
+            AgentKind::Everything => Everything::new(UnknownTime::Refuse),
+        };
+        let mut node = Self {
+            name: config.node.name.as_str().into(),
+            started: now.mono,
+            budget: config.team.budget(),
+            net,
+            log: Log::default(),
+            counters: Counters::default(),
+            neighbors: Neighbors::default(),
+            teams,
+            sched: Scheduler::new(),
+            registry: Registry::new(b),
+            flows: Flows::new(flows),
+            arriving: Vec::new(),
+            wakes: BinaryHeap::new(),
+            effects: Vec::new(),
+            cache: CodeCache::new(config.node.memory.0),
+            agent: AgentHost::new(Box::new(agent)),
+            questions: Questions::default(),
+            bans: Bans::default(),
+            uploads: Uploads::new(memory.child(Some(UPLOAD_ACCOUNT))),
+            jobs: VecDeque::new(),
+            next_job: JobId(0),
+            sessions: Sessions::default(),
+            clients: Clients::default(),
+            nonce: a as u32,
+            memory,
+            platform,
+        };
+        node.register_system();
+        node.add_neighbors(config)?;
+        node.open_control(now, config, healthy)?;
+        node.log.line(now.mono, format!("node {} on {}", node.name, node.platform.name));
+        Ok(node)
+    }
+
+    /// The node's name.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// A frame arrived on a link.
+    pub fn frame(&mut self, now: Now, link: LinkId, frame: Buf) {
+        let Some(Received { link, from, packet }) = self.net.frame(now.mono, link, frame) else { return };
+        let Some(from) = self.neighbors.find(link, from) else {
+            return self.counters.add(Count::Stranger);
+        };
+        let neighbor = &mut self.neighbors[from];
+        neighbor.last_heard = Some(now.mono);
+        let Ok(capsule) = Capsule::parse(&packet) else {
+            neighbor.refused += 1;
+            return self.counters.add(Count::Malformed);
+        };
+        neighbor.received += 1;
+        let mut payload = packet;
+        payload.pull_front(capsule.payload_at);
+        if payload.set_len(capsule.payload_len).is_ok() {
+            self.capsule(now, from, capsule.id, payload);
+        }
+    }
+
+    /// A job ended.
+    pub fn job_done(&mut self, now: Now, done: crate::job::JobDone) {
+        self.work_done(now, done);
+    }
+
+    /// Does what is due. `true`: there is more to do, call again soon.
+    pub fn poll(&mut self, now: Now) -> bool {
+        self.net.poll(now.mono);
+        self.streams(now);
+        self.questions_due(now);
+        self.downloads_due(now);
+        self.agent_due(now);
+        self.timers_due(now);
+        let more = self.run_teams(now);
+        self.net.poll(now.mono);
+        more
+    }
+
+    /// The next frame to send on a link.
+    pub fn transmit(&mut self, now: Now, link: LinkId) -> Option<Buf> {
+        self.net.transmit(now.mono, link)
+    }
+
+    /// The next job to run elsewhere.
+    pub fn job(&mut self) -> Option<Job> {
+        self.jobs.pop_front()
+    }
+
+    /// The next line for the console.
+    pub fn log_line(&mut self) -> Option<wire::control::LogEntry> {
+        self.log.next_for_console()
+    }
+
+    /// When [`poll`](Self::poll) must be called at the latest, if nothing else happens.
+    pub fn deadline(&self, now: Now) -> Option<Instant> {
+        let candidates = [
+            self.net.deadline(now.mono),
+            self.questions.deadline(),
+            self.downloads_deadline(),
+            self.agent.deadline(),
+            self.wakes.peek().map(Wake::at),
+            self.clients.deadline(),
+        ];
+        candidates.into_iter().flatten().min()
+    }
+
+    /// How many links there are; their identifiers are 0 to this.
+    pub fn links(&self) -> usize {
+        self.net.links()
+    }
+
+    fn capsule(&mut self, now: Now, from: NeighborId, id: CapsuleId, payload: Buf) {
+        match self.registry.find(&id) {
+            Some(Target::Flow { flow, kind, .. }) => self.for_flow(now, flow, kind, from, id, payload),
+            Some(Target::TranslationRequest) => self.serve_translation(now, from, &payload),
+            Some(Target::TranslationResponse) => self.translation(now, from, &payload),
+            Some(Target::DownloadRequest { flow, object }) => {
+                self.serve_download(now, from, flow, object, &payload);
+            }
+            Some(Target::DownloadResponse { flow, object }) => {
+                self.downloaded(now, from, flow, object, &payload);
+            }
+            Some(Target::Agent) => {
+                let name = self.neighbors[from].name.clone();
+                self.tell_agent(now, AgentEvent::Capsule { from: &name, payload: &payload });
+            }
+            None => self.unknown(now, from, id, payload),
+        }
+    }
+
+    /// Sends a system protocol's capsule.
+    fn send_system(&mut self, now: Now, to: NeighborId, id: &CapsuleId, payload: &[u8]) {
+        let sent = self.platform.buffers.copy_of(payload).is_some_and(|buf| self.send(now, to, id, buf));
+        self.counters.add(if sent { Count::SystemSent } else { Count::SendDropped });
+    }
+
+    /// Puts the capsule header in front of a payload and hands it to the neighbor's channel.
+    fn send(&mut self, now: Now, to: NeighborId, id: &CapsuleId, mut payload: Buf) -> bool {
+        let len = payload.len();
+        let neighbor = &mut self.neighbors[to];
+        if len > usize::from(neighbor.max_payload) {
+            return false;
+        }
+        let Ok(header) = payload.push_front(HEADER_LEN) else { return false };
+        Capsule::emit_header(header, id, len);
+        let sent = self.net.send(now.mono, &neighbor.out, payload).is_ok();
+        neighbor.sent += u64::from(sent);
+        sent
+    }
+
+    fn add_job(&mut self, work: Work) -> JobId {
+        let id = self.next_job;
+        self.next_job = JobId(id.0 + 1);
+        self.jobs.push_back(Job::new(id, work));
+        id
+    }
+
+    fn next_nonce(&mut self) -> u32 {
+        self.nonce = self.nonce.wrapping_add(0x9e37_79b9);
+        self.nonce
+    }
+
+    fn flow_and_team(&self, handle: Handle) -> Option<(&Flow, TeamId)> {
+        let flow = self.flows.get(handle)?;
+        Some((flow, flow.team.as_ref()?.0))
+    }
+
+    fn register_system(&mut self) {
+        self.registry.insert(translation_id(REQUEST), Target::TranslationRequest);
+        self.registry.insert(translation_id(RESPONSE), Target::TranslationResponse);
+        self.registry.insert(agent_id(), Target::Agent);
+    }
+
+    fn add_neighbors(&mut self, config: &NodeConfig) -> Result<(), ConfigError> {
+        for n in &config.neighbors {
+            let link = config.links.iter().position(|l| l.name == n.link).expect("checked with the configuration");
+            let out = OutChannel { link: LinkId(link as u16), to: n.address };
+            let account = self.memory.child(Some(NEIGHBOR_ACCOUNT));
+            let neighbor = Neighbor::new(&n.name, out, config.links[link].mtu, account);
+            self.neighbors.add(neighbor);
+        }
+        Ok(())
+    }
+}
+
+fn label(flow: &Flow) -> String {
+    format!("{} {:.8}", if flow.name().is_empty() { "?" } else { flow.name() }, flow.hash)
+}

@@ -1,0 +1,286 @@
+//! Events to teams, and their effects.
+//!
+//! An event waits in its team's queue until the scheduler picks the team; the guest runs on the spot, with
+//! a deadline, and what it wants done is carried out when it has returned. A guest that trapped or ran
+//! out of time has done nothing, and its team gets a strike.
+
+use std::cmp::Ordering;
+use std::fmt;
+
+use nodeos::account::Charge;
+use nodeos::buf::{BLOCK, Buf};
+use nodeos::platform::{Instant, Now};
+use nodeos::slab::Handle;
+use nodeos::team::{Fault, Resource, Verdict};
+use wire::control::Erred;
+use wire::id::CapsuleId;
+
+use super::{End, Node, label};
+use crate::abi;
+use crate::counters::Count;
+use crate::flow::Stage;
+use crate::neighbor::NeighborId;
+use crate::sandbox::{Effect, Event, GuestFault, Refused};
+
+/// Guest calls between two looks at the links.
+const EVENTS_PER_POLL: usize = 32;
+/// Capsules of a flow between two looks at how near its limits it is.
+const EVENTS_PER_LOOK: u64 = 64;
+/// Timers and expiries of one team that are turned into events at a time.
+const DUE_PER_TEAM: usize = 16;
+
+/// An event in a team's queue, with what is paid for its buffer.
+#[derive(Debug)]
+pub(super) struct Queued {
+    event: Event,
+    charge: Option<Charge>,
+}
+
+/// When a flow's next timer or expiry is due.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Wake {
+    at: Instant,
+    flow: Handle,
+}
+
+impl Wake {
+    pub(super) fn at(&self) -> Instant {
+        self.at
+    }
+}
+
+impl Ord for Wake {
+    fn cmp(&self, other: &Self) -> Ordering {
+        // The earliest is the greatest: `BinaryHeap` gives the greatest first.
+        (other.at, other.flow).cmp(&(self.at, self.flow))
+    }
+}
+
+impl PartialOrd for Wake {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl Node {
+    /// A capsule of a flow that this node knows.
+    pub(super) fn for_flow(
+        &mut self,
+        now: Now,
+        handle: Handle,
+        kind: u8,
+        from: NeighborId,
+        id: CapsuleId,
+        payload: Buf,
+    ) {
+        let Some(flow) = self.flows.get(handle) else { return };
+        if !self.flow_knows(flow, from) {
+            self.neighbors[from].refused += 1;
+            return self.counters.add(Count::NeighborDenied);
+        }
+        if !matches!(flow.stage, Stage::Running { .. }) {
+            return self.wait_for_flow(handle, from, id, payload);
+        }
+        self.counters.add(Count::CapsulesReceived);
+        self.push_event(now, handle, Event::Capsule { kind, from: Some(from), packet: payload });
+    }
+
+    /// Queues an event for a flow's team. What does not fit is dropped and counted.
+    pub(super) fn push_event(&mut self, _now: Now, handle: Handle, event: Event) -> bool {
+        let Some((_, team)) = self.flow_and_team(handle) else { return false };
+        let Some(member) = self.teams.get_mut(team) else { return false };
+        let charge = match event {
+            Event::Capsule { .. } => match member.account().charge(BLOCK as u64) {
+                Ok(charge) => Some(charge),
+                Err(_) => {
+                    member.counters.refused += 1;
+                    return false;
+                }
+            },
+            _ => None,
+        };
+        let queued = self.sched.push(team, Queued { event, charge }).is_ok();
+        if !queued {
+            member.counters.dropped += 1;
+            self.counters.add(Count::QueueFull);
+        }
+        queued
+    }
+
+    /// Runs some of the queued events; `true` when there are more.
+    pub(super) fn run_teams(&mut self, now: Now) -> bool {
+        for _ in 0..EVENTS_PER_POLL {
+            let Some((team, queued)) = self.sched.next() else { return false };
+            let Some(handle) = self.flows.by_team(team) else { continue };
+            // The guest holds the buffer while it runs; its queue slot is free.
+            let Queued { event, charge } = queued;
+            self.deliver(now, handle, event);
+            drop(charge);
+        }
+        true
+    }
+
+    /// Gives one event to a flow's guest and carries out what it wants.
+    pub(super) fn deliver(&mut self, now: Now, handle: Handle, event: Event) {
+        let Some(flow) = self.flows.get_mut(handle) else { return };
+        let Some((team, _)) = flow.team else { return };
+        let Stage::Running { sandbox, .. } = &mut flow.stage else { return };
+        let is_capsule = matches!(event, Event::Capsule { .. });
+        let outcome = sandbox.deliver(now, event);
+        flow.capsules.0 += u64::from(is_capsule);
+        let look = flow.capsules.0 % EVENTS_PER_LOOK == 0;
+        self.sched.used(team, outcome.units);
+        if let Some(member) = self.teams.get_mut(team) {
+            member.counters.events += 1;
+            member.counters.units += outcome.units;
+        }
+        self.plan_wake(handle);
+        match outcome.end {
+            Ok(()) => self.effects(now, handle),
+            Err(fault) => return self.fault(now, handle, &fault),
+        }
+        if look || outcome.refused.memory > 0 {
+            self.warn(now, handle);
+        }
+        if outcome.refused != Refused::default() {
+            self.conduct(now, handle, &outcome.refused);
+        }
+    }
+
+    /// What a guest was refused counts against it; near a limit it is warned (the policy is
+    /// [`nodeos::team`]'s).
+    fn conduct(&mut self, now: Now, handle: Handle, refused: &Refused) {
+        let Some((_, team)) = self.flow_and_team(handle) else { return };
+        let Some(member) = self.teams.get_mut(team) else { return };
+        let kinds = [
+            (Resource::Memory, refused.memory),
+            (Resource::Rate, refused.rate),
+            (Resource::Timers, refused.timers),
+            (Resource::Sessions, refused.sessions),
+        ];
+        let mut verdict = Verdict::Go;
+        for (resource, count) in kinds {
+            for _ in 0..count {
+                member.counters.refused += 1;
+                verdict = verdict.worse(member.conduct.refused(now.mono, resource));
+            }
+        }
+        for _ in 0..refused.pointers {
+            verdict = verdict.worse(member.conduct.fault(now.mono, Fault::Pointer));
+        }
+        if verdict == Verdict::End {
+            self.struck_out(now, handle, "it kept asking for what it may not have");
+        }
+    }
+
+    /// Warns a team that passed the soft threshold of a budget.
+    fn warn(&mut self, now: Now, handle: Handle) {
+        let Some(flow) = self.flows.get_mut(handle) else { return };
+        let Some((team, _)) = flow.team else { return };
+        let Some(usage) = flow.sandbox().map(|s| s.usage()) else { return };
+        let Some(member) = self.teams.get_mut(team) else { return };
+        let mut memory = false;
+        for (resource, used, limit) in usage {
+            let first = member.conduct.used(resource, used, limit);
+            memory |= first && resource == Resource::Memory;
+        }
+        if memory {
+            self.push_event(now, handle, Event::Warning(abi::Resource::Memory));
+        }
+    }
+
+    /// Enters the flow's next deadline.
+    fn plan_wake(&mut self, handle: Handle) {
+        let Some(flow) = self.flows.get_mut(handle) else { return };
+        let Stage::Running { sandbox, wake, .. } = &mut flow.stage else { return };
+        let due = sandbox.deadline();
+        if let Some(at) = due
+            && wake.is_none_or(|planned| at < planned)
+        {
+            *wake = Some(at);
+            self.wakes.push(Wake { at, flow: handle });
+        }
+    }
+
+    /// Turns what is due in sandboxes into events.
+    pub(super) fn timers_due(&mut self, now: Now) {
+        while self.wakes.peek().is_some_and(|w| w.at <= now.mono) {
+            let Some(Wake { at, flow: handle }) = self.wakes.pop() else { return };
+            for _ in 0..DUE_PER_TEAM {
+                let Some(flow) = self.flows.get_mut(handle) else { break };
+                let Stage::Running { sandbox, wake, .. } = &mut flow.stage else { break };
+                if wake.is_some_and(|planned| planned == at) {
+                    *wake = None;
+                }
+                let Some(event) = sandbox.due(now) else { break };
+                self.push_event(now, handle, event);
+            }
+            self.plan_wake(handle);
+        }
+    }
+
+    fn effects(&mut self, now: Now, handle: Handle) {
+        let mut effects = std::mem::take(&mut self.effects);
+        if let Some(sandbox) = self.flows.get_mut(handle).and_then(|f| f.sandbox()) {
+            effects.extend(sandbox.effects());
+        }
+        for effect in effects.drain(..) {
+            match effect {
+                Effect::Send { to, kind, payload } => self.send_for(now, handle, to, kind, payload),
+                Effect::Reply { session, packet } => self.session_reply(now, session, packet),
+                Effect::CloseSession { session } => self.session_close(now, session),
+                Effect::Log { level, text } => {
+                    let Some(flow) = self.flows.get(handle) else { continue };
+                    let name = label(flow);
+                    self.log.limited(now.mono, || format!("flow {name} {}: {text}", level.name()));
+                }
+            }
+        }
+        self.effects = effects;
+    }
+
+    fn send_for(&mut self, now: Now, handle: Handle, to: NeighborId, kind: u8, payload: Buf) {
+        let Some(flow) = self.flows.get(handle) else { return };
+        let Some(&id) = flow.kind_ids.get(usize::from(kind)) else { return };
+        let len = payload.len() as u64;
+        let sent = self.send(now, to, &id, payload);
+        self.counters.add(if sent { Count::CapsulesSent } else { Count::SendDropped });
+        let Some(flow) = self.flows.get_mut(handle) else { return };
+        if sent {
+            flow.capsules.1 += 1;
+        } else {
+            flow.capsules.2 += 1;
+        }
+        if let Some((team, _)) = flow.team
+            && let Some(member) = self.teams.get_mut(team)
+        {
+            member.counters.sent += if sent { len } else { 0 };
+        }
+    }
+
+    /// The guest erred: a strike, and the end after too many.
+    fn fault(&mut self, now: Now, handle: Handle, fault: &GuestFault) {
+        let Some(flow) = self.flows.get_mut(handle) else { return };
+        let name = label(flow);
+        // What a guest wanted before it failed does not happen.
+        if let Some(sandbox) = flow.sandbox() {
+            sandbox.effects().for_each(drop);
+        }
+        let overrun = matches!(fault, GuestFault::Deadline);
+        self.counters.add(if overrun { Count::Overruns } else { Count::Traps });
+        self.log.limited(now.mono, || format!("guest {name}: {fault}"));
+        let Some((_, team)) = self.flow_and_team(handle) else { return };
+        let kind = if overrun { Fault::Deadline } else { Fault::Trap };
+        let verdict = self.teams.get_mut(team).map(|member| member.conduct.fault(now.mono, kind));
+        if verdict == Some(Verdict::End) {
+            self.struck_out(now, handle, fault);
+        }
+    }
+
+    fn struck_out(&mut self, now: Now, handle: Handle, why: impl fmt::Display) {
+        let Some(flow) = self.flows.get(handle) else { return };
+        self.counters.add(Count::StruckOut);
+        self.bans.for_a_while(now.mono, flow.hash);
+        self.end_flow(now, handle, End::failed(Erred::Guest, why));
+    }
+}

@@ -1,0 +1,147 @@
+//! Capsule identifier -> who handles it. One lookup per arriving capsule.
+
+use std::collections::HashMap;
+use std::hash::{BuildHasher, Hasher};
+
+use nodeos::slab::Handle;
+use wire::id::CapsuleId;
+
+/// Who handles capsules of one identifier.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Target {
+    /// A capsule type of a flow's protocol.
+    Flow {
+        /// The flow.
+        flow: Handle,
+        /// Position of the protocol in the tuple.
+        protocol: u8,
+        /// The capsule type.
+        kind: u8,
+    },
+    /// "Which flow does this identifier belong to?"
+    TranslationRequest,
+    /// The answer to a question of ours.
+    TranslationResponse,
+    /// Our Auth Agent, from a neighbor's.
+    Agent,
+    /// Somebody downloads an object of a flow from us.
+    DownloadRequest {
+        /// The flow.
+        flow: Handle,
+        /// Which of its objects.
+        object: Object,
+    },
+    /// An object of a flow that we download.
+    DownloadResponse {
+        /// The flow.
+        flow: Handle,
+        /// Which of its objects.
+        object: Object,
+    },
+}
+
+/// What can be downloaded of a flow.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Object {
+    /// The tuple itself.
+    Tuple,
+    /// The part at this position in [`wire::tuple::Tuple::parts`].
+    Part(u16),
+}
+
+/// The table.
+#[derive(Debug)]
+pub struct Registry {
+    targets: HashMap<CapsuleId, Target, Keyed>,
+}
+
+impl Registry {
+    /// An empty table. `key` is secret, so that nobody can choose identifiers that fall together.
+    pub fn new(key: u64) -> Self {
+        Self { targets: HashMap::with_hasher(Keyed(key)) }
+    }
+
+    /// Who handles `id`.
+    pub fn find(&self, id: &CapsuleId) -> Option<Target> {
+        self.targets.get(id).copied()
+    }
+
+    /// Enters a handler. `false`: the identifier is taken, and stays with whom it was.
+    pub fn insert(&mut self, id: CapsuleId, target: Target) -> bool {
+        match self.targets.entry(id) {
+            std::collections::hash_map::Entry::Occupied(_) => false,
+            std::collections::hash_map::Entry::Vacant(slot) => {
+                slot.insert(target);
+                true
+            }
+        }
+    }
+
+    /// Removes an identifier.
+    pub fn remove(&mut self, id: &CapsuleId) {
+        self.targets.remove(id);
+    }
+}
+
+/// Identifiers are MD5 results already: folding one with a key spreads it well.
+#[derive(Debug, Clone)]
+struct Keyed(u64);
+
+#[derive(Debug)]
+struct Fold(u64);
+
+impl BuildHasher for Keyed {
+    type Hasher = Fold;
+    fn build_hasher(&self) -> Fold {
+        Fold(self.0)
+    }
+}
+
+impl Hasher for Fold {
+    fn finish(&self) -> u64 {
+        self.0
+    }
+
+    fn write(&mut self, bytes: &[u8]) {
+        for chunk in bytes.chunks(8) {
+            let mut word = [0; 8];
+            word[..chunk.len()].copy_from_slice(chunk);
+            let product = u128::from(self.0 ^ u64::from_le_bytes(word)) * u128::from(0x9e37_79b9_7f4a_7c15u64);
+            self.0 = (product as u64) ^ ((product >> 64) as u64);
+        }
+    }
+
+    fn write_usize(&mut self, _: usize) {
+        // The length prefix of a fixed-size array says nothing.
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_identifier_stays_with_its_first_handler() {
+        let mut r = Registry::new(7);
+        let id = CapsuleId([1; 16]);
+        assert!(r.insert(id, Target::TranslationRequest));
+        assert!(!r.insert(id, Target::TranslationResponse));
+        assert_eq!(r.find(&id), Some(Target::TranslationRequest));
+        r.remove(&id);
+        assert_eq!(r.find(&id), None);
+    }
+
+    #[test]
+    fn the_key_decides_where_an_identifier_falls() {
+        let hash = |key, id: [u8; 16]| Keyed(key).hash_one(CapsuleId(id));
+        assert_ne!(hash(1, [0; 16]), hash(2, [0; 16]));
+        let low_bits: std::collections::HashSet<u64> = (0..=255u8)
+            .map(|i| {
+                let mut id = [0; 16];
+                id[15] = i;
+                hash(1, id) & 0xffff
+            })
+            .collect();
+        assert!(low_bits.len() > 240);
+    }
+}

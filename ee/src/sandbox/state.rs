@@ -1,0 +1,205 @@
+//! What host functions touch: everything of a team but its code.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use nodeos::account::{Account, Charge};
+use nodeos::buf::{BLOCK, Buf, BufPool};
+use nodeos::platform::{Meter, Now};
+use nodeos::slab::{Handle, Slab};
+use wasmtime::{Memory, ResourceLimiter};
+use wire::id::TupleHash;
+use wire::tuple::{Protocol, Tuple};
+
+use super::{Effect, Refused, SessionId};
+use crate::abi::Error;
+use crate::cap::{Caps, Neighbors};
+use crate::capsule::{Kinds, Objects};
+use crate::engine::Metering;
+use crate::guest::random::Random;
+use crate::soft::{Soft, TimerTable};
+
+/// Effects that one event may have.
+pub const MAX_EFFECTS: usize = 512;
+
+/// The data of a team's store.
+pub struct TeamState {
+    pub(crate) tuple: Arc<Tuple>,
+    pub(crate) hash: TupleHash,
+    pub(crate) node_name: Arc<str>,
+    pub(crate) data: Vec<(String, Arc<[u8]>)>,
+    pub(crate) account: Account,
+    pub(crate) buffers: BufPool,
+
+    /// One for each protocol of the team that runs here; the main protocol first.
+    pub(super) instances: Vec<InstanceState>,
+    /// Which of them runs.
+    pub(super) current: usize,
+
+    pub(crate) metering: Metering,
+    pub(crate) meter: Arc<dyn Meter>,
+    /// Units that make one microsecond.
+    pub(crate) per_micro: u64,
+    /// Units of one event.
+    pub(crate) allowance: u64,
+    /// When the running event's time is over, on the meter.
+    pub(crate) deadline: u64,
+    /// Units that host functions were charged in the running event.
+    pub(crate) charged: u64,
+    pub(crate) now: Now,
+
+    pub(crate) objects: Objects,
+    pub(crate) caps: Caps,
+    pub(crate) neighbors: Neighbors,
+    pub(super) soft: Option<Soft>,
+    pub(super) soft_limit: usize,
+    pub(super) soft_seed: u64,
+    pub(crate) timers: TimerTable,
+    pub(crate) sessions: Slab<SessionId>,
+    /// The packet that is being handled, and whose it is.
+    pub(crate) packet: Vec<u8>,
+    pub(crate) speaking: Option<Handle>,
+    pub(crate) random: Option<Random>,
+
+    pub(crate) effects: VecDeque<Effect>,
+    /// Packet buffers that the event took, and the bytes of its other effects.
+    pub(super) lent: Charge,
+    pub(crate) refused: Refused,
+    pub(super) limiter: Limiter,
+}
+
+/// What belongs to one protocol of the team.
+pub(super) struct InstanceState {
+    /// Its position in the tuple.
+    pub position: u8,
+    pub kinds: Kinds,
+    /// Its memory, once it is instantiated.
+    pub memory: Option<Memory>,
+}
+
+impl TeamState {
+    pub(crate) fn memory(&self) -> Option<Memory> {
+        self.instances.get(self.current)?.memory
+    }
+
+    pub(crate) fn kinds(&self) -> &Kinds {
+        &self.instances[self.current].kinds
+    }
+
+    /// What the tuple says about the protocol that runs.
+    pub(crate) fn protocol(&self) -> &Protocol {
+        &self.tuple.body.protocols[usize::from(self.instances[self.current].position)]
+    }
+
+    /// Turns a result into what the guest gets, and counts refusals.
+    pub(crate) fn answer(&mut self, result: Result<i32, Error>) -> i32 {
+        let error = match result {
+            Ok(value) => return value,
+            Err(error) => error,
+        };
+        let count = match error {
+            Error::BadPointer => &mut self.refused.pointers,
+            Error::NoMemory => &mut self.refused.memory,
+            Error::NoBandwidth => &mut self.refused.rate,
+            _ => &mut self.refused.others,
+        };
+        *count = count.saturating_add(1);
+        error.code()
+    }
+
+    /// A fresh packet buffer at the team's expense.
+    pub(crate) fn buffer(&mut self) -> Result<Buf, Error> {
+        self.lent.grow(BLOCK as u64).map_err(|_| Error::NoMemory)?;
+        match self.buffers.take() {
+            Some(buf) => Ok(buf),
+            None => {
+                self.lent.shrink(BLOCK as u64);
+                Err(Error::NoMemory)
+            }
+        }
+    }
+
+    /// A copy of a capsule's payload.
+    pub(crate) fn copy_of(&mut self, capsule: u32) -> Result<Buf, Error> {
+        let mut copy = self.buffer()?;
+        let payload = &self.objects.get(capsule)?.payload;
+        copy.extend_from_slice(payload).map_err(|_| Error::NoRoom)?;
+        Ok(copy)
+    }
+
+    pub(crate) fn room_for_effect(&self) -> Result<(), Error> {
+        self.room_for_effects(1)
+    }
+
+    pub(crate) fn room_for_effects(&self, n: usize) -> Result<(), Error> {
+        if self.effects.len() + n <= MAX_EFFECTS { Ok(()) } else { Err(Error::NoRoom) }
+    }
+
+    /// Charges the bytes of an effect for as long as it waits.
+    pub(crate) fn charge_effect(&mut self, bytes: usize) -> Result<(), Error> {
+        self.lent.grow(bytes as u64).map_err(|_| Error::NoMemory)
+    }
+
+    /// The soft state, made on first use.
+    pub(crate) fn soft(&mut self) -> Result<&mut Soft, Error> {
+        if self.soft.is_none() {
+            self.soft = Some(Soft::new(&self.account, self.soft_limit, self.soft_seed)?);
+        }
+        self.soft.as_mut().ok_or(Error::NoMemory)
+    }
+
+    /// The soft-state entry of `key`.
+    pub(crate) fn soft_entry(&mut self, key: &[u8]) -> Result<Handle, Error> {
+        let now = self.now.mono;
+        self.soft.as_mut().ok_or(Error::NotFound)?.touch(now, key)
+    }
+
+    /// Its value.
+    pub(crate) fn soft_value(&self, entry: Handle) -> Result<&[u8], Error> {
+        self.soft.as_ref().ok_or(Error::NotFound)?.value(entry)
+    }
+}
+
+/// Charges linear memory and tables before they grow.
+pub(super) struct Limiter {
+    /// Holds what the instances have.
+    pub charge: Charge,
+    /// How often a guest was refused memory.
+    pub refused: u16,
+}
+
+impl ResourceLimiter for Limiter {
+    fn memory_growing(&mut self, current: usize, desired: usize, maximum: Option<usize>) -> wasmtime::Result<bool> {
+        if maximum.is_some_and(|m| desired > m) {
+            return Ok(false);
+        }
+        // While the memory moves the old one is there beside the new one.
+        let peak = self.charge.account().charge(desired as u64);
+        let granted = peak.map(drop).and_then(|()| self.charge.grow((desired - current) as u64)).is_ok();
+        self.refused = self.refused.saturating_add(u16::from(!granted));
+        Ok(granted)
+    }
+
+    fn memory_grow_failed(&mut self, error: wasmtime::Error) -> wasmtime::Result<()> {
+        // The charge stays too high by what was not had. Nothing a guest can do makes this happen, short
+        // of the node's running out of memory; the team then ends.
+        Err(error)
+    }
+
+    fn table_growing(&mut self, current: usize, desired: usize, _: Option<usize>) -> wasmtime::Result<bool> {
+        let bytes = (desired - current) * size_of::<usize>();
+        Ok(self.charge.grow(bytes as u64).is_ok())
+    }
+
+    fn instances(&self) -> usize {
+        wire::tuple::MAX_PROTOCOLS
+    }
+
+    fn tables(&self) -> usize {
+        wire::tuple::MAX_PROTOCOLS
+    }
+
+    fn memories(&self) -> usize {
+        wire::tuple::MAX_PROTOCOLS
+    }
+}

@@ -1,0 +1,459 @@
+//! Soft state: what a protocol remembers about the network until it is too old or room is needed, and
+//! timers.
+//!
+//! [`Soft`] is a bounded map from short keys to bytes. As in ANTS' node cache the least recently used
+//! entry gives way to a new one when all are taken; beyond that every entry has a time after which it is
+//! gone. Keys and values lie in the team's pool. The index is a hash table with a secret seed, so that
+//! nobody who chooses keys can make it slow.
+
+use std::hash::Hasher;
+use std::time::Duration;
+
+use nodeos::account::{Account, Charge};
+use nodeos::platform::Instant;
+use nodeos::pool::{Pool, PoolLimits};
+use nodeos::slab::{Handle, Slab};
+use nodeos::timer::Timers;
+
+use crate::abi::{self, Error};
+
+/// The longest key, in bytes: it must fit into the inbox.
+pub const MAX_KEY: usize = abi::INBOX;
+
+struct Entry {
+    hash: u32,
+    key_len: u8,
+    /// Key, then value.
+    chunk: Handle,
+    expires: Instant,
+    /// Its place in the order of expiry, until its time is over.
+    wake: Option<Handle>,
+    /// The next entry of the same bucket.
+    chain: Option<Handle>,
+    older: Option<Handle>,
+    newer: Option<Handle>,
+}
+
+/// A team's soft state.
+pub(crate) struct Soft {
+    entries: Slab<Entry>,
+    buckets: Box<[Option<Handle>]>,
+    order: Timers<Handle>,
+    oldest: Option<Handle>,
+    newest: Option<Handle>,
+    pool: Pool,
+    seed: u64,
+    limit: usize,
+    _charge: Charge,
+}
+
+impl Soft {
+    /// Room for `limit` entries; their index is charged now, keys and values as they come.
+    pub fn new(account: &Account, limit: usize, seed: u64) -> Result<Self, Error> {
+        let limit = limit.min(abi::MAX_NAMED);
+        let buckets = limit.next_power_of_two();
+        let index = Slab::<Entry>::bytes(limit) + buckets * size_of::<Option<Handle>>() + timer_bytes(limit);
+        let charge = account.charge(index as u64).map_err(|_| Error::NoMemory)?;
+        // One chunk for each entry, and one while an entry is replaced.
+        let limits = PoolLimits { first_segment: 4 << 10, chunks: limit + 1, ..PoolLimits::default() };
+        let pool = Pool::new(account, limits).map_err(|_| Error::NoMemory)?;
+        Ok(Self {
+            entries: Slab::new(limit),
+            buckets: vec![None; buckets].into(),
+            order: Timers::new(limit),
+            oldest: None,
+            newest: None,
+            pool,
+            seed,
+            limit,
+            _charge: charge,
+        })
+    }
+
+    /// Sets `key` to `value` for `ttl_ms`.
+    pub fn put(&mut self, now: Instant, key: &[u8], value: &[u8], ttl_ms: u32) -> Result<(), Error> {
+        let expires = after(now, ttl_ms)?;
+        if self.limit == 0 {
+            return Err(Error::NoRoom);
+        }
+        let chunk = self.pool.alloc(key.len() + value.len()).map_err(|_| Error::NoMemory)?;
+        if let Some(bytes) = self.pool.get_mut(chunk) {
+            let (k, v) = bytes.split_at_mut(key.len());
+            k.copy_from_slice(key);
+            v.copy_from_slice(value);
+        }
+        // From here on nothing fails: what was there gives way.
+        if let Some(old) = self.find(key) {
+            self.remove(old);
+        } else if self.entries.is_full()
+            && let Some(oldest) = self.oldest
+        {
+            self.remove(oldest);
+        }
+        let hash = self.hash(key);
+        let bucket = self.bucket(hash);
+        let (order, chain) = (&mut self.order, self.buckets[bucket]);
+        let entry = |handle| Entry {
+            hash,
+            key_len: key.len() as u8,
+            chunk,
+            expires,
+            wake: order.set(expires, handle).ok(),
+            chain,
+            older: None,
+            newer: None,
+        };
+        let handle = self.entries.insert_with(entry).map_err(|_| Error::NoRoom)?;
+        self.buckets[bucket] = Some(handle);
+        self.link_newest(handle);
+        Ok(())
+    }
+
+    /// The entry of `key`, which is now the most recently used.
+    pub fn touch(&mut self, now: Instant, key: &[u8]) -> Result<Handle, Error> {
+        let handle = self.find(key).ok_or(Error::NotFound)?;
+        if self.entries.get(handle).is_none_or(|e| e.expires <= now) {
+            return Err(Error::NotFound);
+        }
+        if self.newest != Some(handle) {
+            self.unlink(handle);
+            self.link_newest(handle);
+        }
+        Ok(handle)
+    }
+
+    /// An entry's value.
+    pub fn value(&self, handle: Handle) -> Result<&[u8], Error> {
+        let entry = self.entries.get(handle).ok_or(Error::NotFound)?;
+        let bytes = self.pool.get(entry.chunk).ok_or(Error::NotFound)?;
+        bytes.get(usize::from(entry.key_len)..).ok_or(Error::NotFound)
+    }
+
+    /// An entry's key.
+    pub fn key(&self, handle: Handle) -> Option<&[u8]> {
+        let entry = self.entries.get(handle)?;
+        self.pool.get(entry.chunk)?.get(..usize::from(entry.key_len))
+    }
+
+    /// Keeps an entry for `ttl_ms` from now.
+    pub fn refresh(&mut self, now: Instant, handle: Handle, ttl_ms: u32) -> Result<(), Error> {
+        let expires = after(now, ttl_ms)?;
+        let entry = self.entries.get_mut(handle).ok_or(Error::NotFound)?;
+        if let Some(wake) = entry.wake {
+            self.order.cancel(wake);
+        }
+        entry.wake = self.order.set(expires, handle).ok();
+        entry.expires = expires;
+        Ok(())
+    }
+
+    /// Takes an entry out.
+    pub fn remove(&mut self, handle: Handle) {
+        self.unlink(handle);
+        let Some(entry) = self.entries.remove(handle) else { return };
+        if let Some(wake) = entry.wake {
+            self.order.cancel(wake);
+        }
+        self.pool.free(entry.chunk);
+        // Unhang it from its bucket.
+        let bucket = self.bucket(entry.hash);
+        let mut at = self.buckets[bucket];
+        if at == Some(handle) {
+            self.buckets[bucket] = entry.chain;
+            return;
+        }
+        while let Some(before) = at {
+            let Some(e) = self.entries.get_mut(before) else { return };
+            if e.chain == Some(handle) {
+                e.chain = entry.chain;
+                return;
+            }
+            at = e.chain;
+        }
+    }
+
+    /// The next entry whose time is over. It is still there, but only [`Soft::refresh`] makes it found
+    /// again.
+    pub fn due(&mut self, now: Instant) -> Option<Handle> {
+        self.order.due(now).map(|(_, handle)| handle)
+    }
+
+    /// Whether an entry's time is over.
+    pub fn is_over(&self, now: Instant, handle: Handle) -> bool {
+        self.entries.get(handle).is_some_and(|e| e.expires <= now)
+    }
+
+    /// When the next entry's time is over.
+    pub fn deadline(&self) -> Option<Instant> {
+        self.order.deadline()
+    }
+
+    pub fn len(&self) -> usize {
+        self.entries.len()
+    }
+
+    fn find(&self, key: &[u8]) -> Option<Handle> {
+        let hash = self.hash(key);
+        let mut at = self.buckets[self.bucket(hash)];
+        while let Some(handle) = at {
+            let entry = self.entries.get(handle)?;
+            if entry.hash == hash && self.key(handle) == Some(key) {
+                return Some(handle);
+            }
+            at = entry.chain;
+        }
+        None
+    }
+
+    fn hash(&self, key: &[u8]) -> u32 {
+        // SipHash; the seed comes first and is not known to whoever chooses keys.
+        let mut hasher = std::hash::DefaultHasher::new();
+        hasher.write_u64(self.seed);
+        hasher.write(key);
+        hasher.finish() as u32
+    }
+
+    fn bucket(&self, hash: u32) -> usize {
+        hash as usize & (self.buckets.len() - 1)
+    }
+
+    fn link_newest(&mut self, handle: Handle) {
+        let before = self.newest.replace(handle);
+        if let Some(entry) = self.entries.get_mut(handle) {
+            (entry.older, entry.newer) = (before, None);
+        }
+        match before.and_then(|b| self.entries.get_mut(b)) {
+            Some(before) => before.newer = Some(handle),
+            None => self.oldest = Some(handle),
+        }
+    }
+
+    fn unlink(&mut self, handle: Handle) {
+        let Some((older, newer)) = self.entries.get(handle).map(|e| (e.older, e.newer)) else { return };
+        match older.and_then(|h| self.entries.get_mut(h)) {
+            Some(older) => older.newer = newer,
+            None => self.oldest = newer,
+        }
+        match newer.and_then(|h| self.entries.get_mut(h)) {
+            Some(newer) => newer.older = older,
+            None => self.newest = older,
+        }
+    }
+}
+
+/// A timer of the team.
+#[derive(Debug, Clone, Copy)]
+struct Timer {
+    token: i64,
+    /// Microseconds; 0: fires once.
+    period: u64,
+    wake: Option<Handle>,
+}
+
+/// A timer that has fired.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Fired {
+    pub(crate) timer: Handle,
+    pub(crate) token: i64,
+    pub(crate) periodic: bool,
+}
+
+/// A team's timers.
+pub(crate) struct TimerTable {
+    timers: Slab<Timer>,
+    order: Timers<Handle>,
+    /// The shortest interval, in microseconds.
+    min: u64,
+}
+
+/// The longest interval, in microseconds: a year.
+const MAX_INTERVAL: u64 = 366 * 24 * 3600 * 1_000_000;
+
+impl TimerTable {
+    /// The most bytes that `limit` timers take.
+    pub fn bytes(limit: usize) -> usize {
+        Slab::<Timer>::bytes(limit) + timer_bytes(limit)
+    }
+
+    pub fn new(limit: usize, min_us: u32) -> Self {
+        let limit = limit.min(abi::MAX_NAMED);
+        Self { timers: Slab::new(limit), order: Timers::new(limit), min: min_us.into() }
+    }
+
+    /// A timer that fires `after_us` from now and, unless `period_us` is 0, every `period_us` from then on.
+    pub fn set(&mut self, now: Instant, after_us: i64, period_us: i64, token: i64) -> Result<Handle, Error> {
+        let interval = |us: i64| u64::try_from(us).ok().filter(|us| *us <= MAX_INTERVAL);
+        let after = interval(after_us).ok_or(Error::BadArgument)?.max(self.min);
+        let period = match interval(period_us).ok_or(Error::BadArgument)? {
+            0 => 0,
+            us => us.max(self.min).max(1),
+        };
+        let (order, at) = (&mut self.order, now + Duration::from_micros(after));
+        let timer = |handle| Timer { token, period, wake: order.set(at, handle).ok() };
+        self.timers.insert_with(timer).map_err(|_| Error::NoRoom)
+    }
+
+    pub fn cancel(&mut self, timer: Handle) -> Result<(), Error> {
+        let timer = self.timers.remove(timer).ok_or(Error::BadHandle)?;
+        if let Some(wake) = timer.wake {
+            self.order.cancel(wake);
+        }
+        Ok(())
+    }
+
+    /// Whether a fired timer is still wanted: a periodic one may have been cancelled since.
+    pub fn is_wanted(&self, fired: &Fired) -> bool {
+        !fired.periodic || self.timers.contains(fired.timer)
+    }
+
+    /// The next timer that is due. One that is late by several periods fires once.
+    pub fn due(&mut self, now: Instant) -> Option<Fired> {
+        let at = self.order.deadline()?;
+        let (_, handle) = self.order.due(now)?;
+        let timer = self.timers.get_mut(handle)?;
+        let fired = Fired { timer: handle, token: timer.token, periodic: timer.period > 0 };
+        if timer.period == 0 {
+            self.timers.remove(handle);
+            return Some(fired);
+        }
+        let periods = now.micros().saturating_sub(at.micros()) / timer.period + 1;
+        let next = at + Duration::from_micros(timer.period.saturating_mul(periods));
+        timer.wake = self.order.set(next, handle).ok();
+        Some(fired)
+    }
+
+    pub fn deadline(&self) -> Option<Instant> {
+        self.order.deadline()
+    }
+
+    pub fn len(&self) -> usize {
+        self.timers.len()
+    }
+}
+
+/// The most bytes that [`Timers`] takes for `limit` handles: its slab, and an order that holds cancelled
+/// ones too until there are more of them than of others.
+fn timer_bytes(limit: usize) -> usize {
+    let order = (2 * limit + 16).next_power_of_two();
+    Slab::<Handle>::bytes(limit) + order * size_of::<(Instant, u64, Handle)>()
+}
+
+fn after(now: Instant, ttl_ms: u32) -> Result<Instant, Error> {
+    if ttl_ms == 0 { Err(Error::BadArgument) } else { Ok(now + Duration::from_millis(ttl_ms.into())) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn soft(limit: usize) -> (Account, Soft) {
+        let account = Account::root(1 << 20);
+        let soft = Soft::new(&account, limit, 7).unwrap();
+        (account, soft)
+    }
+
+    fn get(soft: &mut Soft, now: u64, key: &[u8]) -> Option<Vec<u8>> {
+        let handle = soft.touch(Instant(now), key).ok()?;
+        soft.value(handle).ok().map(<[u8]>::to_vec)
+    }
+
+    #[test]
+    fn the_least_recently_used_gives_way() {
+        let (_, mut s) = soft(2);
+        s.put(Instant(0), b"a", b"1", 10).unwrap();
+        s.put(Instant(0), b"b", b"2", 10).unwrap();
+        assert_eq!(get(&mut s, 0, b"a").as_deref(), Some(&b"1"[..]));
+        s.put(Instant(0), b"c", b"3", 10).unwrap();
+        assert_eq!(get(&mut s, 0, b"b"), None);
+        assert_eq!(get(&mut s, 0, b"a").as_deref(), Some(&b"1"[..]));
+        assert_eq!(s.len(), 2);
+    }
+
+    #[test]
+    fn entries_expire_and_can_be_kept() {
+        let (account, mut s) = soft(4);
+        s.put(Instant(0), b"a", b"1", 1).unwrap();
+        assert_eq!(s.put(Instant(0), b"a", b"1", 0), Err(Error::BadArgument));
+        assert_eq!(s.deadline(), Some(Instant(1000)));
+        assert_eq!(get(&mut s, 1000, b"a"), None);
+        let over = s.due(Instant(1000)).unwrap();
+        assert_eq!(s.key(over), Some(&b"a"[..]));
+        assert!(s.is_over(Instant(1000), over));
+        s.refresh(Instant(1000), over, 5).unwrap();
+        assert!(!s.is_over(Instant(1000), over));
+        assert!(get(&mut s, 5999, b"a").is_some());
+        let over = s.due(Instant(6000)).unwrap();
+        s.remove(over);
+        assert_eq!((s.len(), s.deadline()), (0, None));
+        drop(s);
+        assert_eq!(account.used(), 0);
+    }
+
+    #[test]
+    fn a_full_account_changes_nothing() {
+        let account = Account::root(96 * 1024);
+        let mut s = Soft::new(&account, 64, 7).unwrap();
+        s.put(Instant(0), b"a", b"old", 1000).unwrap();
+        assert_eq!(s.put(Instant(0), b"a", &[0; 65_000], 1000), Err(Error::NoMemory));
+        assert_eq!(get(&mut s, 0, b"a").as_deref(), Some(&b"old"[..]));
+    }
+
+    #[test]
+    fn periodic_timers_keep_their_handle() {
+        let mut t = TimerTable::new(2, 100);
+        let once = t.set(Instant(0), 5, 0, 1).unwrap();
+        let often = t.set(Instant(0), 150, 200, 2).unwrap();
+        assert_eq!(t.set(Instant(0), 5, 0, 3), Err(Error::NoRoom));
+        assert_eq!(t.set(Instant(0), -5, 0, 3), Err(Error::BadArgument));
+        assert_eq!(t.deadline(), Some(Instant(100)));
+        assert_eq!(t.due(Instant(100)), Some(Fired { timer: once, token: 1, periodic: false }));
+        assert_eq!(t.cancel(once), Err(Error::BadHandle));
+        // Late by two periods: once, then in step again.
+        let fired = t.due(Instant(600)).unwrap();
+        assert_eq!(fired, Fired { timer: often, token: 2, periodic: true });
+        assert_eq!(t.due(Instant(600)), None);
+        assert_eq!(t.deadline(), Some(Instant(750)));
+        assert!(t.is_wanted(&fired));
+        t.cancel(often).unwrap();
+        assert!(!t.is_wanted(&fired));
+        assert_eq!(t.deadline(), None);
+    }
+
+    proptest! {
+        /// Against a list in order of use.
+        #[test]
+        fn behaves_like_a_list(ops in proptest::collection::vec((0u8..4, 0u8..12, 1u32..20), 1..300), limit in 1usize..6) {
+            let (account, mut s) = soft(limit);
+            let mut model: Vec<(u8, Vec<u8>, u64)> = Vec::new();
+            let mut now = 0u64;
+            for (op, k, n) in ops {
+                let key = [k; 3];
+                now += u64::from(n) * 100;
+                while let Some(over) = s.due(Instant(now)) { s.remove(over); }
+                model.retain(|m| m.2 > now);
+                let at = model.iter().position(|m| m.0 == k);
+                match op {
+                    0 | 1 => {
+                        let value = vec![k ^ n as u8; n as usize];
+                        s.put(Instant(now), &key, &value, n).unwrap();
+                        if let Some(at) = at { model.remove(at); } else if model.len() == limit { model.remove(0); }
+                        model.push((k, value, now + u64::from(n) * 1000));
+                    }
+                    2 => {
+                        prop_assert_eq!(get(&mut s, now, &key), at.map(|at| model[at].1.clone()));
+                        if let Some(at) = at { let m = model.remove(at); model.push(m); }
+                    }
+                    _ => if let Ok(h) = s.touch(Instant(now), &key) {
+                        s.remove(h);
+                        model.remove(at.unwrap());
+                    } else { prop_assert!(at.is_none()) },
+                }
+                prop_assert_eq!(s.len(), model.len());
+                prop_assert_eq!(s.deadline().map(|d| d.0), model.iter().map(|m| m.2).min());
+            }
+            drop(s);
+            prop_assert_eq!(account.used(), 0);
+        }
+    }
+}

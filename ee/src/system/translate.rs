@@ -1,0 +1,202 @@
+//! Questions to a previous hop about capsule identifiers that nobody here knows, the capsules that wait for
+//! an answer, and what was refused a short while ago.
+//!
+//! Everything that waits is charged to the account of the neighbor it came from (D9), and the number
+//! of open questions and of remembered refusals is bounded.
+
+use std::collections::{HashMap, VecDeque};
+use std::time::Duration;
+
+use nodeos::account::Charge;
+use nodeos::buf::Buf;
+use nodeos::platform::Instant;
+use wire::id::CapsuleId;
+
+use crate::neighbor::NeighborId;
+
+/// Open questions at a time.
+pub const MAX_OPEN: usize = 64;
+/// Capsules that wait for one identifier or flow.
+pub const MAX_WAITING: usize = 32;
+/// Questions sent before the previous hop is given up.
+pub const MAX_TRIES: u32 = 6;
+/// How long a refusal is remembered.
+pub const REFUSED_FOR: Duration = Duration::from_secs(2);
+/// Refusals remembered at a time.
+pub const MAX_REFUSED: usize = 256;
+const FIRST_WAIT: Duration = Duration::from_millis(50);
+
+/// A capsule that waits for its flow, with the charge for its buffer.
+#[derive(Debug)]
+pub struct Waiting {
+    /// Where it came from.
+    pub from: NeighborId,
+    /// Its identifier.
+    pub id: CapsuleId,
+    /// The payload; the headers are headroom.
+    pub payload: Buf,
+    /// What the neighbor's account pays for it.
+    pub charge: Charge,
+}
+
+/// A question to a previous hop.
+#[derive(Debug)]
+pub struct Question {
+    /// Whom it is asked.
+    pub neighbor: NeighborId,
+    /// Marks the answer.
+    pub nonce: u32,
+    /// When it was first asked.
+    pub since: Instant,
+    /// Capsules that wait for it, in the order of their arrival.
+    pub waiting: Vec<Waiting>,
+    tries: u32,
+    again: Instant,
+}
+
+/// The open questions and the refusals.
+#[derive(Debug, Default)]
+pub struct Questions {
+    open: HashMap<CapsuleId, Question>,
+    refused: VecDeque<(Instant, CapsuleId)>,
+}
+
+/// What to do with an unknown capsule.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Asked {
+    /// Ask this neighbor, with this nonce.
+    Ask(NeighborId, u32),
+    /// The question is open already; the capsule waits.
+    Waits,
+    /// The identifier was refused a short while ago.
+    Refused,
+    /// There is no room for it.
+    NoRoom,
+}
+
+impl Questions {
+    /// Takes an unknown capsule.
+    pub fn unknown(&mut self, now: Instant, capsule: Waiting, nonce: u32) -> Asked {
+        if self.is_refused(now, &capsule.id) {
+            return Asked::Refused;
+        }
+        if let Some(question) = self.open.get_mut(&capsule.id) {
+            if question.waiting.len() >= MAX_WAITING {
+                return Asked::NoRoom;
+            }
+            question.waiting.push(capsule);
+            return Asked::Waits;
+        }
+        if self.open.len() >= MAX_OPEN {
+            return Asked::NoRoom;
+        }
+        let (id, neighbor) = (capsule.id, capsule.from);
+        let question =
+            Question { neighbor, nonce, since: now, waiting: vec![capsule], tries: 1, again: now + FIRST_WAIT };
+        self.open.insert(id, question);
+        Asked::Ask(neighbor, nonce)
+    }
+
+    /// Whether the identifier was refused a short while ago.
+    pub fn is_refused(&mut self, now: Instant, id: &CapsuleId) -> bool {
+        while self.refused.front().is_some_and(|(until, _)| *until <= now) {
+            self.refused.pop_front();
+        }
+        self.refused.iter().any(|(_, refused)| refused == id)
+    }
+
+    /// Remembers that the identifier is not wanted for a while.
+    pub fn refuse(&mut self, now: Instant, id: CapsuleId) {
+        if self.refused.len() == MAX_REFUSED {
+            self.refused.pop_front();
+        }
+        self.refused.push_back((now + REFUSED_FOR, id));
+    }
+
+    /// An answer arrived: takes the question out if it was asked of this neighbor.
+    pub fn answered(&mut self, from: NeighborId, id: &CapsuleId, nonce: u32) -> Option<Question> {
+        let asked = |q: &Question| q.neighbor == from && q.nonce == nonce;
+        if self.open.get(id).is_some_and(asked) { self.open.remove(id) } else { None }
+    }
+
+    /// The next question that must be asked again, or has been given up (`Err`, with what waited).
+    pub fn due(&mut self, now: Instant) -> Option<Result<(CapsuleId, NeighborId, u32), Question>> {
+        // Ordered by time and identifier, so that two runs of the simulator agree.
+        let (&id, _) = self.open.iter().filter(|(_, q)| q.again <= now).min_by_key(|(id, q)| (q.again, **id))?;
+        let question = self.open.get_mut(&id)?;
+        if question.tries >= MAX_TRIES {
+            return self.open.remove(&id).map(Err);
+        }
+        question.again = now + FIRST_WAIT * 2u32.pow(question.tries);
+        question.tries += 1;
+        Some(Ok((id, question.neighbor, question.nonce)))
+    }
+
+    /// When [`due`](Self::due) must be called at the latest.
+    pub fn deadline(&self) -> Option<Instant> {
+        self.open.values().map(|q| q.again).min()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use nodeos::account::Account;
+    use nodeos::buf::BufPool;
+
+    fn capsule(pool: &BufPool, account: &Account, id: u8) -> Waiting {
+        Waiting {
+            from: NeighborId(1),
+            id: CapsuleId([id; 16]),
+            payload: pool.take().unwrap(),
+            charge: account.charge(2048).unwrap(),
+        }
+    }
+
+    #[test]
+    fn one_question_for_many_capsules() {
+        let (pool, account) = (BufPool::new(100), Account::root(1 << 20));
+        let mut q = Questions::default();
+        assert_eq!(q.unknown(Instant::ZERO, capsule(&pool, &account, 1), 5), Asked::Ask(NeighborId(1), 5));
+        for _ in 1..MAX_WAITING {
+            assert_eq!(q.unknown(Instant::ZERO, capsule(&pool, &account, 1), 6), Asked::Waits);
+        }
+        assert_eq!(q.unknown(Instant::ZERO, capsule(&pool, &account, 1), 7), Asked::NoRoom);
+        let id = CapsuleId([1; 16]);
+        assert!(q.answered(NeighborId(2), &id, 5).is_none());
+        assert!(q.answered(NeighborId(1), &id, 6).is_none());
+        assert_eq!(q.answered(NeighborId(1), &id, 5).unwrap().waiting.len(), MAX_WAITING);
+        assert_eq!((pool.lent(), account.used()), (0, 0));
+    }
+
+    #[test]
+    fn a_silent_hop_is_given_up_and_nothing_is_kept() {
+        let (pool, account) = (BufPool::new(10), Account::root(1 << 20));
+        let mut q = Questions::default();
+        q.unknown(Instant::ZERO, capsule(&pool, &account, 1), 5);
+        let mut asked = 1;
+        let gave_up = loop {
+            let now = q.deadline().unwrap();
+            match q.due(now).unwrap() {
+                Ok(_) => asked += 1,
+                Err(question) => break question,
+            }
+        };
+        assert_eq!(asked, MAX_TRIES);
+        assert_eq!(gave_up.waiting.len(), 1);
+        assert_eq!(q.deadline(), None);
+        drop(gave_up);
+        assert_eq!((pool.lent(), account.used()), (0, 0));
+    }
+
+    #[test]
+    fn refusals_lapse_and_are_bounded() {
+        let mut q = Questions::default();
+        for i in 0..=MAX_REFUSED {
+            q.refuse(Instant::ZERO, CapsuleId((i as u128).to_be_bytes()));
+        }
+        assert!(!q.is_refused(Instant::ZERO, &CapsuleId([0; 16])));
+        assert!(q.is_refused(Instant::ZERO, &CapsuleId(1u128.to_be_bytes())));
+        assert!(!q.is_refused(Instant::ZERO + REFUSED_FOR, &CapsuleId(1u128.to_be_bytes())));
+    }
+}

@@ -1,0 +1,107 @@
+//! The node itself on this platform: the loop between the cards, the clock and the core's state machine
+//! (`docs/architecture.md`, "Platform and core").
+
+use std::sync::Arc;
+
+use ee::config::NodeConfig;
+use ee::{Engine, EngineOptions, JobDone, Metering, Node, Platform};
+use nodeos::buf::Buf;
+use nodeos::link::{LinkId, Mac};
+
+use crate::Machine;
+use crate::code::CodeMemory;
+use crate::idle::Idle;
+use crate::interrupt::Watchdog;
+use crate::jobs::Worker;
+use crate::meter::Cycles;
+use crate::nic::Nic;
+
+/// Frames taken from one card before the others have their turn.
+const BURST: usize = 32;
+
+/// Runs the node; returns only when it cannot start.
+pub fn run(machine: Machine, mut config: NodeConfig) -> Result<std::convert::Infallible, String> {
+    let Machine { clock, console, random, pool, nics } = machine;
+    let mut cards = assign(&mut config, nics)?;
+    let options = EngineOptions { metering: Metering::Epoch, code_memory: Some(Arc::new(CodeMemory)) };
+    let engine = Engine::new(options).map_err(|e| e.to_string())?;
+    let ticks = engine.interrupter_handle();
+    let watchdog = Watchdog::start(clock, move || ticks.interrupt()).map_err(|e| e.to_string())?;
+    let mut worker: Worker<JobDone> = Worker::start().map_err(|e| e.to_string())?;
+    let platform = Platform {
+        name: "hermit",
+        meter: Arc::new(Cycles::new(clock)),
+        interrupter: Arc::new(watchdog),
+        entropy: Arc::new(random),
+        engine,
+        buffers: pool,
+    };
+    let mut node = Node::new(&config, platform, clock.now()).map_err(|e| e.to_string())?;
+    let mut idle = Idle::default();
+    console.line(format_args!("ready, {} ms after reset", clock.since_reset() / 1000));
+    loop {
+        for (link, card) in cards.iter_mut().enumerate() {
+            for frame in std::iter::from_fn(|| card.nic.receive()).take(BURST) {
+                node.frame(clock.now(), LinkId(link as u16), frame);
+            }
+        }
+        while let Some(done) = worker.finished() {
+            node.job_done(clock.now(), done);
+        }
+        let more = node.poll(clock.now());
+        for (link, card) in cards.iter_mut().enumerate() {
+            card.send(|| node.transmit(clock.now(), LinkId(link as u16)));
+        }
+        while let Some(job) = node.job() {
+            worker.submit(move || job.run());
+        }
+        while let Some(line) = node.log_line() {
+            console.line(format_args!("{}", line.text));
+        }
+        if !more {
+            let deadline = node.deadline(clock.now());
+            idle.wait(cards.iter_mut().map(|card| &mut card.nic), &clock, deadline, worker.busy());
+        }
+    }
+}
+
+/// A card and the frame for which its ring had no room.
+struct Card {
+    nic: Nic,
+    waiting: Option<Buf>,
+}
+
+impl Card {
+    /// Sends what `next` gives until the ring is full.
+    fn send(&mut self, mut next: impl FnMut() -> Option<Buf>) {
+        self.nic.reap();
+        while let Some(frame) = self.waiting.take().or_else(&mut next) {
+            if let Err(frame) = self.nic.transmit(frame) {
+                self.waiting = Some(frame);
+                return;
+            }
+        }
+    }
+}
+
+/// Gives each configured link its card: the one with the link's MAC address, else the next that no link
+/// names.
+fn assign(config: &mut NodeConfig, nics: Vec<Nic>) -> Result<Vec<Card>, String> {
+    let mut nics: Vec<Option<Nic>> = nics.into_iter().map(Some).collect();
+    let named: Vec<Mac> = config.links.iter().filter_map(|link| link.mac).collect();
+    let mut cards = Vec::new();
+    for link in &mut config.links {
+        let fits = |nic: &Nic| match link.mac {
+            Some(mac) => nic.mac() == mac.0,
+            None => !named.contains(&Mac(nic.mac())),
+        };
+        let found = nics.iter_mut().find(|slot| slot.as_ref().is_some_and(fits)).and_then(Option::take);
+        let nic = found.ok_or_else(|| match link.mac {
+            Some(mac) => format!("link {}: there is no card with the address {mac}", link.name),
+            None => format!("link {}: there is no further card", link.name),
+        })?;
+        link.mac = Some(Mac(nic.mac()));
+        cards.push(Card { nic, waiting: None });
+    }
+    Ok(cards)
+}

@@ -1,0 +1,21 @@
+;; The guest of the self-tests.
+(module
+  (import "test" "host" (func $host (param i32) (result i32)))
+  (memory (export "memory") 1)
+  (func (export "add") (param i32 i32) (result i32)
+    (i32.add (local.get 0) (local.get 1)))
+  (func (export "divide") (param i32 i32) (result i32)
+    (i32.div_s (local.get 0) (local.get 1)))
+  (func (export "load") (param i32) (result i32)
+    (i32.load (local.get 0)))
+  (func $deep (export "deep") (param i32) (result i32)
+    (i32.add (call $deep (local.get 0)) (i32.const 1)))
+  (func (export "nearest") (param f64 f64) (result f64)
+    (f64.nearest (f64.mul (local.get 0) (local.get 1))))
+  (func (export "ask") (param $n i32) (result i32) (local $s i32)
+    (loop $l
+      (local.set $s (call $host (local.get $s)))
+      (br_if $l (local.tee $n (i32.sub (local.get $n) (i32.const 1)))))
+    (local.get $s))
+  (func (export "forever")
+    (loop $l (br $l))))

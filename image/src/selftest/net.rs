@@ -1,0 +1,103 @@
+//! Network cards: relaying frames, and doing nothing.
+
+use std::time::Duration;
+
+use nodeos::platform::Instant;
+
+use super::wasm::{BIG, engine};
+use super::{Options, check};
+use crate::Machine;
+use crate::jobs::Worker;
+use crate::nic::Nic;
+
+/// A frame with this EtherType (local experimental 2) ends the test.
+const STOP: [u8; 2] = [0x88, 0xb6];
+/// Frames taken from one card before the next one's turn.
+const BURST: usize = 64;
+
+/// Waits; the host looks at how much processor time that takes.
+pub fn idle(machine: &mut Machine, options: &Options) -> Result<(), String> {
+    machine.console.line(format_args!("ready"));
+    let end = machine.clock.mono() + Duration::from_secs(options.seconds.unwrap_or(5));
+    while machine.clock.mono() < end {
+        machine.idle.wait(&mut machine.nics, &machine.clock, Some(end), false);
+        for nic in &mut machine.nics {
+            while nic.receive().is_some() {}
+        }
+    }
+    machine.console.line(format_args!("slept {} times", machine.idle.sleeps()));
+    check(machine.idle.sleeps() > 0, "did not sleep")
+}
+
+/// Hands each frame on to the other card of a pair (0 and 1, 2 and 3, ...).
+pub fn relay(machine: &mut Machine, options: &Options) -> Result<(), String> {
+    relay_until_stopped(machine, options, &mut None)
+}
+
+/// The same while a job compiles one big module after the other.
+pub fn relay_busy(machine: &mut Machine, options: &Options) -> Result<(), String> {
+    let mut worker = Some(Worker::start().map_err(|error| error.to_string())?);
+    relay_until_stopped(machine, options, &mut worker)
+}
+
+type Compiler = Worker<Result<usize, String>>;
+
+fn relay_until_stopped(
+    machine: &mut Machine,
+    options: &Options,
+    worker: &mut Option<Compiler>,
+) -> Result<(), String> {
+    let pairs = machine.nics.len() / 2;
+    check(pairs > 0, "needs two network cards")?;
+    let end: Option<Instant> = options.seconds.map(|s| machine.clock.mono() + Duration::from_secs(s));
+    let engine = engine()?;
+    let mut compiled = 0;
+    let mut stop = false;
+    machine.console.line(format_args!("ready"));
+    while !stop && end.is_none_or(|end| machine.clock.mono() < end) {
+        let mut moved = 0;
+        for pair in 0..pairs {
+            let (left, right) = machine.nics.split_at_mut(2 * pair + 1);
+            let (left, right) = (&mut left[2 * pair], &mut right[0]);
+            moved += pump(left, right, &mut stop) + pump(right, left, &mut stop);
+        }
+        let mut busy = false;
+        if let Some(worker) = worker {
+            while let Some(result) = worker.finished() {
+                compiled += usize::from(result? > 0);
+            }
+            if !worker.busy() {
+                let engine = engine.clone();
+                worker.submit(move || {
+                    let module = wasmtime::Module::new(&engine, BIG).map_err(|e| format!("{e:#}"))?;
+                    Ok(module.image_range().end as usize - module.image_range().start as usize)
+                });
+            }
+            busy = true;
+        }
+        if moved == 0 {
+            machine.idle.wait(&mut machine.nics, &machine.clock, end, busy);
+        }
+    }
+    for nic in &mut machine.nics {
+        nic.reap();
+        machine.console.line(format_args!("{} {:?}", nic.place(), nic.statistics()));
+    }
+    machine.console.line(format_args!("slept {} times, compiled {compiled} modules", machine.idle.sleeps()));
+    let lent = machine.pool.lent();
+    machine.console.line(format_args!("{lent} of {} buffers lent", machine.pool.limit()));
+    check(machine.nics.iter().all(|nic| nic.statistics().device_errors == 0), "device errors")
+}
+
+fn pump(from: &mut Nic, to: &mut Nic, stop: &mut bool) -> usize {
+    to.reap();
+    for count in 0..BURST {
+        let Some(frame) = from.receive() else {
+            return count;
+        };
+        *stop |= frame.get(12..14) == Some(&STOP);
+        // A full ring loses the frame, as a wire would.
+        let _ = to.transmit(frame);
+    }
+    BURST
+}

@@ -1,0 +1,331 @@
+//! Memory budgets: bytes are charged before they are used and come back when their charge is dropped.
+//!
+//! Accounts form a tree, and what a child uses its ancestors use too. A charge that would pass the limit
+//! of any of them is refused, and then nothing is charged anywhere. Accounts may be used from several
+//! threads: a limit is never passed, not even for a moment; while two charges compete for the last bytes
+//! one may be refused that would have fitted a moment later.
+//!
+//! A charge walks up to the root, so the depth of the tree is the cost; [`crate::team`] bounds it.
+
+use alloc::sync::Arc;
+use core::fmt;
+use core::sync::atomic::{AtomicU64, Ordering::Relaxed};
+
+/// A budget of bytes. Cloning gives another name for the same account.
+#[derive(Clone)]
+pub struct Account(Arc<Inner>);
+
+struct Inner {
+    parent: Option<Account>,
+    limit: AtomicU64,
+    used: AtomicU64,
+    peak: AtomicU64,
+    refused: AtomicU64,
+}
+
+/// A charge was refused: this account or one above it has too little left.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Refused {
+    /// How many bytes were asked for.
+    pub wanted: u64,
+    /// How many were left where it was refused.
+    pub left: u64,
+}
+
+impl fmt::Display for Refused {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "memory budget: {} bytes asked for, {} left", self.wanted, self.left)
+    }
+}
+
+impl core::error::Error for Refused {}
+
+impl Account {
+    /// An account without a parent.
+    pub fn root(limit: u64) -> Self {
+        Self::new(None, limit)
+    }
+
+    /// An account whose use is this one's use too. With `None` it shares this one's limit and has none of
+    /// its own.
+    pub fn child(&self, limit: Option<u64>) -> Self {
+        Self::new(Some(self.clone()), limit.unwrap_or(u64::MAX))
+    }
+
+    /// Charges `bytes`, here and in all ancestors, or nowhere.
+    pub fn charge(&self, bytes: u64) -> Result<Charge, Refused> {
+        self.add(bytes)?;
+        Ok(Charge { account: self.clone(), bytes })
+    }
+
+    /// Bytes charged at the moment.
+    pub fn used(&self) -> u64 {
+        self.0.used.load(Relaxed)
+    }
+
+    /// The most bytes that were ever charged at once.
+    pub fn peak(&self) -> u64 {
+        self.0.peak.load(Relaxed)
+    }
+
+    /// This account's own limit; `u64::MAX` when it has none.
+    pub fn limit(&self) -> u64 {
+        self.0.limit.load(Relaxed)
+    }
+
+    /// How many charges this account itself refused.
+    pub fn refused(&self) -> u64 {
+        self.0.refused.load(Relaxed)
+    }
+
+    /// Bytes that could be charged now: the least of what is left here and in the ancestors.
+    pub fn left(&self) -> u64 {
+        let own = self.limit().saturating_sub(self.used());
+        self.0.parent.as_ref().map_or(own, |p| own.min(p.left()))
+    }
+
+    /// Changes the limit. A limit below what is used takes nothing away, but all charges are refused
+    /// until enough has come back.
+    pub fn set_limit(&self, limit: u64) {
+        self.0.limit.store(limit, Relaxed);
+    }
+
+    /// Whether both names stand for one account.
+    pub fn is(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.0, &other.0)
+    }
+
+    fn new(parent: Option<Self>, limit: u64) -> Self {
+        let zero = || AtomicU64::new(0);
+        Self(Arc::new(Inner {
+            parent,
+            limit: AtomicU64::new(limit),
+            used: zero(),
+            peak: zero(),
+            refused: zero(),
+        }))
+    }
+
+    fn chain(&self) -> impl Iterator<Item = &Inner> {
+        core::iter::successors(Some(&*self.0), |inner| inner.parent.as_ref().map(|p| &*p.0))
+    }
+
+    fn add(&self, bytes: u64) -> Result<(), Refused> {
+        for (depth, inner) in self.chain().enumerate() {
+            if let Err(refused) = inner.add(bytes) {
+                self.chain().take(depth).for_each(|below| below.sub(bytes));
+                return Err(refused);
+            }
+        }
+        self.chain().for_each(Inner::note_peak);
+        Ok(())
+    }
+
+    fn sub(&self, bytes: u64) {
+        self.chain().for_each(|inner| inner.sub(bytes));
+    }
+}
+
+impl Inner {
+    fn add(&self, bytes: u64) -> Result<(), Refused> {
+        let limit = self.limit.load(Relaxed);
+        let fits = |used: u64| used.checked_add(bytes).filter(|&sum| sum <= limit || bytes == 0);
+        match self.used.fetch_update(Relaxed, Relaxed, fits) {
+            Ok(_) => Ok(()),
+            Err(used) => {
+                self.refused.fetch_add(1, Relaxed);
+                Err(Refused { wanted: bytes, left: limit.saturating_sub(used) })
+            }
+        }
+    }
+
+    fn sub(&self, bytes: u64) {
+        self.used.fetch_sub(bytes, Relaxed);
+    }
+
+    fn note_peak(&self) {
+        self.peak.fetch_max(self.used.load(Relaxed), Relaxed);
+    }
+}
+
+impl fmt::Debug for Account {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Account({} used, {} at most, limit {})", self.used(), self.peak(), self.limit())
+    }
+}
+
+/// Bytes that are charged to an account for as long as this lives.
+#[must_use = "a charge that is dropped is refunded at once"]
+pub struct Charge {
+    account: Account,
+    bytes: u64,
+}
+
+impl Charge {
+    /// How many bytes are charged.
+    pub fn bytes(&self) -> u64 {
+        self.bytes
+    }
+
+    /// The account that is charged.
+    pub fn account(&self) -> &Account {
+        &self.account
+    }
+
+    /// Charges `more` bytes on top.
+    pub fn grow(&mut self, more: u64) -> Result<(), Refused> {
+        self.account.add(more)?;
+        self.bytes += more;
+        Ok(())
+    }
+
+    /// Refunds `less` bytes; all of them when there are fewer.
+    pub fn shrink(&mut self, less: u64) {
+        let less = less.min(self.bytes);
+        self.account.sub(less);
+        self.bytes -= less;
+    }
+
+    /// Changes the charge to `bytes`.
+    pub fn resize(&mut self, bytes: u64) -> Result<(), Refused> {
+        match bytes.checked_sub(self.bytes) {
+            Some(more) => self.grow(more),
+            None => {
+                self.shrink(self.bytes - bytes);
+                Ok(())
+            }
+        }
+    }
+
+    /// Makes one charge of two. A charge to another account comes back unchanged.
+    pub fn merge(&mut self, mut other: Self) -> Result<(), Self> {
+        if !self.account.is(&other.account) {
+            return Err(other);
+        }
+        self.bytes += core::mem::take(&mut other.bytes);
+        Ok(())
+    }
+}
+
+impl Drop for Charge {
+    fn drop(&mut self) {
+        if self.bytes > 0 {
+            self.account.sub(self.bytes);
+        }
+    }
+}
+
+impl fmt::Debug for Charge {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Charge({})", self.bytes)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use alloc::vec::Vec;
+    use proptest::prelude::*;
+
+    #[test]
+    fn the_last_byte_fits_and_the_next_is_refused() {
+        let account = Account::root(100);
+        let mut a = account.charge(99).unwrap();
+        a.grow(1).unwrap();
+        assert_eq!(account.charge(1).unwrap_err(), Refused { wanted: 1, left: 0 });
+        assert_eq!(account.charge(u64::MAX).unwrap_err(), Refused { wanted: u64::MAX, left: 0 });
+        assert!(account.charge(0).is_ok());
+        a.shrink(40);
+        assert_eq!((account.used(), account.peak(), account.refused()), (60, 100, 2));
+        drop(a);
+        assert_eq!((account.used(), account.left()), (0, 100));
+    }
+
+    #[test]
+    fn a_childs_use_is_its_parents_use() {
+        let root = Account::root(100);
+        let (a, b) = (root.child(Some(80)), root.child(None));
+        let held = a.charge(70).unwrap();
+        assert_eq!(b.charge(31).unwrap_err(), Refused { wanted: 31, left: 30 });
+        assert_eq!((b.used(), root.used(), b.left()), (0, 70, 30));
+        let other = b.charge(30).unwrap();
+        drop(held);
+        assert_eq!(root.used(), 30);
+        // The account outlives its name as long as a charge stands.
+        drop(b);
+        drop(other);
+        assert_eq!(root.used(), 0);
+    }
+
+    #[test]
+    fn a_limit_below_use_refuses_until_enough_came_back() {
+        let account = Account::root(100);
+        let mut charge = account.charge(80).unwrap();
+        account.set_limit(50);
+        assert!(charge.grow(1).is_err());
+        charge.resize(49).unwrap();
+        charge.grow(1).unwrap();
+        assert!(charge.resize(51).is_err());
+        assert_eq!(charge.bytes(), 50);
+    }
+
+    #[test]
+    fn only_charges_to_one_account_merge() {
+        let (x, y) = (Account::root(10), Account::root(10));
+        let mut a = x.charge(1).unwrap();
+        a.merge(x.charge(2).unwrap()).unwrap();
+        let back = a.merge(y.charge(3).unwrap()).unwrap_err();
+        assert_eq!((a.bytes(), back.bytes(), x.used(), y.used()), (3, 3, 3, 3));
+    }
+
+    #[test]
+    fn threads_never_pass_the_limit() {
+        let root = Account::root(1000);
+        std::thread::scope(|scope| {
+            for n in 0..4u64 {
+                let account = root.child(Some(700));
+                let root = &root;
+                scope.spawn(move || {
+                    for i in 0..20_000u64 {
+                        let charge = account.charge((i * 7 + n) % 500);
+                        assert!(root.used() <= 1000);
+                        assert!(account.used() <= 700);
+                        drop(charge);
+                    }
+                });
+            }
+        });
+        assert_eq!(root.used(), 0);
+        assert!(root.peak() <= 1000);
+    }
+
+    proptest! {
+        #[test]
+        fn the_books_balance(ops in proptest::collection::vec((0usize..4, 0u8..4, 0u64..60), 1..300)) {
+            let root = Account::root(150);
+            let mid = root.child(Some(100));
+            let accounts = [root.clone(), mid.clone(), mid.child(Some(50)), mid.child(None)];
+            let mut held: Vec<(usize, Charge)> = Vec::new();
+            for (at, op, n) in ops {
+                match op {
+                    0 => if let Ok(c) = accounts[at].charge(n) { held.push((at, c)) },
+                    1 if !held.is_empty() => drop(held.swap_remove(n as usize % held.len())),
+                    2 => if let Some((_, c)) = held.last_mut() { let _ = c.grow(n); },
+                    _ => if let Some((_, c)) = held.last_mut() { c.shrink(n) },
+                }
+                let sum = |which: &[usize]| -> u64 {
+                    held.iter().filter(|(a, _)| which.contains(a)).map(|(_, c)| c.bytes()).sum()
+                };
+                prop_assert_eq!(accounts[2].used(), sum(&[2]));
+                prop_assert_eq!(accounts[3].used(), sum(&[3]));
+                prop_assert_eq!(mid.used(), sum(&[1, 2, 3]));
+                prop_assert_eq!(root.used(), sum(&[0, 1, 2, 3]));
+                for account in &accounts {
+                    prop_assert!(account.used() <= account.limit());
+                }
+            }
+            drop(held);
+            prop_assert_eq!(root.used(), 0);
+        }
+    }
+}

@@ -1,0 +1,404 @@
+//! The rest of IP on a link: a smoltcp interface with ARP, neighbor discovery, ICMP echo, DHCP, and a
+//! bounded number of TCP connections for the control and session servers.
+//!
+//! [`Stack`] is one link's interface. On links for management it listens on the control port and the
+//! session port with a fixed number of sockets each, so memory and the number of connections are bounded
+//! from the start. A connection is a *stream*: [`Stack::event`] says what happened, [`Stack::read`] and
+//! [`Stack::write`] move bytes. Who does not finish the handshake, is idle for long, or does not finish
+//! closing is cut off, and the socket listens again.
+
+use crate::channel::InChannel;
+use crate::config::LinkAddress;
+use crate::link::Link;
+use crate::platform::Instant;
+use crate::slab::{Handle, Slab};
+use alloc::vec;
+use alloc::vec::Vec;
+use core::net::{IpAddr, Ipv6Addr, SocketAddr};
+use core::time::Duration;
+use smoltcp::iface::{Config, Interface, SocketHandle, SocketSet};
+use smoltcp::socket::{dhcpv4, tcp};
+use smoltcp::wire::{EthernetAddress, HardwareAddress, IpCidr, Ipv6Cidr};
+
+/// A handshake must be finished in this time.
+const HANDSHAKE: Duration = Duration::from_secs(5);
+/// A close must be finished in this time.
+const CLOSING: Duration = Duration::from_secs(10);
+/// A peer that does not acknowledge for so long is gone.
+const SILENCE: Duration = Duration::from_secs(30);
+/// What cannot proceed for want of a buffer or of room in the link's queue is tried again after this.
+const PAUSE: Duration = Duration::from_millis(1);
+
+/// How many streams there may be, and what they may take.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct StreamLimits {
+    /// Streams to the control port at once, on each link.
+    pub control: usize,
+    /// Streams to the session port at once, on each link.
+    pub sessions: usize,
+    /// Bytes of buffer in each direction of a stream, kept from the start.
+    pub buffer: usize,
+    /// A stream on which nothing moves for so long is cut off.
+    pub idle: Duration,
+}
+
+impl Default for StreamLimits {
+    fn default() -> Self {
+        Self { control: 4, sessions: 8, buffer: 8192, idle: Duration::from_secs(600) }
+    }
+}
+
+/// What happened to a stream.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum StreamEvent {
+    /// Somebody connected.
+    Open {
+        /// To this port of ours.
+        port: u16,
+        /// From there.
+        peer: SocketAddr,
+    },
+    /// There are bytes to read. Comes again only after a read.
+    Data,
+    /// The peer will send no more, and everything was read; it may still be written to.
+    Finished,
+    /// The stream is gone, and so is its name.
+    Closed,
+}
+
+/// The IP interface of one link.
+pub struct Stack {
+    iface: Interface,
+    sockets: SocketSet<'static>,
+    dhcp: Option<SocketHandle>,
+    slots: Vec<Slot>,
+    /// From a stream to its slot.
+    streams: Slab<usize>,
+    limits: StreamLimits,
+    wake: Option<Instant>,
+}
+
+/// One TCP socket, and what it is used for at the moment.
+struct Slot {
+    socket: SocketHandle,
+    port: u16,
+    use_: Use,
+}
+
+enum Use {
+    /// Waits for somebody to connect.
+    Listening,
+    /// Somebody began to connect, at this time.
+    Opening(Instant),
+    /// A stream.
+    Open(Stream),
+    /// Nobody's; the connection is being ended since this time.
+    Closing(Instant),
+}
+
+struct Stream {
+    name: Handle,
+    peer: SocketAddr,
+    /// When a byte last moved.
+    moved: Instant,
+    unread: usize,
+    opened_told: bool,
+    data_told: bool,
+    finished_told: bool,
+    gone: bool,
+}
+
+impl Stack {
+    /// An interface for `link` with this address. Listens if `listen` is given. `seed` makes TCP sequence
+    /// numbers and must not be known to others.
+    pub fn new(
+        link: &mut Link,
+        address: LinkAddress,
+        gateway: Option<IpAddr>,
+        listen: Option<StreamLimits>,
+        seed: u64,
+    ) -> Self {
+        let mac = link.mac();
+        let mut config = Config::new(HardwareAddress::Ethernet(EthernetAddress(mac.0)));
+        config.random_seed = seed;
+        let mut iface = Interface::new(config, link, smoltcp::time::Instant::ZERO);
+        let mut sockets = SocketSet::new(Vec::new());
+        let dhcp = match address {
+            LinkAddress::Dhcp => Some(sockets.add(dhcpv4::Socket::new())),
+            LinkAddress::Static(cidr) => {
+                set_address(&mut iface, Some(cidr), gateway);
+                None
+            }
+        };
+        let limits = listen.unwrap_or(StreamLimits { control: 0, sessions: 0, ..StreamLimits::default() });
+        let ports = [(wire::CONTROL_PORT, limits.control), (wire::SESSION_PORT, limits.sessions)];
+        let ports = ports.iter().flat_map(|(port, count)| core::iter::repeat_n(*port, *count));
+        let mut slots = Vec::new();
+        for port in ports {
+            let buffer = || tcp::SocketBuffer::new(vec![0; limits.buffer]);
+            let mut socket = tcp::Socket::new(buffer(), buffer());
+            socket.set_nagle_enabled(false);
+            socket.set_timeout(Some(SILENCE.into()));
+            socket.set_keep_alive(Some((SILENCE / 3).into()));
+            slots.push(Slot { socket: sockets.add(socket), port, use_: Use::Closing(Instant::ZERO) });
+        }
+        let streams = Slab::new(slots.len());
+        let mut stack = Self { iface, sockets, dhcp, slots, streams, limits, wake: Some(Instant::ZERO) };
+        stack.update_slots(Instant::ZERO);
+        stack
+    }
+
+    /// Does what is due, and takes the received frame that waits in `link`. Returns whether the address
+    /// has changed; then [`own_addresses`](Self::own_addresses) tells the new one.
+    pub fn poll(&mut self, now: Instant, link: &mut Link) -> bool {
+        self.iface.poll(now.into(), link, &mut self.sockets);
+        let changed = self.poll_dhcp();
+        self.update_slots(now);
+        let network = self.iface.poll_at(now.into(), &self.sockets).map(|at| {
+            let at = u64::try_from(at.total_micros()).map_or(Instant::ZERO, Instant);
+            // What is still to be done after everything that could be done was done has to wait.
+            if at <= now { now + PAUSE } else { at }
+        });
+        let slots = self.slots.iter().filter_map(|slot| slot.deadline(self.limits.idle)).min();
+        self.wake = [network, slots].into_iter().flatten().min();
+        changed
+    }
+
+    /// When [`poll`](Self::poll) is due.
+    pub fn deadline(&self) -> Option<Instant> {
+        self.wake
+    }
+
+    /// Writes the addresses that the link has now into `channel`; returns the gateways.
+    pub fn own_addresses(&self, channel: &mut InChannel) -> Option<IpAddr> {
+        let global = |ip: &Ipv6Addr| !ip.is_unicast_link_local();
+        let v6 = self.iface.ip_addrs().iter().filter_map(|cidr| match cidr {
+            IpCidr::Ipv6(cidr) => Some(cidr.address()),
+            IpCidr::Ipv4(_) => None,
+        });
+        channel.v4 = self.iface.ipv4_addr();
+        channel.v6 = v6.clone().find(global).or_else(|| v6.clone().next());
+        let routes = self.iface.routes();
+        let route = routes.get_default_ipv4_route().or_else(|| routes.get_default_ipv6_route());
+        route.map(|route| route.via_router.into())
+    }
+
+    /// The main address with its prefix length.
+    pub fn address(&self) -> Option<IpCidr> {
+        self.iface.ip_addrs().first().copied()
+    }
+
+    /// Whether `ip` is on the link itself.
+    pub fn is_on_link(&self, ip: IpAddr) -> bool {
+        self.iface.ip_addrs().iter().any(|cidr| cidr.contains_addr(&ip.into()))
+    }
+
+    /// The next thing that happened to a stream.
+    pub fn event(&mut self) -> Option<(Handle, StreamEvent)> {
+        for slot in &mut self.slots {
+            let Use::Open(stream) = &mut slot.use_ else { continue };
+            let name = stream.name;
+            if !stream.opened_told {
+                stream.opened_told = true;
+                return Some((name, StreamEvent::Open { port: slot.port, peer: stream.peer }));
+            }
+            let socket: &tcp::Socket = self.sockets.get(slot.socket);
+            if socket.can_recv() {
+                if !stream.data_told {
+                    stream.data_told = true;
+                    return Some((name, StreamEvent::Data));
+                }
+            } else if stream.gone {
+                slot.use_ = Use::Closing(stream.moved);
+                self.streams.remove(name);
+                self.wake = Some(Instant::ZERO);
+                return Some((name, StreamEvent::Closed));
+            } else if !socket.may_recv() && !stream.finished_told {
+                stream.finished_told = true;
+                return Some((name, StreamEvent::Finished));
+            }
+        }
+        None
+    }
+
+    /// Moves received bytes into `out`; returns how many. 0 also when there is no such stream.
+    pub fn read(&mut self, now: Instant, name: Handle, out: &mut [u8]) -> usize {
+        let Some((socket, stream)) = self.stream(name) else { return 0 };
+        stream.data_told = false;
+        let n = socket.recv_slice(out).unwrap_or(0);
+        if n > 0 {
+            stream.moved = now;
+            stream.unread = socket.recv_queue();
+            // The peer may wait for the window to open.
+            self.wake = Some(now);
+        }
+        n
+    }
+
+    /// Queues bytes to be sent; returns how many were taken: fewer when the buffer is full, none when
+    /// there is no such stream or the peer is gone.
+    pub fn write(&mut self, now: Instant, name: Handle, bytes: &[u8]) -> usize {
+        let Some((socket, stream)) = self.stream(name) else { return 0 };
+        let n = if socket.may_send() { socket.send_slice(bytes).unwrap_or(0) } else { 0 };
+        if n > 0 {
+            stream.moved = now;
+            self.wake = Some(now);
+        }
+        n
+    }
+
+    /// How many bytes [`write`](Self::write) would take now.
+    pub fn room(&mut self, name: Handle) -> usize {
+        match self.stream(name) {
+            Some((socket, _)) if socket.may_send() => socket.send_capacity() - socket.send_queue(),
+            _ => 0,
+        }
+    }
+
+    /// Ends a stream after what was written has been sent. Its name is gone at once.
+    pub fn close(&mut self, now: Instant, name: Handle) {
+        self.end(now, name, tcp::Socket::close);
+    }
+
+    /// Ends a stream at once; what was written may be lost. Its name is gone.
+    pub fn abort(&mut self, now: Instant, name: Handle) {
+        self.end(now, name, tcp::Socket::abort);
+    }
+
+    fn end(&mut self, now: Instant, name: Handle, how: impl FnOnce(&mut tcp::Socket<'static>)) {
+        if let Some((socket, _)) = self.stream(name) {
+            how(socket);
+            if let Some(slot) = self.streams.remove(name) {
+                self.slots[slot].use_ = Use::Closing(now);
+            }
+            self.wake = Some(now);
+        }
+    }
+
+    fn stream(&mut self, name: Handle) -> Option<(&mut tcp::Socket<'static>, &mut Stream)> {
+        let slot = self.slots.get_mut(*self.streams.get(name)?)?;
+        match &mut slot.use_ {
+            Use::Open(stream) => Some((self.sockets.get_mut(slot.socket), stream)),
+            _ => None,
+        }
+    }
+
+    fn poll_dhcp(&mut self) -> bool {
+        let Some(handle) = self.dhcp else { return false };
+        match self.sockets.get_mut::<dhcpv4::Socket>(handle).poll() {
+            Some(dhcpv4::Event::Configured(lease)) => {
+                let router = lease.router.map(IpAddr::V4);
+                set_address(&mut self.iface, Some(IpCidr::Ipv4(lease.address)), router);
+                true
+            }
+            Some(dhcpv4::Event::Deconfigured) => {
+                set_address(&mut self.iface, None, None);
+                true
+            }
+            None => false,
+        }
+    }
+
+    fn update_slots(&mut self, now: Instant) {
+        for n in 0..self.slots.len() {
+            let slot = &mut self.slots[n];
+            let socket = self.sockets.get_mut::<tcp::Socket>(slot.socket);
+            slot.update(now, n, socket, &mut self.streams, self.limits.idle);
+        }
+    }
+}
+
+impl Slot {
+    fn update(&mut self, now: Instant, n: usize, socket: &mut tcp::Socket, streams: &mut Slab<usize>, idle: Duration) {
+        match &mut self.use_ {
+            Use::Listening | Use::Opening(_) => match socket.state() {
+                tcp::State::Listen => self.use_ = Use::Listening,
+                tcp::State::SynReceived => match self.use_ {
+                    Use::Opening(since) if now.since(since) >= HANDSHAKE => self.cut_off(now, socket),
+                    Use::Opening(_) => (),
+                    _ => self.use_ = Use::Opening(now),
+                },
+                _ => match (socket.remote_endpoint(), streams.insert(n)) {
+                    (Some(peer), Ok(name)) => self.use_ = Use::Open(Stream::new(name, peer.into(), now)),
+                    (_, name) => {
+                        name.ok().and_then(|name| streams.remove(name));
+                        self.cut_off(now, socket);
+                    }
+                },
+            },
+            Use::Open(stream) => {
+                let unread = socket.recv_queue();
+                if unread != stream.unread {
+                    stream.unread = unread;
+                    stream.moved = now;
+                }
+                if now.since(stream.moved) >= idle {
+                    socket.abort();
+                }
+                stream.gone |= !socket.is_active();
+            }
+            Use::Closing(since) => {
+                // What still arrives is nobody's.
+                let _ = socket.recv(|bytes| (bytes.len(), ()));
+                // After an abort the reset must leave before the socket is used again.
+                let done = !socket.is_open() && (socket.remote_endpoint().is_none() || socket.state() == tcp::State::TimeWait);
+                if done && socket.listen(self.port).is_ok() {
+                    self.use_ = Use::Listening;
+                } else if now.since(*since) >= CLOSING {
+                    self.cut_off(now, socket);
+                }
+            }
+        }
+    }
+
+    fn cut_off(&mut self, now: Instant, socket: &mut tcp::Socket) {
+        socket.abort();
+        self.use_ = Use::Closing(now);
+    }
+
+    fn deadline(&self, idle: Duration) -> Option<Instant> {
+        match &self.use_ {
+            Use::Listening => None,
+            Use::Opening(since) => Some(*since + HANDSHAKE),
+            Use::Open(stream) if stream.gone => None,
+            Use::Open(stream) => Some(stream.moved + idle),
+            Use::Closing(since) => Some(*since + CLOSING),
+        }
+    }
+}
+
+impl Stream {
+    fn new(name: Handle, peer: SocketAddr, now: Instant) -> Self {
+        let (opened_told, data_told, finished_told, gone) = (false, false, false, false);
+        Self { name, peer, moved: now, unread: 0, opened_told, data_told, finished_told, gone }
+    }
+}
+
+/// Gives the interface one address and a default route. An interface with an IPv6 address gets a
+/// link-local one as well, as RFC 4291 section 2.8 asks.
+fn set_address(iface: &mut Interface, address: Option<IpCidr>, gateway: Option<IpAddr>) {
+    let link_local = match (address, iface.hardware_addr()) {
+        (Some(IpCidr::Ipv6(_)), HardwareAddress::Ethernet(mac)) => mac.as_eui_64().map(|id| {
+            let mut octets = [0xfe, 0x80, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
+            octets[8..].copy_from_slice(&id);
+            IpCidr::Ipv6(Ipv6Cidr::new(octets.into(), 64))
+        }),
+        _ => None,
+    };
+    iface.update_ip_addrs(|addresses| {
+        addresses.clear();
+        for cidr in [address, link_local].into_iter().flatten() {
+            // There is room for two.
+            let _ = addresses.push(cidr);
+        }
+    });
+    let routes = iface.routes_mut();
+    routes.remove_default_ipv4_route();
+    routes.remove_default_ipv6_route();
+    // There is room for two routes.
+    let _ = match gateway {
+        Some(IpAddr::V4(via)) => routes.add_default_ipv4_route(via).map(|_| ()),
+        Some(IpAddr::V6(via)) => routes.add_default_ipv6_route(via).map(|_| ()),
+        None => Ok(()),
+    };
+}

@@ -1,0 +1,368 @@
+//! The rest of IP: ping, TCP streams and DHCP, against an ordinary host.
+
+mod common;
+
+use common::{Host, LINK, MAC_A, MAC_B, limits, link, ms, net};
+use nodeos::buf::BufPool;
+use nodeos::config::{LinkAddress, LinkConfig};
+use nodeos::ip::StreamEvent;
+use nodeos::net::{Net, StreamId};
+use nodeos::platform::Instant;
+use smoltcp::phy::ChecksumCapabilities;
+use smoltcp::socket::tcp;
+use smoltcp::wire::*;
+
+fn setup() -> (BufPool, Net, Host) {
+    let pool = BufPool::new(600);
+    let config = LinkConfig { management: true, ..link("mgmt", MAC_A, Some("10.0.0.1/24")) };
+    let net = net(&[config], &pool);
+    (pool, net, Host::new(MAC_B, "10.0.0.2/24"))
+}
+
+/// Events until there are none.
+fn events(net: &mut Net) -> Vec<(StreamId, StreamEvent)> {
+    std::iter::from_fn(|| net.stream_event()).collect()
+}
+
+fn opened(net: &mut Net) -> StreamId {
+    let events = events(net);
+    assert!(matches!(events[0].1, StreamEvent::Open { .. }), "{events:?}");
+    events[0].0
+}
+
+#[test]
+fn bytes_both_ways_and_a_clean_end() {
+    let (pool, mut net, mut host) = setup();
+    let client = host.connect("10.0.0.1:3322", 40_000);
+    host.run(ms(0), &mut net, &pool);
+    let (id, event) = net.stream_event().unwrap();
+    assert_eq!(event, StreamEvent::Open { port: 3322, peer: "10.0.0.2:40000".parse().unwrap() });
+    assert_eq!(net.stream_event(), None);
+
+    host.tcp(client).send_slice(b"request").unwrap();
+    host.run(ms(1), &mut net, &pool);
+    assert_eq!(events(&mut net), [(id, StreamEvent::Data)], "once until it is read");
+    let mut out = [0; 4];
+    assert_eq!((net.read(ms(1), id, &mut out), &out), (4, b"requ"));
+    assert_eq!(events(&mut net), [(id, StreamEvent::Data)]);
+    assert_eq!((net.read(ms(1), id, &mut out), &out[..3]), (3, &b"est"[..]));
+    assert_eq!(net.read(ms(1), id, &mut out), 0);
+
+    assert_eq!(net.room(id), 2048);
+    assert_eq!(net.write(ms(2), id, &[b'x'; 5000]), 2048, "no more than the buffer takes");
+    assert_eq!(net.write(ms(2), id, b"more"), 0);
+    host.run(ms(2), &mut net, &pool);
+    host.run(ms(30), &mut net, &pool);
+    assert_eq!(host.tcp(client).recv(|bytes| (bytes.len(), bytes.len())), Ok(2048));
+
+    host.tcp(client).close();
+    host.run(ms(60), &mut net, &pool);
+    assert_eq!(events(&mut net), [(id, StreamEvent::Finished)]);
+    assert_eq!(net.write(ms(60), id, b"bye"), 3, "the other direction still works");
+    net.close(ms(60), id);
+    assert_eq!(net.read(ms(60), id, &mut out), 0, "the name is gone");
+    host.run(ms(60), &mut net, &pool);
+    assert_eq!(host.tcp(client).recv(|bytes| (bytes.len(), bytes.len())), Ok(3));
+    assert_eq!(events(&mut net), []);
+    assert_eq!(pool.lent(), 0);
+}
+
+#[test]
+fn sockets_listen_again_after_each_end() {
+    let (pool, mut net, mut host) = setup();
+    let mut now = ms(0);
+    let mut port = 1000;
+    let ends: [fn(&mut Host, smoltcp::iface::SocketHandle, &mut Net, StreamId, Instant); 4] = [
+        |_, _, net, id, now| net.close(now, id),
+        |_, _, net, id, now| net.abort(now, id),
+        |host, client, _, _, _| host.tcp(client).abort(),
+        |host, client, net, id, now| {
+            host.tcp(client).close();
+            net.close(now, id);
+        },
+    ];
+    for round in 0..40 {
+        port += 1;
+        now = now + std::time::Duration::from_millis(20);
+        let client = host.connect("10.0.0.1:3323", port);
+        host.run(now, &mut net, &pool);
+        let id = opened(&mut net);
+        ends[round % 4](&mut host, client, &mut net, id, now);
+        host.run(now, &mut net, &pool);
+        host.tcp(client).close();
+        host.run(now, &mut net, &pool);
+        assert!(events(&mut net).iter().all(|event| *event == (id, StreamEvent::Closed)));
+    }
+    assert_eq!(pool.lent(), 0);
+}
+
+#[test]
+fn connections_are_bounded_and_idle_ones_make_room() {
+    let (pool, mut net, mut host) = setup();
+    let clients: Vec<_> = (0..5).map(|n| host.connect("10.0.0.1:3323", 2000 + n)).collect();
+    host.run(ms(0), &mut net, &pool);
+    let established = |host: &mut Host| {
+        clients.iter().filter(|c| host.tcp(**c).state() == tcp::State::Established).count()
+    };
+    assert_eq!(established(&mut host), limits().sessions);
+    assert_eq!(events(&mut net).len(), 2);
+    // The control port has its own.
+    host.connect("10.0.0.1:3322", 3000);
+    host.run(ms(1), &mut net, &pool);
+    opened(&mut net);
+    let mut now = ms(1);
+    let mut closed = 0;
+    while now < ms(62_000) {
+        now = now + std::time::Duration::from_millis(500);
+        host.run(now, &mut net, &pool);
+        closed += events(&mut net).iter().filter(|(_, event)| *event == StreamEvent::Closed).count();
+    }
+    assert_eq!(closed, 3, "idle for a minute");
+    host.connect("10.0.0.1:3323", 4000);
+    host.run(now, &mut net, &pool);
+    opened(&mut net);
+}
+
+#[test]
+fn an_unfinished_handshake_is_cut_off() {
+    let (pool, mut net, mut host) = setup();
+    let clients = [host.connect("10.0.0.1:3323", 2000), host.connect("10.0.0.1:3323", 2001)];
+    host.run(ms(0), &mut net, &pool);
+    let streams: Vec<StreamId> = events(&mut net).iter().map(|(id, _)| *id).collect();
+    assert_eq!(streams.len(), 2);
+    for (client, stream) in clients.into_iter().zip(streams) {
+        net.abort(ms(1), stream);
+        host.run(ms(1), &mut net, &pool);
+        host.sockets.remove(client);
+    }
+    // Two hosts say SYN and are never heard of again.
+    for port in [5000u16, 5001] {
+        let syn = syn(port);
+        assert!(net.frame(ms(2), LINK, pool.copy_of(&syn).unwrap()).is_none());
+    }
+    let client = host.connect("10.0.0.1:3323", 2002);
+    host.run(ms(3), &mut net, &pool);
+    assert_ne!(host.tcp(client).state(), tcp::State::Established);
+    host.sockets.remove(client);
+    let mut now = ms(3);
+    while now < ms(6000) {
+        now = net.deadline(now).unwrap().max(now);
+        net.poll(now);
+        while net.transmit(now, LINK).is_some() {}
+    }
+    let client = host.connect("10.0.0.1:3323", 2003);
+    host.run(now, &mut net, &pool);
+    assert_eq!(host.tcp(client).state(), tcp::State::Established);
+}
+
+fn syn(src_port: u16) -> Vec<u8> {
+    let tcp = TcpRepr {
+        src_port,
+        dst_port: 3323,
+        control: TcpControl::Syn,
+        seq_number: TcpSeqNumber(1),
+        ack_number: None,
+        window_len: 1000,
+        window_scale: None,
+        max_seg_size: Some(1460),
+        sack_permitted: false,
+        sack_ranges: [None; 3],
+        timestamp: None,
+        payload: &[],
+    };
+    let (src_addr, dst_addr) = (Ipv4Address::new(10, 0, 0, 2), Ipv4Address::new(10, 0, 0, 1));
+    let ip =
+        Ipv4Repr { src_addr, dst_addr, next_header: IpProtocol::Tcp, payload_len: tcp.buffer_len(), hop_limit: 64 };
+    let caps = ChecksumCapabilities::default();
+    let mut frame = vec![0; 34 + tcp.buffer_len()];
+    let mut eth = EthernetFrame::new_unchecked(&mut frame[..]);
+    let ethernet = EthernetRepr {
+        src_addr: EthernetAddress(MAC_B.0),
+        dst_addr: EthernetAddress(MAC_A.0),
+        ethertype: EthernetProtocol::Ipv4,
+    };
+    ethernet.emit(&mut eth);
+    ip.emit(&mut Ipv4Packet::new_unchecked(&mut frame[14..]), &caps);
+    tcp.emit(&mut TcpPacket::new_unchecked(&mut frame[34..]), &src_addr.into(), &dst_addr.into(), &caps);
+    frame
+}
+
+#[test]
+fn unread_bytes_survive_the_peers_end() {
+    let (pool, mut net, mut host) = setup();
+    let client = host.connect("10.0.0.1:3323", 2000);
+    host.run(ms(0), &mut net, &pool);
+    let id = opened(&mut net);
+    host.tcp(client).send_slice(b"last words").unwrap();
+    host.run(ms(1), &mut net, &pool);
+    host.tcp(client).abort();
+    host.run(ms(2), &mut net, &pool);
+    assert_eq!(events(&mut net), [(id, StreamEvent::Data)]);
+    let mut out = [0; 20];
+    assert_eq!(net.read(ms(3), id, &mut out), 10);
+    assert_eq!(events(&mut net), [(id, StreamEvent::Closed)]);
+}
+
+#[test]
+fn a_bulk_transfer_survives_a_slow_link_and_few_buffers() {
+    let pool = BufPool::new(12);
+    let config = LinkConfig {
+        management: true,
+        rate: Some(nodeos::units::Rate(125_000)),
+        queue: 3,
+        ..link("mgmt", MAC_A, Some("10.0.0.1/24"))
+    };
+    let mut net = net(&[config], &pool);
+    let mut host = Host::new(MAC_B, "10.0.0.2/24");
+    let client = host.connect("10.0.0.1:3323", 2000);
+    let (mut now, mut id, mut sent, mut got, mut polls) = (ms(0), None, 0usize, 0usize, 0);
+    let data: Vec<u8> = (0..50_000u32).map(|n| (n % 251) as u8).collect();
+    while got < data.len() {
+        polls += 1;
+        assert!(polls < 20_000, "{got} of {} bytes after {} ms", data.len(), now.0 / 1000);
+        net.poll(now);
+        while let Some(frame) = net.transmit(now, LINK) {
+            host.device.rx.push_back(frame.to_vec());
+        }
+        host.iface.poll(now.into(), &mut host.device, &mut host.sockets);
+        while let Some(frame) = host.device.tx.pop_front() {
+            net.frame(now, LINK, pool.copy_of(&frame).unwrap());
+        }
+        while let Some((stream, event)) = net.stream_event() {
+            if let StreamEvent::Open { .. } = event {
+                id = Some(stream);
+            }
+        }
+        if let Some(id) = id {
+            sent += net.write(now, id, &data[sent..]);
+        }
+        while let Ok(n) = host.tcp(client).recv(|bytes| {
+            assert_eq!(bytes, &data[got..got + bytes.len()]);
+            (bytes.len(), bytes.len())
+        }) {
+            got += n;
+            if n == 0 {
+                break;
+            }
+        }
+        let host_due = host.iface.poll_at(now.into(), &host.sockets).map(|at| Instant(at.total_micros() as u64));
+        let due = [net.deadline(now), host_due].into_iter().flatten().min().unwrap_or(now);
+        now = due.max(Instant(now.0 + 50));
+    }
+    // 50 kB at 125 kB/s.
+    assert!((ms(400)..ms(2000)).contains(&now), "{} ms {polls} {:?}", now.0 / 1000, net.link(LINK));
+}
+
+#[test]
+fn nobody_listens_where_management_is_off() {
+    let pool = BufPool::new(64);
+    let mut net = net(&[link("x", MAC_A, Some("10.0.0.1/24"))], &pool);
+    let mut host = Host::new(MAC_B, "10.0.0.2/24");
+    let client = host.connect("10.0.0.1:3322", 2000);
+    host.run(ms(0), &mut net, &pool);
+    assert_eq!(host.tcp(client).state(), tcp::State::Closed, "refused");
+    assert_eq!(net.stream_event(), None);
+}
+
+#[test]
+fn ping_is_answered() {
+    let pool = BufPool::new(8);
+    let mut net = net(&[link("x", MAC_A, Some("10.0.0.1/24"))], &pool);
+    let caps = ChecksumCapabilities::default();
+    // The host is known by its question for our address.
+    let host = nodeos::channel::InChannel { mac: MAC_B, mtu: 1500, v4: Some([10, 0, 0, 2].into()), v6: None };
+    let arp = nodeos::nexthop::emit_question(&pool, &host, [10, 0, 0, 1].into(), None).unwrap();
+    net.frame(ms(0), LINK, arp);
+    assert!(net.transmit(ms(0), LINK).is_some(), "our answer to it");
+    let icmp = Icmpv4Repr::EchoRequest { ident: 7, seq_no: 8, data: b"are you there" };
+    let (src_addr, dst_addr) = (Ipv4Address::new(10, 0, 0, 2), Ipv4Address::new(10, 0, 0, 1));
+    let payload_len = icmp.buffer_len();
+    let ip = Ipv4Repr { src_addr, dst_addr, next_header: IpProtocol::Icmp, payload_len, hop_limit: 64 };
+    let mut frame = pool.take().unwrap();
+    frame.set_len(34 + payload_len).unwrap();
+    let ethernet = EthernetRepr {
+        src_addr: EthernetAddress(MAC_B.0),
+        dst_addr: EthernetAddress(MAC_A.0),
+        ethertype: EthernetProtocol::Ipv4,
+    };
+    ethernet.emit(&mut EthernetFrame::new_unchecked(&mut frame[..]));
+    ip.emit(&mut Ipv4Packet::new_unchecked(&mut frame[14..]), &caps);
+    icmp.emit(&mut Icmpv4Packet::new_unchecked(&mut frame[34..]), &caps);
+    net.frame(ms(0), LINK, frame);
+    let answer = net.transmit(ms(0), LINK).unwrap();
+    let packet = Icmpv4Packet::new_checked(&answer[34..]).unwrap();
+    let repr = Icmpv4Repr::parse(&packet, &caps).unwrap();
+    assert_eq!(repr, Icmpv4Repr::EchoReply { ident: 7, seq_no: 8, data: b"are you there" });
+}
+
+#[test]
+fn an_address_comes_by_dhcp() {
+    let pool = BufPool::new(64);
+    let config = LinkConfig { address: Some(LinkAddress::Dhcp), management: true, ..link("mgmt", MAC_A, None) };
+    let mut net = net(&[config], &pool);
+    assert_eq!(net.link_infos()[0].address, None);
+    let (server, client, router) =
+        (Ipv4Address::new(10, 0, 0, 254), Ipv4Address::new(10, 0, 0, 77), Ipv4Address::new(10, 0, 0, 253));
+    let mut now = ms(0);
+    for _ in 0..4 {
+        net.poll(now);
+        while let Some(frame) = net.transmit(now, LINK) {
+            if let Some(reply) = dhcp_reply(&frame, server, client, router) {
+                net.frame(now, LINK, pool.copy_of(&reply).unwrap());
+            }
+        }
+        now = now + std::time::Duration::from_millis(10);
+    }
+    assert_eq!(net.link_infos()[0].address.as_deref(), Some("10.0.0.77/24"));
+    let mut host = Host::new(MAC_B, "10.0.0.2/24");
+    let tcp = host.connect("10.0.0.77:3322", 2000);
+    host.run(now, &mut net, &pool);
+    assert_eq!(host.tcp(tcp).state(), tcp::State::Established);
+}
+
+/// What a DHCP server answers to `frame`, if that is a request.
+fn dhcp_reply(frame: &[u8], server: Ipv4Address, client: Ipv4Address, router: Ipv4Address) -> Option<Vec<u8>> {
+    let eth = EthernetFrame::new_checked(frame).ok()?;
+    let ip = Ipv4Packet::new_checked(eth.payload()).ok()?;
+    let udp = UdpPacket::new_checked(ip.payload()).ok().filter(|udp| udp.dst_port() == 67)?;
+    let packet = DhcpPacket::new_checked(udp.payload()).ok()?;
+    let request = DhcpRepr::parse(&packet).ok()?;
+    let message_type = match request.message_type {
+        DhcpMessageType::Discover => DhcpMessageType::Offer,
+        DhcpMessageType::Request => DhcpMessageType::Ack,
+        _ => return None,
+    };
+    let reply = DhcpRepr {
+        message_type,
+        your_ip: client,
+        server_ip: server,
+        router: Some(router),
+        subnet_mask: Some(Ipv4Address::new(255, 255, 255, 0)),
+        requested_ip: None,
+        client_identifier: None,
+        server_identifier: Some(server),
+        parameter_request_list: None,
+        max_size: None,
+        lease_duration: Some(3600),
+        dns_servers: None,
+        ..request
+    };
+    let caps = ChecksumCapabilities::default();
+    let len = reply.buffer_len();
+    let mut out = vec![0; 42 + len];
+    let ethernet = EthernetRepr {
+        src_addr: EthernetAddress(MAC_B.0),
+        dst_addr: EthernetAddress::BROADCAST,
+        ethertype: EthernetProtocol::Ipv4,
+    };
+    ethernet.emit(&mut EthernetFrame::new_unchecked(&mut out[..]));
+    let dst_addr = Ipv4Address::BROADCAST;
+    let ip =
+        Ipv4Repr { src_addr: server, dst_addr, next_header: IpProtocol::Udp, payload_len: 8 + len, hop_limit: 64 };
+    ip.emit(&mut Ipv4Packet::new_unchecked(&mut out[14..]), &caps);
+    let repr = UdpRepr { src_port: 67, dst_port: 68 };
+    let mut datagram = UdpPacket::new_unchecked(&mut out[34..]);
+    let emit = |payload: &mut [u8]| reply.emit(&mut DhcpPacket::new_unchecked(payload)).unwrap();
+    repr.emit(&mut datagram, &server.into(), &dst_addr.into(), len, emit, &caps);
+    Some(out)
+}

@@ -1,0 +1,244 @@
+//! Who has which address: every node's NICs, MAC and IP addresses, neighbors and configuration.
+//!
+//! | what                | value                                                                |
+//! |---------------------|----------------------------------------------------------------------|
+//! | node number N       | position in the lab, from 1                                          |
+//! | NIC number L        | 0: management; then the node's lab links in the order of the file     |
+//! | MAC address         | `02:00:00:NN:NN:LL`                                                   |
+//! | management address  | `10.255.N.N/16`                                                       |
+//! | UDP link number l   | `10.(1+l).0.1/24` and `.2`; from l = 254 on `10.1.1.1/24`, ...        |
+//!
+//! Data links have no address unless their neighbors talk over UDP.
+
+use std::fmt::Write;
+use std::net::Ipv4Addr;
+
+use nodeos::units::Rate;
+
+use super::{DEFAULT_MTU, Lab, LabError};
+use crate::medium::Shape;
+
+/// Name of every node's first link.
+pub(super) const MANAGEMENT: &str = "mgmt";
+/// Address of a lab's wire process on the management network.
+pub const GATEWAY: Ipv4Addr = Ipv4Addr::new(10, 255, 255, 254);
+/// Its MAC address.
+pub const GATEWAY_MAC: [u8; 6] = [2, 0, 0, 0xff, 0xff, 0];
+
+/// The keys of a lab.
+#[derive(Debug, Clone)]
+pub struct Keys {
+    /// The administrator's Ed25519 public key.
+    pub admin: [u8; 32],
+    /// Ed25519 secret seeds of the nodes' identities, in the order of the nodes.
+    pub identities: Vec<[u8; 32]>,
+}
+
+/// What a lab's nodes and links are called by their platforms.
+#[derive(Debug, Clone)]
+pub struct Plan {
+    /// The nodes, in the order of the lab.
+    pub nodes: Vec<NodePlan>,
+    /// The links, in the order of the lab.
+    pub links: Vec<LinkPlan>,
+}
+
+/// One node.
+#[derive(Debug, Clone)]
+pub struct NodePlan {
+    /// Its name.
+    pub name: String,
+    /// Its memory if it is a QEMU node, in bytes.
+    pub memory: u64,
+    /// Its address on the management network, `/16`.
+    pub management: Ipv4Addr,
+    /// Its NICs; the first is the management link's.
+    pub nics: Vec<Nic>,
+    /// The configuration that boots it (TOML).
+    pub config: String,
+}
+
+/// One NIC of a node.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Nic {
+    /// Its name in the configuration: `mgmt` or the lab link's.
+    pub name: String,
+    /// Its MAC address.
+    pub mac: [u8; 6],
+    /// The lab link that it is on, and at which end (0 or 1); none for the management link.
+    pub wire: Option<(usize, usize)>,
+}
+
+/// One link.
+#[derive(Debug, Clone, PartialEq)]
+pub struct LinkPlan {
+    /// Its name.
+    pub name: String,
+    /// Its ends.
+    pub ends: [End; 2],
+    /// Largest frame payload, in bytes.
+    pub mtu: u16,
+    /// How each direction behaves.
+    pub shape: Shape,
+}
+
+/// One end of a link.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct End {
+    /// Position of the node.
+    pub node: usize,
+    /// Position among the node's NICs.
+    pub nic: usize,
+}
+
+/// A MAC address as people write it.
+pub fn mac_text(mac: [u8; 6]) -> String {
+    mac.map(|byte| format!("{byte:02x}")).join(":")
+}
+
+pub(super) fn plan(lab: &Lab, keys: &Keys) -> Result<Plan, LabError> {
+    if keys.identities.len() != lab.nodes.len() {
+        let text = format!("{} identities for {} nodes", keys.identities.len(), lab.nodes.len());
+        return Err(LabError::without_place(text));
+    }
+    let mut nics: Vec<Vec<Nic>> = (0..lab.nodes.len()).map(|n| vec![nic(n, 0, MANAGEMENT, None)]).collect();
+    let mut links = Vec::with_capacity(lab.links.len());
+    for (l, link) in lab.links.iter().enumerate() {
+        let mut ends = [End { node: 0, nic: 0 }; 2];
+        for (end, &node) in link.ends.iter().enumerate() {
+            ends[end] = End { node, nic: nics[node].len() };
+            let made = nic(node, ends[end].nic, &link.name, Some((l, end)));
+            nics[node].push(made);
+        }
+        links.push(LinkPlan { name: link.name.clone(), ends, mtu: link.mtu, shape: link.shape });
+    }
+    let nodes = (0..lab.nodes.len()).map(|n| node_plan(lab, keys, &links, &nics, n)).collect();
+    Ok(Plan { nodes, links })
+}
+
+fn nic(node: usize, number: usize, name: &str, wire: Option<(usize, usize)>) -> Nic {
+    let [.., n1, n0] = (node as u32 + 1).to_be_bytes();
+    // A node has at most 64 links.
+    Nic { name: name.into(), mac: [2, 0, 0, n1, n0, number as u8], wire }
+}
+
+fn node_plan(lab: &Lab, keys: &Keys, links: &[LinkPlan], nics: &[Vec<Nic>], n: usize) -> NodePlan {
+    let node = &lab.nodes[n];
+    let [.., n1, n0] = (n as u32 + 1).to_be_bytes();
+    let management = Ipv4Addr::new(10, 255, n1, n0);
+    let mut text = String::new();
+    // Writing to a string does not fail.
+    let mut line = |t: std::fmt::Arguments<'_>| writeln!(text, "{t}").unwrap_or_default();
+    line(format_args!("[node]\nname = \"{}\"\nidentity = \"{}\"", node.name, hex(&keys.identities[n])));
+    line(format_args!("agent = \"everything\"\n\n[control]\nadmin = \"{}\"", hex(&keys.admin)));
+    line(format_args!("\n[team]\n{}", super::file::team_lines(&lab.defaults.team)));
+    line(format_args!("\n[[link]]\nname = \"{MANAGEMENT}\"\nmac = \"{}\"", mac_text(nics[n][0].mac)));
+    line(format_args!("address = \"{management}/16\"\nmanagement = true"));
+    let mut met: Vec<usize> = Vec::new();
+    for nic in &nics[n] {
+        let Some((l, end)) = nic.wire else { continue };
+        let link = &lab.links[l];
+        line(format_args!("\n[[link]]\nname = \"{}\"\nmac = \"{}\"", nic.name, mac_text(nic.mac)));
+        if link.mtu != DEFAULT_MTU {
+            line(format_args!("mtu = {}", link.mtu));
+        }
+        if let Some(rate) = link.shape.rate {
+            line(format_args!("rate = \"{}\"", Rate(rate)));
+        }
+        if link.udp {
+            line(format_args!("address = \"{}/24\"", udp_address(l, end)));
+        }
+        let other = links[l].ends[1 - end];
+        let name = &lab.nodes[other.node].name;
+        // Over another link the same node is another neighbor, with a name of its own.
+        met.push(other.node);
+        let name = match met.iter().filter(|&&m| m == other.node).count() {
+            1 => name.clone(),
+            n => format!("{name}#{n}"),
+        };
+        line(format_args!("\n[[neighbor]]\nname = \"{name}\"\nlink = \"{}\"", nic.name));
+        if link.udp {
+            line(format_args!("udp = \"{}:{}\"", udp_address(l, 1 - end), wire::UDP_PORT));
+        } else {
+            line(format_args!("mac = \"{}\"", mac_text(nics[other.node][other.nic].mac)));
+        }
+    }
+    let memory = node.memory.unwrap_or(lab.defaults.memory);
+    NodePlan { name: node.name.clone(), memory, management, nics: nics[n].clone(), config: text }
+}
+
+fn udp_address(link: usize, end: usize) -> Ipv4Addr {
+    // A lab has fewer than 254 * 256 links.
+    Ipv4Addr::new(10, 1 + (link % 254) as u8, (link / 254) as u8, 1 + end as u8)
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashSet;
+
+    use super::*;
+
+    fn keys(n: usize) -> Keys {
+        Keys { admin: [0xad; 32], identities: vec![[7; 32]; n] }
+    }
+
+    #[test]
+    fn a_line_as_documented() {
+        let plan = Lab::line(3).plan(&keys(3)).unwrap();
+        let b = &plan.nodes[1];
+        assert_eq!(b.management, Ipv4Addr::new(10, 255, 0, 2));
+        assert_eq!(mac_text(b.nics[2].mac), "02:00:00:00:02:02");
+        assert_eq!(b.nics[2].wire, Some((1, 0)));
+        assert_eq!(plan.links[1].ends, [End { node: 1, nic: 2 }, End { node: 2, nic: 1 }]);
+        let c: toml::Table = b.config.parse().unwrap();
+        assert_eq!(c["team"]["event"].as_str(), Some("2ms"));
+        assert_eq!(c["link"].as_array().unwrap().len(), 3);
+        assert_eq!(c["neighbor"][1]["name"].as_str(), Some("n3"));
+        assert_eq!(c["neighbor"][1]["link"].as_str(), Some("n2-n3"));
+        assert_eq!(c["neighbor"][1]["mac"].as_str(), Some("02:00:00:00:03:01"));
+        assert_eq!(c["control"]["admin"].as_str(), Some("ad".repeat(32).as_str()));
+    }
+
+    #[test]
+    fn udp_links_have_addresses() {
+        let mut lab = Lab::line(3);
+        lab.links[1].udp = true;
+        let plan = lab.plan(&keys(3)).unwrap();
+        let b: toml::Table = plan.nodes[1].config.parse().unwrap();
+        assert!(b["link"][1].get("address").is_none());
+        assert_eq!(b["link"][2]["address"].as_str(), Some("10.2.0.1/24"));
+        assert_eq!(b["neighbor"][1]["udp"].as_str(), Some("10.2.0.2:3322"));
+    }
+
+    #[test]
+    fn parallel_links_make_neighbors_of_different_names() {
+        let mut lab = Lab::line(2);
+        lab.connect(1, 0);
+        let plan = lab.plan(&keys(2)).unwrap();
+        let a: toml::Table = plan.nodes[0].config.parse().unwrap();
+        let names: Vec<_> =
+            a["neighbor"].as_array().unwrap().iter().map(|n| n["name"].as_str().unwrap()).collect();
+        assert_eq!(names, ["n2", "n2#2"]);
+    }
+
+    #[test]
+    fn addresses_are_unique_in_large_labs() {
+        let lab = Lab::random(600, 6, 1);
+        let plan = lab.plan(&keys(600)).unwrap();
+        let macs: HashSet<_> = plan.nodes.iter().flat_map(|n| n.nics.iter().map(|nic| nic.mac)).collect();
+        assert_eq!(macs.len(), 600 + 2 * lab.links.len());
+        assert!(!macs.contains(&GATEWAY_MAC));
+        let addresses: HashSet<_> = plan.nodes.iter().map(|n| n.management).collect();
+        assert_eq!(addresses.len(), 600);
+        assert!(!addresses.contains(&GATEWAY));
+    }
+
+    #[test]
+    fn keys_and_nodes_must_match() {
+        assert!(Lab::line(3).plan(&keys(2)).is_err());
+    }
+}

@@ -1,0 +1,191 @@
+//! The test command: every check in its order, a table of what passed at the end.
+//!
+//! What needs root or QEMU is left out, by name, where there is none; with `--ci` that is a failure.
+
+use std::process::{Command, ExitCode};
+use std::time::{Duration, Instant};
+
+use anyhow::{Result, bail};
+
+use crate::{capsules, image, process, root, setup};
+
+/// Run every check: format, lints, tests, simulator, labs, boots
+#[derive(clap::Args)]
+pub struct Options {
+    /// Set up first, and fail where something would be left out
+    #[arg(long)]
+    ci: bool,
+    /// Only the checks whose name contains this
+    #[arg(long, value_name = "TEXT")]
+    only: Option<String>,
+    /// List the checks and stop
+    #[arg(long)]
+    list: bool,
+}
+
+/// What a check cannot do without.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Needs {
+    Nothing,
+    Qemu,
+    Root,
+}
+
+struct Check {
+    name: &'static str,
+    needs: Needs,
+    run: fn() -> Result<()>,
+}
+
+const CHECKS: &[Check] = &[
+    Check { name: "format", needs: Needs::Nothing, run: format },
+    Check { name: "lints", needs: Needs::Nothing, run: lints },
+    Check { name: "capsules", needs: Needs::Nothing, run: capsules_tests },
+    Check { name: "units and properties", needs: Needs::Nothing, run: units },
+    Check { name: "simulator", needs: Needs::Nothing, run: simulator },
+    Check { name: "image size", needs: Needs::Nothing, run: image_size },
+    Check { name: "hosted labs", needs: Needs::Nothing, run: hosted_labs },
+    Check { name: "namespace labs", needs: Needs::Root, run: namespace_labs },
+    Check { name: "QEMU boots", needs: Needs::Qemu, run: boots },
+    Check { name: "QEMU labs", needs: Needs::Qemu, run: qemu_labs },
+];
+
+/// The largest image that is accepted, in bytes.
+const MAX_IMAGE: u64 = 8 << 20;
+
+enum Outcome {
+    Passed,
+    Failed(anyhow::Error),
+    Skipped(&'static str),
+}
+
+pub fn run(options: &Options) -> Result<ExitCode> {
+    if options.list {
+        CHECKS.iter().for_each(|c| println!("{}", c.name));
+        return Ok(ExitCode::SUCCESS);
+    }
+    if options.ci {
+        setup::run(&setup::Options::default())?;
+    }
+    let wanted = |c: &&Check| options.only.as_ref().is_none_or(|text| c.name.contains(text.as_str()));
+    let mut results = Vec::new();
+    for check in CHECKS.iter().filter(wanted) {
+        eprintln!("\n=== {}", check.name);
+        let start = Instant::now();
+        let outcome = match missing(check.needs) {
+            Some(why) if options.ci => Outcome::Failed(anyhow::anyhow!("{why}")),
+            Some(why) => Outcome::Skipped(why),
+            None => (check.run)().map_or_else(Outcome::Failed, |()| Outcome::Passed),
+        };
+        results.push((check.name, outcome, start.elapsed()));
+    }
+    Ok(report(&results))
+}
+
+fn report(results: &[(&str, Outcome, Duration)]) -> ExitCode {
+    let mut counts = [0; 3];
+    println!();
+    for (name, outcome, time) in results {
+        let (at, text) = match outcome {
+            Outcome::Passed => (0, "passed".to_string()),
+            Outcome::Failed(error) => (1, format!("FAILED: {error:#}")),
+            Outcome::Skipped(why) => (2, format!("skipped: {why}")),
+        };
+        counts[at] += 1;
+        println!("{name:<22} {:>5} s  {text}", time.as_secs());
+    }
+    let [passed, failed, skipped] = counts;
+    println!("\n{passed} passed, {failed} failed, {skipped} skipped");
+    if failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+fn missing(needs: Needs) -> Option<&'static str> {
+    match needs {
+        Needs::Qemu if process::find("qemu-system-x86_64").is_none() => {
+            Some("there is no qemu-system-x86_64: cargo xtask setup")
+        }
+        Needs::Root if !is_root() => Some("network namespaces need root"),
+        _ => None,
+    }
+}
+
+fn is_root() -> bool {
+    process::output(Command::new("id").arg("-u")).is_ok_and(|id| id.trim() == "0")
+}
+
+fn cargo(arguments: &[&str]) -> Command {
+    let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    command.args(arguments).current_dir(root());
+    command
+}
+
+fn format() -> Result<()> {
+    process::run("format of the workspace", &mut cargo(&["fmt", "--all", "--check"]))?;
+    for folder in ["capsules", "image/boot"] {
+        process::run(&format!("format of {folder}"), cargo(&["fmt", "--all", "--check"]).current_dir(root().join(folder)))?;
+    }
+    Ok(())
+}
+
+fn lints() -> Result<()> {
+    let arguments = ["clippy", "--quiet", "--all-targets", "--", "-D", "warnings"];
+    process::run("lints of the workspace", &mut cargo(&arguments))?;
+    process::run("lints of the capsules", cargo(&arguments).current_dir(root().join("capsules")))
+}
+
+fn capsules_tests() -> Result<()> {
+    capsules::run(&capsules::Options::default())?;
+    process::run("tests of the capsules", cargo(&["test", "--quiet"]).current_dir(root().join("capsules")))
+}
+
+fn units() -> Result<()> {
+    let packages = ["wire", "nodeos", "authagent", "ee", "host", "client", "bench"];
+    let mut command = cargo(&["test", "--quiet", "--lib", "--bins"]);
+    packages.iter().for_each(|p| drop(command.args(["-p", p])));
+    process::run("unit and property tests", &mut command)?;
+    let mut command = cargo(&["test", "--quiet", "--doc"]);
+    ["wire", "nodeos", "authagent", "ee", "sim"].iter().for_each(|p| drop(command.args(["-p", p])));
+    process::run("examples in the documentation", &mut command)?;
+    process::run("integration tests of the core", &mut cargo(&["test", "--quiet", "-p", "ee", "--test", "*"]))
+}
+
+fn simulator() -> Result<()> {
+    process::run("simulator", &mut cargo(&["test", "--quiet", "--release", "-p", "sim"]))
+}
+
+fn image_size() -> Result<()> {
+    let image = image::build(false)?;
+    let size = std::fs::metadata(&image.node)?.len();
+    if size > MAX_IMAGE {
+        bail!("the image has {size} bytes, {MAX_IMAGE} are allowed");
+    }
+    println!("image: {size} bytes of at most {MAX_IMAGE}");
+    Ok(())
+}
+
+fn hosted_labs() -> Result<()> {
+    lab_tests("hosted_")
+}
+
+fn namespace_labs() -> Result<()> {
+    lab_tests("namespace_")
+}
+
+fn qemu_labs() -> Result<()> {
+    lab_tests("qemu_")
+}
+
+fn boots() -> Result<()> {
+    lab_tests("boot_")
+}
+
+/// Labs and boots need the image, the capsules and the hosted node. Each kind's tests are named by their
+/// first word; they run one after the other, since each uses the whole machine.
+fn lab_tests(kind: &str) -> Result<()> {
+    image::build(false)?;
+    capsules::run(&capsules::Options::default())?;
+    process::run("hosted node and client", &mut cargo(&["build", "--quiet", "--release", "-p", "host", "-p", "client"]))?;
+    let arguments =
+        ["test", "--quiet", "--release", "-p", "client", "--test", "*", "--", "--test-threads=1", kind];
+    process::run(&format!("tests {kind}*"), &mut cargo(&arguments))
+}
