@@ -6,9 +6,9 @@ use std::path::PathBuf;
 use std::{env, fs};
 
 /// Functions of the module that takes long to compile.
-const BIG_FUNCTIONS: usize = 200;
+const BIG_FUNCTIONS: usize = 64;
 /// Loop bodies in each.
-const BIG_BODIES: usize = 40;
+const BIG_BODIES: usize = 16;
 
 fn main() {
     println!("cargo:rerun-if-changed=build.rs");

@@ -98,5 +98,9 @@ pub fn enable_gro(device: &str) -> Result<()> {
     // Safety: the request names a device by a string that ends with 0 and points to a live ethtool_value,
     // which is what SIOCETHTOOL reads and writes.
     let result = unsafe { libc::ioctl(fd.as_raw_fd(), libc::SIOCETHTOOL as _, &mut request) };
-    if result < 0 { Err(io::Error::last_os_error()).with_context(|| format!("{device}: GRO")) } else { Ok(()) }
+    if result < 0 {
+        Err(io::Error::last_os_error()).with_context(|| format!("{device}: GRO"))
+    } else {
+        Ok(())
+    }
 }

@@ -216,3 +216,149 @@ impl Remote {
 
 /// A socket's timeout may not be 0.
 const MIN_WAIT: Duration = Duration::from_millis(1);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use authagent::channel::{Gate, Server, ServerEvent};
+    use authagent::keys::{NodeIdentity, PublicKey};
+    use std::net::TcpListener;
+    use std::sync::Arc;
+    use wire::control::{Arrival, ControlError, Erred, FlowState};
+    use wire::id::PartHash;
+    use wire::tuple::{Scheme, Tuple};
+
+    const ADMIN: [u8; 32] = [1; 32];
+    const NODE: [u8; 32] = [2; 32];
+
+    /// A node's control server for one client, which answers as `answer` says.
+    fn node(mut answer: impl FnMut(Request) -> Answer + Send + 'static) -> Target {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap().to_string();
+        std::thread::spawn(move || {
+            let admin = PublicKey::from(SigningKey::from_seed(&ADMIN).public());
+            let gate = Gate {
+                node: "a".into(),
+                identity: NodeIdentity::new(SigningKey::from_seed(&NODE), &entropy).unwrap(),
+                principals: Box::new(move |name: &str, _: Scheme| (name == "admin").then(|| admin.clone())),
+            };
+            let mut server = Server::new(Arc::new(gate), &entropy).unwrap();
+            let (mut stream, _) = listener.accept().unwrap();
+            let mut bytes = [0; 1000];
+            loop {
+                let n = stream.read(&mut bytes).unwrap_or(0);
+                let mut events = Vec::new();
+                let result = server.push(&bytes[..n], &mut events);
+                for event in events {
+                    if let ServerEvent::Message(message) = event {
+                        server.send(&encode(&answer(decode(&message).unwrap()))).unwrap();
+                    }
+                }
+                stream.write_all(&server.take_output()).unwrap();
+                if n == 0 || result.is_err() {
+                    return;
+                }
+            }
+        });
+        Target {
+            name: "a".into(),
+            session: address.clone(),
+            control: address,
+            identity: Some(SigningKey::from_seed(&NODE).public()),
+            principal: "admin".into(),
+            key: SigningKey::from_seed(&ADMIN),
+            timeout: Duration::from_secs(10),
+        }
+    }
+
+    fn flow(n: u8) -> FlowInfo {
+        FlowInfo {
+            hash: TupleHash([n; 32]),
+            name: "hello".into(),
+            state: FlowState::Running,
+            principal: None,
+            team: None,
+            source: None,
+            grant: None,
+            arrival: Arrival::default(),
+            capsules: (0, 0, 0),
+            sessions: 0,
+        }
+    }
+
+    #[test]
+    fn lists_come_in_pages() {
+        let target = node(|request| match request {
+            Request::FlowShow { from: 0 } => Answer::Flows(Page { items: vec![flow(1)], next: Some(1) }),
+            // A page that leads back ends the list.
+            Request::FlowShow { from: 1 } => Answer::Flows(Page { items: vec![flow(2)], next: Some(1) }),
+            _ => Answer::Done,
+        });
+        let mut remote = Remote::login(&target).unwrap();
+        let hashes: Vec<_> = remote.flows().unwrap().iter().map(|f| f.hash).collect();
+        assert_eq!(hashes, [TupleHash([1; 32]), TupleHash([2; 32])]);
+        assert_eq!(remote.find_flow("0202").unwrap().hash, TupleHash([2; 32]));
+        assert_eq!(crate::exit::code(&remote.find_flow("hello").unwrap_err()), Code::Usage);
+        assert_eq!(crate::exit::code(&remote.find_flow("other").unwrap_err()), Code::Missing);
+        assert!(remote.teams().unwrap_err().to_string().contains("answered what was not asked"));
+    }
+
+    #[test]
+    fn parts_go_in_pieces_before_the_tuple() {
+        let part: Vec<u8> = (0..MAX_PIECE * 2 + 10).map(|n| (n / 3) as u8).collect();
+        let hash = PartHash::of(&part);
+        let mut there = Vec::new();
+        let target = node(move |request| match request {
+            Request::PartPut { part, total, offset, bytes } => {
+                assert_eq!((part, offset as usize), (hash, there.len()));
+                there.extend(bytes);
+                assert!(there.len() <= total as usize);
+                Answer::Done
+            }
+            Request::FlowInject { tuple } if PartHash::of(&there) == hash => {
+                Answer::Injected(TupleHash::of(&tuple))
+            }
+            _ => Answer::Error(ControlError { erred: Erred::Operator, text: "a part is missing".into() }),
+        });
+        let mut remote = Remote::login(&target).unwrap();
+        let tuple = Tuple {
+            body: wire::tuple::Body {
+                version: 1,
+                nonce: [0; 16],
+                protocols: vec![],
+                request: Default::default(),
+                validity: Default::default(),
+                replaces: None,
+                extensions: vec![],
+            },
+            credentials: wire::tuple::Credentials::None,
+        };
+        let bundle = Bundle { bytes: tuple.encode(), tuple, parts: [(hash, part.clone())].into() };
+        let mut told = Vec::new();
+        assert_eq!(remote.inject(&bundle, |there, all| told.push((there, all))).unwrap(), bundle.hash());
+        assert_eq!((told.len(), told[2]), (3, (part.len(), part.len())));
+        let error = remote.ask(&Request::NodeShow).unwrap_err();
+        assert_eq!(error.to_string(), "node a: a part is missing (blame: operator)");
+    }
+
+    #[test]
+    fn only_the_right_keys_open_the_door() {
+        let code = |target: &Target| crate::exit::code(&Remote::login(target).err().unwrap());
+        let stranger = Target { key: SigningKey::from_seed(&[9; 32]), ..node(|_| Answer::Done) };
+        assert_eq!(code(&stranger), Code::Unreachable);
+        let other = Some(SigningKey::from_seed(&[9; 32]).public());
+        assert_eq!(code(&Target { identity: other, ..node(|_| Answer::Done) }), Code::Unreachable);
+        let closed = Target { control: "127.0.0.1:1".into(), ..node(|_| Answer::Done) };
+        assert_eq!(code(&closed), Code::Unreachable);
+    }
+
+    #[test]
+    fn a_silent_node_takes_no_longer_than_agreed() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let control = listener.local_addr().unwrap().to_string();
+        let target = Target { control, timeout: Duration::from_millis(50), ..node(|_| Answer::Done) };
+        let started = Instant::now();
+        assert_eq!(crate::exit::code(&Remote::login(&target).err().unwrap()), Code::TimedOut);
+        assert!(started.elapsed() < Duration::from_secs(5));
+    }
+}

@@ -28,6 +28,15 @@ pub enum Received {
     Closed,
 }
 
+impl Drop for Session {
+    /// Tells the node that nobody listens any more: an ordinary close only says that nobody will speak, and
+    /// the session would stay open for a while.
+    fn drop(&mut self) {
+        // If it cannot be said, the node finds out by itself.
+        let _ = rustix::net::sockopt::set_socket_linger(&self.stream, Some(Duration::ZERO));
+    }
+}
+
 /// The half of a session that sends.
 pub struct Sender {
     stream: TcpStream,

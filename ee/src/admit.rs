@@ -9,8 +9,8 @@ use std::fmt;
 
 use wasmparser::{
     BinaryReaderError, CompositeInnerType, ConstExpr, Export, ExternalKind, FuncToValidate, FuncType,
-    FuncValidatorAllocations, FunctionBody, Global, Operator, Parser, Payload, TableInit, TypeRef,
-    ValType, ValidPayload, Validator, ValidatorResources, WasmFeatures,
+    FuncValidatorAllocations, FunctionBody, Global, Operator, Parser, Payload, TableInit, TypeRef, ValType,
+    ValidPayload, Validator, ValidatorResources, WasmFeatures,
 };
 use wire::describe::{self, Description};
 

@@ -39,8 +39,13 @@ impl Bans {
     }
 
     /// Keeps a flow away for a while, longer each time: its team was ended for its strikes.
+    /// What its operator keeps away stays away.
     pub fn for_a_while(&mut self, now: Instant, flow: TupleHash) {
-        let times = self.list.iter().find(|b| b.flow == flow).map_or(0, |b| b.times);
+        let known = self.list.iter().find(|b| b.flow == flow);
+        if known.is_some_and(|b| b.until.is_none()) {
+            return;
+        }
+        let times = known.map_or(0, |b| b.times);
         let length = FIRST_BAN.saturating_mul(1 << times.min(16)).min(LONGEST_BAN);
         self.enter(Ban { flow, until: Some(now + length), times: times + 1 });
     }

@@ -108,17 +108,11 @@ impl Caps {
     }
 
     /// The name of what `raw` reaches, in two pieces.
-    pub fn name<'a>(
-        &'a self,
-        raw: u32,
-        neighbors: &'a Neighbors,
-    ) -> Result<(&'static str, &'a str), Error> {
+    pub fn name<'a>(&'a self, raw: u32, neighbors: &'a Neighbors) -> Result<(&'static str, &'a str), Error> {
         match self.get(raw, rights::READ)?.target {
             Target::Neighbor(at) => Ok((NEIGHBOR, &neighbors.get(at)?.is.name)),
             Target::Neighborhood => Ok((NEIGHBORHOOD, "")),
-            Target::Privilege(at) => {
-                Ok(("", self.privileges.get(usize::from(at)).ok_or(Error::BadHandle)?))
-            }
+            Target::Privilege(at) => Ok(("", self.privileges.get(usize::from(at)).ok_or(Error::BadHandle)?)),
         }
     }
 
@@ -235,4 +229,3 @@ impl Neighbors {
         self.links.iter().map(|b| b.available(now)).min().unwrap_or(0)
     }
 }
-

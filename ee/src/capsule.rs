@@ -41,7 +41,10 @@ impl Kinds {
             .enumerate()
             .map(|(at, c)| Kind {
                 limits: grant.limits(position, at as u8, c.limits),
-                derives: c.derives.iter().fold(0, |bits, d| bits | 1u32.checked_shl((*d).into()).unwrap_or(0)),
+                derives: c
+                    .derives
+                    .iter()
+                    .fold(0, |bits, d| bits | 1u32.checked_shl((*d).into()).unwrap_or(0)),
             })
             .collect();
         let graph: Vec<_> = protocol
@@ -56,7 +59,8 @@ impl Kinds {
             (Err(kind), None) => return Err(StartError::Cycle { kind }),
             (Err(kind), Some(depth)) => {
                 let depth = depth.min(limits::MAX_DEPTH as u32);
-                let worst = limits::worst_case(&graph, Some(depth)).map_err(|_| StartError::Cycle { kind })?;
+                let worst =
+                    limits::worst_case(&graph, Some(depth)).map_err(|_| StartError::Cycle { kind })?;
                 (worst, depth as usize)
             }
         };

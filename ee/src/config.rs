@@ -83,7 +83,7 @@ fn default_flows() -> u16 {
 }
 
 fn default_buffers() -> u16 {
-    1024
+    2048
 }
 
 /// The operator's configuration cannot be used.
@@ -98,6 +98,8 @@ impl fmt::Display for ConfigError {
 
 impl std::error::Error for ConfigError {}
 
+/// Fewer packet buffers than this serve nobody.
+const MIN_BUFFERS: u16 = 16;
 const MAX_LINKS: usize = 64;
 const MAX_NEIGHBORS: usize = 1024;
 
@@ -111,7 +113,8 @@ impl NodeConfig {
 
     /// The identity that the configuration gives, if it gives one.
     pub fn identity(&self) -> Result<Option<SigningKey>, ConfigError> {
-        let parse = |hex: &String| SigningKey::from_hex(hex).map_err(|e| ConfigError(format!("node.identity: {e}")));
+        let parse =
+            |hex: &String| SigningKey::from_hex(hex).map_err(|e| ConfigError(format!("node.identity: {e}")));
         self.node.identity.as_ref().map(parse).transpose()
     }
 
@@ -133,6 +136,12 @@ impl NodeConfig {
         }
         if self.links.len() > MAX_LINKS || self.neighbors.len() > MAX_NEIGHBORS {
             return fail(format!("at most {MAX_LINKS} links and {MAX_NEIGHBORS} neighbors"));
+        }
+        if self.node.buffers < MIN_BUFFERS {
+            return fail(format!("node.buffers must be at least {MIN_BUFFERS}"));
+        }
+        if self.team.queue == 0 || self.team.event.0.is_zero() {
+            return fail("team.queue and team.event must not be 0: no flow could start".into());
         }
         nodeos::config::check(&self.links, &self.neighbors).map_err(|e| ConfigError(e.0))?;
         self.identity()?;

@@ -8,7 +8,7 @@
 use std::fmt;
 use std::sync::Arc;
 
-use wasmtime::{Config, CustomCodeMemory, InstancePre, Linker, Module, WasmFeatures};
+use wasmtime::{Config, InstancePre, Linker, Module, WasmFeatures};
 use wire::id::PartHash;
 
 use crate::admit::{self, Admitted, Refusal};
@@ -30,15 +30,6 @@ pub enum Metering {
     Epoch,
     /// By counting instructions: slower, and the same in every run.
     Fuel,
-}
-
-/// What an engine is made of.
-#[derive(Clone)]
-pub struct EngineOptions {
-    /// How guest code is measured and stopped.
-    pub metering: Metering,
-    /// How memory becomes executable where the operating system does not do it.
-    pub code_memory: Option<Arc<dyn CustomCodeMemory>>,
 }
 
 /// The node's build or platform does not fit the engine.
@@ -71,11 +62,11 @@ struct Inner {
 
 impl Engine {
     /// Sets the engine up. Takes some milliseconds; once per process is enough.
-    pub fn new(options: EngineOptions) -> Result<Self, EngineError> {
-        let engine = wasmtime::Engine::new(&config(&options))?;
+    pub fn new(metering: Metering) -> Result<Self, EngineError> {
+        let engine = wasmtime::Engine::new(&config(metering))?;
         let mut linker = Linker::new(&engine);
         guest::link(&mut linker)?;
-        Ok(Self(Arc::new(Inner { engine, linker, metering: options.metering })))
+        Ok(Self(Arc::new(Inner { engine, linker, metering })))
     }
 
     /// What stops a guest past its deadline.
@@ -113,7 +104,8 @@ impl Engine {
 /// Bytes of a compiled module beside its image and what grows with its functions, at most.
 const CODE_BYTES: u64 = 16 * 1024;
 
-/// A compiled module, shared by all teams that run it.
+/// A compiled module, shared by all teams that run it. A clone shares the machine code.
+#[derive(Clone)]
 pub struct Code {
     hash: PartHash,
     pre: InstancePre<TeamState>,
@@ -186,7 +178,7 @@ impl InterruptHandle {
     }
 }
 
-fn config(options: &EngineOptions) -> Config {
+fn config(metering: Metering) -> Config {
     let mut c = Config::new();
     // No signal handlers, no address space beyond what is used: neither exists on Hermit.
     c.signals_based_traps(false);
@@ -207,13 +199,10 @@ fn config(options: &EngineOptions) -> Config {
     // A trap is reported with the names of a few functions; nothing is kept for more than that.
     c.generate_address_map(false).native_unwind_info(false);
     c.wasm_backtrace_max_frames(std::num::NonZeroUsize::new(4));
-    match options.metering {
+    match metering {
         Metering::Epoch => c.epoch_interruption(true),
         // The simulator's results must not depend on the machine's NaNs either.
         Metering::Fuel => c.consume_fuel(true).cranelift_nan_canonicalization(true),
     };
-    if let Some(memory) = &options.code_memory {
-        c.with_custom_code_memory(Some(memory.clone()));
-    }
     c
 }

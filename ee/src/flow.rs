@@ -154,7 +154,12 @@ pub struct Flows {
 impl Flows {
     /// A table of at most `limit` flows.
     pub fn new(limit: usize) -> Self {
-        Self { slab: Slab::new(limit), by_hash: HashMap::new(), by_team: HashMap::new(), ended: VecDeque::new() }
+        Self {
+            slab: Slab::new(limit),
+            by_hash: HashMap::new(),
+            by_team: HashMap::new(),
+            ended: VecDeque::new(),
+        }
     }
 
     /// Adds a flow; `None` when there are as many as may be.
@@ -220,8 +225,9 @@ impl Flows {
     /// or a hash or its first eight or more digits.
     pub fn by_selector(&self, selector: &str) -> Option<Handle> {
         let running = || self.iter().filter(|(_, f)| matches!(f.stage, Stage::Running { .. }));
-        let by_hash = running()
-            .find(|(_, f)| selector.len() >= 8 && f.hash.to_string().starts_with(&selector.to_ascii_lowercase()));
+        let by_hash = running().find(|(_, f)| {
+            selector.len() >= 8 && f.hash.to_string().starts_with(&selector.to_ascii_lowercase())
+        });
         let by_name = || running().filter(|(_, f)| f.name() == selector).max_by_key(|(_, f)| f.since);
         by_hash.or_else(by_name).map(|(handle, _)| handle)
     }
@@ -248,6 +254,14 @@ impl Flows {
             f.parts.get(at)?.clone()
         })
     }
+}
+
+/// Bytes of a flow's record and of its identifiers in the registry, at most.
+const FLOW_BYTES: u64 = 8 * 1024;
+
+/// What a tuple of `len` bytes is charged: its bytes, what is read from them, and the flow's record.
+pub fn tuple_bytes(len: usize) -> u64 {
+    2 * len as u64 + FLOW_BYTES
 }
 
 impl Flow {

@@ -38,6 +38,6 @@ pub mod soft;
 pub mod system;
 pub mod uploads;
 
-pub use engine::{Engine, EngineOptions, InterruptHandle, Metering};
+pub use engine::{Engine, InterruptHandle, Metering};
 pub use job::{Job, JobDone};
 pub use node::{Node, Platform};

@@ -106,7 +106,8 @@ impl Hasher for Fold {
         for chunk in bytes.chunks(8) {
             let mut word = [0; 8];
             word[..chunk.len()].copy_from_slice(chunk);
-            let product = u128::from(self.0 ^ u64::from_le_bytes(word)) * u128::from(0x9e37_79b9_7f4a_7c15u64);
+            let product =
+                u128::from(self.0 ^ u64::from_le_bytes(word)) * u128::from(0x9e37_79b9_7f4a_7c15u64);
             self.0 = (product as u64) ^ ((product >> 64) as u64);
         }
     }

@@ -20,14 +20,16 @@ use nodeos::link::LinkId;
 use nodeos::platform::{Instant, Interrupter, Meter, Now};
 use nodeos::slab::{Handle, Slab};
 use nodeos::team::{Budget, Resource};
-use wasmtime::{Instance, Memory, Store, Trap, TypedFunc, UpdateDeadline, WasmBacktrace, WasmParams, WasmResults};
+use wasmtime::{
+    Instance, Memory, Store, Trap, TypedFunc, UpdateDeadline, WasmBacktrace, WasmParams, WasmResults,
+};
 use wire::describe;
 use wire::grant::Grant;
 use wire::id::TupleHash;
 use wire::tuple::Tuple;
 
-pub use self::state::{MAX_EFFECTS, TeamState};
 use self::state::{InstanceState, Limiter};
+pub use self::state::{MAX_EFFECTS, TeamState};
 use crate::abi::{self, INBOX};
 use crate::cap::{Caps, Neighbors};
 use crate::capsule::{Kinds, Object, Objects};
@@ -316,6 +318,8 @@ struct Handlers {
     stop: Option<TypedFunc<(), ()>>,
 }
 
+/// How often a guest is looked at within its event's time.
+const LOOKS: u32 = 4;
 /// The part of an event's time that `on_stop` gets.
 const STOP_PART: u32 = 4;
 
@@ -335,13 +339,21 @@ impl Sandbox {
         store.limiter(|s| &mut s.limiter);
         if engine.metering() == Metering::Epoch {
             store.set_epoch_deadline(1);
-            // A tick may have been meant for another team, or come late: only the meter counts.
-            store.epoch_deadline_callback(|s| {
-                let over = s.data().meter.count() >= s.data().deadline;
+            // A tick may have been meant for another team, or come late, and the processor may have been
+            // taken from the whole node for a while: the time must be up, and the guest must have been
+            // seen running in each part of it.
+            store.epoch_deadline_callback(|mut s| {
+                let state = s.data_mut();
+                state.seen += 1;
+                let over = state.seen >= LOOKS && state.meter.count() >= state.deadline;
                 Ok(if over { UpdateDeadline::Interrupt } else { UpdateDeadline::Continue(1) })
             });
         }
         let failed = |e: wasmtime::Error| StartError::Instantiate(brief(&format!("{e:#}")));
+        if engine.metering() == Metering::Fuel {
+            // Filling memory and table is counted, too; admission has bounded it.
+            store.set_fuel(u64::MAX).map_err(failed)?;
+        }
         let instance = code.pre().instantiate(&mut store).map_err(failed)?;
         let memory = instance.get_memory(&mut store, "memory");
         let memory = memory.ok_or_else(|| StartError::Instantiate("the module has no memory".into()))?;
@@ -376,7 +388,8 @@ impl Sandbox {
         let result = self.handle(event);
         let state = self.store.data_mut();
         state.objects.clear();
-        state.refused.memory = state.refused.memory.saturating_add(std::mem::take(&mut state.limiter.refused));
+        state.refused.memory =
+            state.refused.memory.saturating_add(std::mem::take(&mut state.limiter.refused));
         let refused = state.refused;
         let (units, end) = match result {
             Ok(units) => (units, Ok(())),
@@ -489,12 +502,7 @@ impl Sandbox {
         }
     }
 
-    fn capsule(
-        &mut self,
-        kind: u8,
-        from: Option<NeighborId>,
-        packet: Buf,
-    ) -> Result<u64, (u64, GuestFault)> {
+    fn capsule(&mut self, kind: u8, from: Option<NeighborId>, packet: Buf) -> Result<u64, (u64, GuestFault)> {
         let Some(f) = self.instances[0].handlers.capsule.clone() else { return Ok(0) };
         let state = self.store.data_mut();
         let Some(left) = state.kinds().get(kind).map(|k| k.limits) else { return Ok(0) };
@@ -553,7 +561,8 @@ impl Sandbox {
         let state = self.store.data_mut();
         let now = state.now.mono;
         // It may have been set again, kept or taken out since it was due.
-        let Some(key_len) = state.soft.as_ref().filter(|s| s.is_over(now, entry)).and_then(|s| Some(s.key(entry)?.len()))
+        let Some(key_len) =
+            state.soft.as_ref().filter(|s| s.is_over(now, entry)).and_then(|s| Some(s.key(entry)?.len()))
         else {
             return Ok(0);
         };
@@ -594,12 +603,14 @@ impl Sandbox {
         self.calls += 1;
         let state = self.store.data_mut();
         state.charged = 0;
-        state.allowance = u64::try_from(self.event.as_micros()).unwrap_or(u64::MAX).saturating_mul(state.per_micro);
+        state.allowance =
+            u64::try_from(self.event.as_micros()).unwrap_or(u64::MAX).saturating_mul(state.per_micro);
         let (result, units) = match state.metering {
             Metering::Epoch => {
                 let start = state.meter.count();
                 state.deadline = start.saturating_add(state.allowance);
-                self.interrupter.arm(self.event);
+                state.seen = 0;
+                self.interrupter.arm(self.event / LOOKS);
                 let result = f.call(&mut self.store, params);
                 self.interrupter.disarm();
                 let state = self.store.data();
@@ -659,7 +670,9 @@ fn footprint(code: &Code, setup: &Setup) -> u64 {
 }
 
 fn state(engine: &Engine, setup: Setup, kinds: Kinds, now: Now) -> Result<TeamState, StartError> {
-    let Setup { tuple, hash, grant, budget, account, node_name, buffers, neighbors, links, data, meter, .. } = setup;
+    let Setup {
+        tuple, hash, grant, budget, account, node_name, buffers, neighbors, links, data, meter, ..
+    } = setup;
     let mut random = setup.seed.map(Random::new);
     // Without entropy the cache's seed is known, and only the team's own chosen keys can make it slow.
     let mut soft_seed = [0; 8];
@@ -681,6 +694,7 @@ fn state(engine: &Engine, setup: Setup, kinds: Kinds, now: Now) -> Result<TeamSt
         meter,
         allowance: 0,
         deadline: 0,
+        seen: 0,
         charged: 0,
         now,
         objects: Objects::new(),

@@ -392,7 +392,7 @@ mod tests {
 
     #[test]
     fn a_full_account_changes_nothing() {
-        let account = Account::root(96 * 1024);
+        let account = Account::root(48 * 1024);
         let mut s = Soft::new(&account, 64, 7).unwrap();
         s.put(Instant(0), b"a", b"old", 1000).unwrap();
         assert_eq!(s.put(Instant(0), b"a", &[0; 65_000], 1000), Err(Error::NoMemory));

@@ -11,6 +11,9 @@ use wire::tuple::MAX_PART;
 /// How long a part waits for its tuple.
 pub const KEPT_FOR: Duration = Duration::from_secs(60);
 
+/// Bytes of a part's record, at most.
+const RECORD: u64 = 256;
+
 #[derive(Debug)]
 struct Upload {
     bytes: Vec<u8>,
@@ -74,7 +77,7 @@ impl Uploads {
         }
         if offset == 0 {
             self.parts.remove(&part);
-            let charge = self.account.charge(total as u64).map_err(|_| UploadError::NoMemory)?;
+            let charge = self.account.charge(total as u64 + RECORD).map_err(|_| UploadError::NoMemory)?;
             let upload = Upload { bytes: Vec::with_capacity(total), total, charge, until: now + KEPT_FOR };
             self.parts.insert(part, upload);
         }
@@ -130,10 +133,10 @@ mod tests {
         assert_eq!(u.put(now, hash, 6, 0, b"nodule"), Err(UploadError::Hash));
         assert_eq!(u.put(now, hash, 6, 5, b"xx"), Err(UploadError::Bounds));
         assert_eq!(u.put(now, hash, u32::MAX, 0, b"x"), Err(UploadError::Bounds));
-        assert_eq!(u.put(now, hash, 1001, 0, b"x"), Err(UploadError::NoMemory));
+        assert_eq!(u.put(now, hash, 1001 - RECORD as u32, 0, b"x"), Err(UploadError::NoMemory));
         assert_eq!(u.account.used(), 0);
-        u.put(now, hash, 900, 0, b"x").unwrap();
-        assert_eq!(u.put(now, PartHash([0; 32]), 900, 0, b"x"), Err(UploadError::NoMemory));
-        u.put(now + KEPT_FOR, PartHash([0; 32]), 900, 0, b"x").unwrap();
+        u.put(now, hash, 700, 0, b"x").unwrap();
+        assert_eq!(u.put(now, PartHash([0; 32]), 700, 0, b"x"), Err(UploadError::NoMemory));
+        u.put(now + KEPT_FOR, PartHash([0; 32]), 700, 0, b"x").unwrap();
     }
 }

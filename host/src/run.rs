@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use ee::config::NodeConfig;
-use ee::engine::{Engine, EngineOptions, Metering};
+use ee::engine::{Engine, Metering};
 use ee::job::{Job, JobDone};
 use ee::node::{Node, Platform};
 use nodeos::buf::BufPool;
@@ -55,7 +55,7 @@ impl Runner {
                 format!("{} links are given, the configuration has {}", links.len(), config.links.len());
             return Err(text.into());
         }
-        let engine = Engine::new(EngineOptions { metering: Metering::Epoch, code_memory: None })?;
+        let engine = Engine::new(Metering::Epoch)?;
         let interrupt = engine.interrupter_handle();
         let meter = Cycles::new();
         let watchdog = Watchdog::start(meter, move || interrupt.interrupt())?;

@@ -16,7 +16,7 @@ use x86_64::instructions::interrupts;
 use super::PerCoreScheduler;
 use super::task::TaskHandle;
 use crate::arch::core_local::core_scheduler;
-use crate::arch::processor::get_timer_ticks;
+use crate::arch::processor::{get_frequency, get_timer_ticks, get_timestamp};
 use crate::scheduler::PerCoreSchedulerExt;
 
 /// How many lines a dying kernel may print. A fault inside the fault handler would go on for ever.
@@ -41,6 +41,22 @@ pub(crate) fn earliest(other: Option<u64>) -> Option<u64> {
 pub(crate) fn count_error() {
 	if ERRORS.fetch_add(1, Ordering::Relaxed) >= ERROR_LINES {
 		crate::arch::processor::shutdown(1)
+	}
+}
+
+/// Does something to a device and says when, in cycles of the time-stamp counter. An emulator may be
+/// interrupted for milliseconds; it is done again until that did not happen in between.
+pub(crate) fn timed<T>(mut action: impl FnMut() -> T) -> (u64, T) {
+	let limit = u64::from(get_frequency()) * 20;
+	let mut tries = 50;
+	loop {
+		let before = get_timestamp();
+		let result = action();
+		let after = get_timestamp();
+		tries -= 1;
+		if after - before < limit || tries == 0 {
+			return (before + (after - before) / 2, result);
+		}
 	}
 }
 

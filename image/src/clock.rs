@@ -23,14 +23,9 @@ pub struct Clock {
 impl Clock {
     /// Starts the node's clock at zero.
     pub fn start() -> Self {
-        let measured = std::env::var("BEES_TSC_KHZ")
-            .ok()
-            .and_then(|khz| khz.parse().ok())
-            .filter(|khz| *khz >= 1000);
-        let wall = SystemTime::now()
-            .duration_since(UNIX_EPOCH)
-            .ok()
-            .map(|since| since.as_secs());
+        let measured =
+            std::env::var("BEES_TSC_KHZ").ok().and_then(|khz| khz.parse().ok()).filter(|khz| *khz >= 1000);
+        let wall = SystemTime::now().duration_since(UNIX_EPOCH).ok().map(|since| since.as_secs());
         Self {
             start: tsc(),
             khz: measured.unwrap_or_else(|| u64::from(kernel::megahertz()) * 1000),

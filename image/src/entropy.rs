@@ -88,10 +88,7 @@ impl Random {
             processor: processor.map(|(source, _)| source),
             since_reseed: 0,
         });
-        Self {
-            sources,
-            generator: Mutex::new(generator),
-        }
+        Self { sources, generator: Mutex::new(generator) }
     }
 
     /// The sources that answered and are believed.
@@ -184,6 +181,7 @@ fn ask(device: Device, clock: &Clock) -> Option<[u8; 64]> {
     transport.set_status(started | DeviceStatus::FEATURES_OK);
     let mut queue = VirtQueue::<Machine, 4>::new(&mut transport, 0, false, false).ok()?;
     transport.finish_init();
+    queue.set_dev_notify(false);
     // The device may write to it as long as it is switched on.
     let bytes: &'static mut [u8; 64] = Box::leak(Box::new([0; 64]));
     // Safety: nothing else uses the bytes until the device is done; if it never is, they are leaked.
@@ -199,6 +197,9 @@ fn ask(device: Device, clock: &Clock) -> Option<[u8; 64]> {
     }
     // Safety: the same buffer as above.
     let length = unsafe { queue.pop_used(token, &[], &mut [&mut bytes[..]]) }.ok()?;
+    // Off, and its interrupt line low: others may share it.
+    transport.ack_interrupt();
     transport.queue_unset(0);
+    transport.set_status(DeviceStatus::empty());
     (length as usize == bytes.len()).then_some(*bytes)
 }

@@ -18,7 +18,7 @@ const LOOKS: u32 = 64;
 pub enum Wake {
     /// A frame has arrived.
     Frame,
-    /// The deadline has come, a job is done, or nothing in particular: look at everything.
+    /// The deadline has come, a job is done, sent frames have made room, or nothing in particular: look at everything.
     Other,
 }
 
@@ -26,6 +26,8 @@ pub enum Wake {
 #[derive(Debug, Default)]
 pub struct Idle {
     sleeps: u64,
+    /// The count of interrupts before the caller last looked for work.
+    seen: u32,
 }
 
 impl Idle {
@@ -39,27 +41,22 @@ impl Idle {
             }
             std::hint::spin_loop();
         }
-        // Read the count first: an interrupt between here and the sleep changes it.
-        let seen = kernel::interrupt_count();
-        for nic in nics.iter_mut() {
-            nic.reap();
-            nic.listen();
+        if nics.iter_mut().map(Nic::reap).sum::<usize>() > 0 {
+            // There is room again for frames that the core could not send.
+            return Wake::Other;
         }
+        nics.iter_mut().for_each(Nic::listen);
         if !nics.iter().any(Nic::pending) {
             let micros = deadline.map(|at| at.micros().saturating_sub(clock.mono().micros()));
             if micros != Some(0) {
                 self.sleeps += 1;
-                kernel::wait_for_interrupt(seen, micros);
+                // Whatever came since the caller began to look has changed the count.
+                kernel::wait_for_interrupt(self.seen, micros);
             }
         }
-        for nic in nics.iter_mut() {
-            nic.quiet();
-        }
-        if nics.iter().any(Nic::pending) {
-            Wake::Frame
-        } else {
-            Wake::Other
-        }
+        self.seen = kernel::interrupt_count();
+        nics.iter_mut().for_each(Nic::quiet);
+        if nics.iter().any(Nic::pending) { Wake::Frame } else { Wake::Other }
     }
 
     /// How often the node has slept.

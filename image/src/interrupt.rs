@@ -59,10 +59,7 @@ impl Watchdog {
         })?;
         // Let it come to its first sleep.
         thread::yield_now();
-        Ok(Self {
-            shared,
-            thread: handle.thread().clone(),
-        })
+        Ok(Self { shared, thread: handle.thread().clone() })
     }
 
     /// How often a guest was late.
@@ -80,8 +77,12 @@ fn watch(shared: &Shared, tick: impl Fn()) {
         let sleep = if deadline == NEVER {
             let seen = shared.starts.load(Ordering::Relaxed);
             if seen == starts {
-                shared.asleep.store(true, Ordering::Relaxed);
-                thread::park();
+                shared.asleep.store(true, Ordering::SeqCst);
+                // A guest may have started on another processor before it could see that.
+                if shared.deadline.load(Ordering::SeqCst) == NEVER {
+                    thread::park();
+                }
+                shared.asleep.store(false, Ordering::Relaxed);
                 continue;
             }
             starts = seen;
@@ -104,11 +105,11 @@ impl Interrupter for Watchdog {
         let shared = &self.shared;
         let micros = u64::try_from(after.as_micros()).unwrap_or(u64::MAX).max(SHORTEST);
         let deadline = tsc().saturating_add(shared.clock.cycles(micros)).min(NEVER - 1);
-        shared.deadline.store(deadline, Ordering::Relaxed);
+        shared.deadline.store(deadline, Ordering::SeqCst);
         // A shorter period than before must not wait for the end of the longer one.
         let shorter = micros < shared.period.swap(micros, Ordering::Relaxed);
         shared.starts.store(shared.starts.load(Ordering::Relaxed).wrapping_add(1), Ordering::Relaxed);
-        if shared.asleep.swap(false, Ordering::Relaxed) || shorter {
+        if shared.asleep.load(Ordering::SeqCst) || shorter {
             // More urgent than we are, so it runs now, sets the timer and sleeps.
             self.thread.unpark();
         }

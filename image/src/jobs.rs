@@ -24,25 +24,18 @@ impl<T: Send + 'static> Worker<T> {
     pub fn start() -> io::Result<Self> {
         let (work, inbox) = channel::<Work<T>>();
         let (outbox, done) = channel();
-        thread::Builder::new()
-            .name("jobs".into())
-            .stack_size(STACK)
-            .spawn(move || {
-                kernel::set_priority(Priority::Background);
-                for job in inbox {
-                    if outbox.send(job()).is_err() {
-                        return;
-                    }
-                    kernel::notify();
+        thread::Builder::new().name("jobs".into()).stack_size(STACK).spawn(move || {
+            kernel::set_priority(Priority::Background);
+            for job in inbox {
+                if outbox.send(job()).is_err() {
+                    return;
                 }
-            })?;
+                kernel::notify();
+            }
+        })?;
         // A new thread has our priority until it sets its own.
         thread::yield_now();
-        Ok(Self {
-            work,
-            done,
-            open: 0,
-        })
+        Ok(Self { work, done, open: 0 })
     }
 
     /// Gives the thread a job. It starts when the main loop waits.

@@ -15,14 +15,13 @@ unsafe extern "C" {
     fn sys_timer_ticks() -> usize;
 }
 
-/// How urgent a thread is. A thread gives way only to more urgent ones.
+/// How urgent a thread is; one starts in the middle between these, as the main loop does. A thread gives
+/// way only to more urgent ones.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u8)]
 pub enum Priority {
     /// Long work that may wait for everything else.
     Background = 1,
-    /// What a thread starts with: the node's main loop.
-    Normal = 2,
     /// Short work that cannot wait: the watchdog.
     Urgent = 3,
 }
@@ -77,9 +76,7 @@ pub fn interrupt_count() -> u32 {
 pub fn wait_for_interrupt(seen: u32, micros: Option<u64>) {
     // Safety: blocks the calling thread, nothing else.
     unsafe {
-        let until = micros.map_or(u64::MAX, |micros| {
-            (sys_timer_ticks() as u64).saturating_add(micros)
-        });
+        let until = micros.map_or(u64::MAX, |micros| (sys_timer_ticks() as u64).saturating_add(micros));
         sys_interrupt_wait(seen, until);
     }
 }

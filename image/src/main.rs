@@ -11,11 +11,16 @@ mod idle;
 mod interrupt;
 mod jobs;
 mod kernel;
+mod meter;
 mod nic;
+mod node;
 mod pages;
 mod pci;
 mod selftest;
 
+use std::convert::Infallible;
+
+use ee::config::NodeConfig;
 use log::LevelFilter;
 use nodeos::buf::BufPool;
 
@@ -25,8 +30,8 @@ use entropy::Random;
 use idle::Idle;
 use nic::Nic;
 
-/// Packet buffers when nothing else is configured: 4 MiB.
-const BUFFERS: usize = 2048;
+/// Packet buffers of a self-test: 4 MiB.
+const SELFTEST_BUFFERS: usize = 2048;
 
 /// Everything the platform has.
 struct Machine {
@@ -39,33 +44,34 @@ struct Machine {
 }
 
 impl Machine {
-    fn start(clock: Clock, console: Console) -> Result<Self, String> {
+    fn start(clock: Clock, console: Console, seed: Option<&[u8]>, buffers: usize) -> Result<Self, String> {
         boot::seal_loader()?;
         let mut devices = pci::devices();
-        let random = Random::start(&mut devices, None, &clock);
-        let pool = BufPool::new(BUFFERS);
+        let random = Random::start(&mut devices, seed, &clock);
+        let pool = BufPool::new(buffers);
         let nics = nic::open_all(devices, &pool)?;
-        Ok(Self {
-            clock,
-            console,
-            random,
-            pool,
-            nics,
-            idle: Idle::default(),
-        })
+        Ok(Self { clock, console, random, pool, nics, idle: Idle::default() })
     }
 }
 
 fn main() {
     exit::install();
     let clock = Clock::start();
-    let console = Console::start(clock, LevelFilter::Info);
-    let started = boot::configuration().and_then(|text| Ok((text, Machine::start(clock, console)?)));
-    match started {
-        Ok((configuration, mut machine)) => {
-            selftest::run(&mut machine, configuration);
-            exit::failure("the configuration names no self-test");
-        }
+    let console = Console::start(clock, LevelFilter::Warn);
+    match run(clock, console) {
+        Ok(never) => match never {},
         Err(error) => exit::failure(error),
     }
+}
+
+fn run(clock: Clock, console: Console) -> Result<Infallible, String> {
+    let text = boot::configuration()?;
+    // A self-test's configuration is another one.
+    let config = NodeConfig::parse(text);
+    let node = config.as_ref().map(|config| &config.node).ok();
+    let seed = node.and_then(|node| node.entropy.as_ref());
+    let buffers = node.map_or(SELFTEST_BUFFERS, |node| usize::from(node.buffers));
+    let mut machine = Machine::start(clock, console, seed.map(String::as_bytes), buffers)?;
+    selftest::run(&mut machine, text);
+    node::run(machine, config.map_err(|error| error.to_string())?)
 }

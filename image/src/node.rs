@@ -4,13 +4,11 @@
 use std::sync::Arc;
 
 use ee::config::NodeConfig;
-use ee::{Engine, EngineOptions, JobDone, Metering, Node, Platform};
+use ee::{Engine, JobDone, Metering, Node, Platform};
 use nodeos::buf::Buf;
 use nodeos::link::{LinkId, Mac};
 
 use crate::Machine;
-use crate::code::CodeMemory;
-use crate::idle::Idle;
 use crate::interrupt::Watchdog;
 use crate::jobs::Worker;
 use crate::meter::Cycles;
@@ -21,10 +19,10 @@ const BURST: usize = 32;
 
 /// Runs the node; returns only when it cannot start.
 pub fn run(machine: Machine, mut config: NodeConfig) -> Result<std::convert::Infallible, String> {
-    let Machine { clock, console, random, pool, nics } = machine;
-    let mut cards = assign(&mut config, nics)?;
-    let options = EngineOptions { metering: Metering::Epoch, code_memory: Some(Arc::new(CodeMemory)) };
-    let engine = Engine::new(options).map_err(|e| e.to_string())?;
+    let Machine { clock, console, random, pool, nics, mut idle } = machine;
+    let mut nics = assign(&mut config, nics)?;
+    let mut refused: Vec<Option<Buf>> = nics.iter().map(|_| None).collect();
+    let engine = Engine::new(Metering::Epoch).map_err(|e| e.to_string())?;
     let ticks = engine.interrupter_handle();
     let watchdog = Watchdog::start(clock, move || ticks.interrupt()).map_err(|e| e.to_string())?;
     let mut worker: Worker<JobDone> = Worker::start().map_err(|e| e.to_string())?;
@@ -37,20 +35,19 @@ pub fn run(machine: Machine, mut config: NodeConfig) -> Result<std::convert::Inf
         buffers: pool,
     };
     let mut node = Node::new(&config, platform, clock.now()).map_err(|e| e.to_string())?;
-    let mut idle = Idle::default();
     console.line(format_args!("ready, {} ms after reset", clock.since_reset() / 1000));
     loop {
-        for (link, card) in cards.iter_mut().enumerate() {
-            for frame in std::iter::from_fn(|| card.nic.receive()).take(BURST) {
-                node.frame(clock.now(), LinkId(link as u16), frame);
+        for (link, nic) in (0..).map(LinkId).zip(&mut nics) {
+            for frame in std::iter::from_fn(|| nic.receive()).take(BURST) {
+                node.frame(clock.now(), link, frame);
             }
         }
         while let Some(done) = worker.finished() {
             node.job_done(clock.now(), done);
         }
         let more = node.poll(clock.now());
-        for (link, card) in cards.iter_mut().enumerate() {
-            card.send(|| node.transmit(clock.now(), LinkId(link as u16)));
+        for ((link, nic), refused) in (0..).map(LinkId).zip(&mut nics).zip(&mut refused) {
+            send(nic, refused, || node.transmit(clock.now(), link));
         }
         while let Some(job) = node.job() {
             worker.submit(move || job.run());
@@ -60,33 +57,25 @@ pub fn run(machine: Machine, mut config: NodeConfig) -> Result<std::convert::Inf
         }
         if !more {
             let deadline = node.deadline(clock.now());
-            idle.wait(cards.iter_mut().map(|card| &mut card.nic), &clock, deadline, worker.busy());
+            idle.wait(&mut nics, &clock, deadline, worker.busy());
         }
     }
 }
 
-/// A card and the frame for which its ring had no room.
-struct Card {
-    nic: Nic,
-    waiting: Option<Buf>,
-}
-
-impl Card {
-    /// Sends what `next` gives until the ring is full.
-    fn send(&mut self, mut next: impl FnMut() -> Option<Buf>) {
-        self.nic.reap();
-        while let Some(frame) = self.waiting.take().or_else(&mut next) {
-            if let Err(frame) = self.nic.transmit(frame) {
-                self.waiting = Some(frame);
-                return;
-            }
+/// Sends what `next` gives until the card's ring is full; the frame that had no room is the first next time.
+fn send(nic: &mut Nic, refused: &mut Option<Buf>, mut next: impl FnMut() -> Option<Buf>) {
+    nic.reap();
+    while let Some(frame) = refused.take().or_else(&mut next) {
+        if let Err(frame) = nic.transmit(frame) {
+            *refused = Some(frame);
+            return;
         }
     }
 }
 
 /// Gives each configured link its card: the one with the link's MAC address, else the next that no link
 /// names.
-fn assign(config: &mut NodeConfig, nics: Vec<Nic>) -> Result<Vec<Card>, String> {
+fn assign(config: &mut NodeConfig, nics: Vec<Nic>) -> Result<Vec<Nic>, String> {
     let mut nics: Vec<Option<Nic>> = nics.into_iter().map(Some).collect();
     let named: Vec<Mac> = config.links.iter().filter_map(|link| link.mac).collect();
     let mut cards = Vec::new();
@@ -101,7 +90,7 @@ fn assign(config: &mut NodeConfig, nics: Vec<Nic>) -> Result<Vec<Card>, String> 
             None => format!("link {}: there is no further card", link.name),
         })?;
         link.mac = Some(Mac(nic.mac()));
-        cards.push(Card { nic, waiting: None });
+        cards.push(nic);
     }
     Ok(cards)
 }

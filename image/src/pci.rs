@@ -28,8 +28,8 @@ impl Device {
     /// Switches the device on and returns what drivers talk to.
     pub fn open(mut self) -> Result<PciTransport, String> {
         let (_, command) = self.root.get_status_command(self.place);
-        let command = (command | Command::MEMORY_SPACE | Command::BUS_MASTER)
-            .difference(Command::INTERRUPT_DISABLE);
+        let command =
+            (command | Command::MEMORY_SPACE | Command::BUS_MASTER).difference(Command::INTERRUPT_DISABLE);
         self.root.set_command(self.place, command);
         PciTransport::new::<Machine, _>(&mut self.root, self.place)
             .map_err(|error| format!("PCI device {}: {error}", self.place))

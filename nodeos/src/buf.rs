@@ -45,6 +45,7 @@ impl BufPool {
     }
 
     /// An empty buffer with [`HEADROOM`] bytes in front, or `None` when all are lent.
+    #[inline]
     pub fn take(&self) -> Option<Buf> {
         let recycled = self.shared.free.lock().pop();
         let block = match recycled {
@@ -108,16 +109,19 @@ impl core::error::Error for NoRoom {}
 
 impl Buf {
     /// Free bytes in front of the contents.
+    #[inline]
     pub fn headroom(&self) -> usize {
         self.head
     }
 
     /// Free bytes behind the contents.
+    #[inline]
     pub fn tailroom(&self) -> usize {
         BLOCK - self.head - self.len
     }
 
     /// Makes room for `n` bytes in front and returns them, contents undefined.
+    #[inline]
     pub fn push_front(&mut self, n: usize) -> Result<&mut [u8], NoRoom> {
         self.head = self.head.checked_sub(n).ok_or(NoRoom)?;
         self.len += n;
@@ -125,6 +129,7 @@ impl Buf {
     }
 
     /// Drops the first `n` bytes (all of them when there are fewer).
+    #[inline]
     pub fn pull_front(&mut self, n: usize) {
         let n = n.min(self.len);
         self.head += n;
@@ -143,6 +148,7 @@ impl Buf {
     }
 
     /// Sets the length to `len`: longer exposes bytes of undefined contents, shorter drops the end.
+    #[inline]
     pub fn set_len(&mut self, len: usize) -> Result<(), NoRoom> {
         if self.head + len > BLOCK {
             return Err(NoRoom);
@@ -157,6 +163,7 @@ impl Buf {
         self.len = 0;
     }
 
+    #[inline]
     fn block(&self) -> &Block {
         self.block.as_deref().expect("a buffer has its block until it is dropped")
     }
@@ -164,12 +171,14 @@ impl Buf {
 
 impl Deref for Buf {
     type Target = [u8];
+    #[inline]
     fn deref(&self) -> &[u8] {
         &self.block().0[self.head..self.head + self.len]
     }
 }
 
 impl DerefMut for Buf {
+    #[inline]
     fn deref_mut(&mut self) -> &mut [u8] {
         let (head, len) = (self.head, self.len);
         let block = self.block.as_deref_mut().expect("a buffer has its block until it is dropped");
@@ -178,6 +187,7 @@ impl DerefMut for Buf {
 }
 
 impl Drop for Buf {
+    #[inline]
     fn drop(&mut self) {
         if let Some(block) = self.block.take() {
             self.home.free.lock().push(block);

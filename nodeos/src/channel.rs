@@ -22,7 +22,8 @@ use core::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use smoltcp::phy::ChecksumCapabilities;
 use smoltcp::wire::{
     ETHERNET_HEADER_LEN, EthernetAddress, EthernetFrame, EthernetProtocol, EthernetRepr, IPV4_HEADER_LEN,
-    IPV6_HEADER_LEN, IpProtocol, Ipv4Packet, Ipv4Repr, Ipv6Packet, Ipv6Repr, UDP_HEADER_LEN, UdpPacket, UdpRepr,
+    IPV6_HEADER_LEN, IpProtocol, Ipv4Packet, Ipv4Repr, Ipv6Packet, Ipv6Repr, UDP_HEADER_LEN, UdpPacket,
+    UdpRepr,
 };
 use wire::id::CapsuleId;
 
@@ -95,6 +96,7 @@ pub enum Ignored {
 
 impl InChannel {
     /// What `frame` is. Does not look behind the headers of the carrier.
+    #[inline]
     pub fn classify(&self, frame: &[u8]) -> Class {
         self.try_classify(frame).unwrap_or_else(Class::Ignored)
     }
@@ -113,7 +115,11 @@ impl InChannel {
         }
         match frame.ethertype() {
             EthernetProtocol::Unknown(wire::ETHERTYPE) if ours || to == Mac::BROADCAST => {
-                Ok(Class::Capsule { from: Address::Ethernet(from), at: ETHERNET_HEADER_LEN, len: payload_len })
+                Ok(Class::Capsule {
+                    from: Address::Ethernet(from),
+                    at: ETHERNET_HEADER_LEN,
+                    len: payload_len,
+                })
             }
             EthernetProtocol::Unknown(wire::ETHERTYPE) => Err(Ignored::NotOurs),
             EthernetProtocol::Ipv4 => self.classify_ipv4(frame.payload(), ours),
@@ -152,7 +158,13 @@ impl InChannel {
         self.classify_udp(ip.payload(), ip.src_addr().into(), ip.dst_addr().into(), IPV6_HEADER_LEN)
     }
 
-    fn classify_udp(&self, segment: &[u8], from: IpAddr, to: IpAddr, header: usize) -> Result<Class, Ignored> {
+    fn classify_udp(
+        &self,
+        segment: &[u8],
+        from: IpAddr,
+        to: IpAddr,
+        header: usize,
+    ) -> Result<Class, Ignored> {
         let udp = UdpPacket::new_checked(segment).map_err(|_| Ignored::Malformed)?;
         if udp.dst_port() != wire::UDP_PORT {
             return Ok(Class::Ip);
@@ -227,7 +239,12 @@ pub fn emit_udp(packet: &mut Buf, from: Mac, own: IpAddr, to: SocketAddr, hop: M
 }
 
 #[inline]
-pub(crate) fn emit_frame(packet: &mut Buf, from: Mac, to: Mac, ethertype: EthernetProtocol) -> Result<(), NoRoom> {
+pub(crate) fn emit_frame(
+    packet: &mut Buf,
+    from: Mac,
+    to: Mac,
+    ethertype: EthernetProtocol,
+) -> Result<(), NoRoom> {
     let header = packet.push_front(ETHERNET_HEADER_LEN)?;
     let repr = EthernetRepr { src_addr: EthernetAddress(from.0), dst_addr: EthernetAddress(to.0), ethertype };
     repr.emit(&mut EthernetFrame::new_unchecked(header));
@@ -303,10 +320,9 @@ mod tests {
         assert_eq!(class, Class::Capsule { from: Address::Ethernet(PEER), at: 14, len: 4 });
         buf[..6].copy_from_slice(&Mac::BROADCAST.0);
         assert_eq!(channel().classify(&buf), class);
-        for (wrong, why) in [
-            ([2, 0, 0, 0, 0, 9], Ignored::NotOurs),
-            ([0x33, 0x33, 0, 0, 0, 1], Ignored::NotOurs),
-        ] {
+        for (wrong, why) in
+            [([2, 0, 0, 0, 0, 9], Ignored::NotOurs), ([0x33, 0x33, 0, 0, 0, 1], Ignored::NotOurs)]
+        {
             buf[..6].copy_from_slice(&wrong);
             assert_eq!(channel().classify(&buf), Class::Ignored(why));
         }

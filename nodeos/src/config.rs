@@ -107,7 +107,9 @@ impl<'de> Deserialize<'de> for LinkAddress {
         if text == "dhcp" {
             return Ok(Self::Dhcp);
         }
-        let expected = || D::Error::custom("expected \"dhcp\" or an address with prefix length, such as \"10.1.0.1/24\"");
+        let expected = || {
+            D::Error::custom("expected \"dhcp\" or an address with prefix length, such as \"10.1.0.1/24\"")
+        };
         text.parse().map(Self::Static).map_err(|()| expected())
     }
 }
@@ -241,7 +243,7 @@ pub fn check(links: &[LinkConfig], neighbors: &[NeighborConfig]) -> Result<(), C
     for (n, neighbor) in neighbors.iter().enumerate() {
         let fail = |what: &str| Err(ConfigError(format!("neighbor {:?}: {what}", neighbor.name)));
         let Some(link) = links.iter().find(|link| link.name == neighbor.link) else {
-            return fail("there is no link of that name");
+            return fail(&format!("there is no link {:?}", neighbor.link));
         };
         if let Err(e) = check_neighbor(neighbor, link) {
             return fail(&e);
@@ -258,7 +260,10 @@ pub fn check(links: &[LinkConfig], neighbors: &[NeighborConfig]) -> Result<(), C
 }
 
 fn check_name(name: &str) -> Result<(), String> {
-    if name.is_empty() || name.len() > MAX_NAME || name.contains(|c: char| c.is_control() || c.is_whitespace()) {
+    if name.is_empty()
+        || name.len() > MAX_NAME
+        || name.contains(|c: char| c.is_control() || c.is_whitespace())
+    {
         return Err(format!("a name has 1 to {MAX_NAME} bytes and no white space"));
     }
     Ok(())
@@ -430,7 +435,10 @@ mod tests {
     fn what_does_not_fit_together_is_refused() {
         let cases = [
             ("another link has the same name", "[[link]]\nname='x'\n[[link]]\nname='x'"),
-            ("the same mac", "[[link]]\nname='x'\nmac='02:00:00:00:00:01'\n[[link]]\nname='y'\nmac='02:00:00:00:00:01'"),
+            (
+                "the same mac",
+                "[[link]]\nname='x'\nmac='02:00:00:00:00:01'\n[[link]]\nname='y'\nmac='02:00:00:00:00:01'",
+            ),
             ("mtu", "[[link]]\nname='x'\nmtu=9000"),
             ("queue", "[[link]]\nname='x'\nqueue=0"),
             ("management needs", "[[link]]\nname='x'\nmanagement=true"),
@@ -439,7 +447,10 @@ mod tests {
             ("not that of a host", "[[link]]\nname='x'\naddress='224.0.0.1/24'"),
             ("no link of that name", "[[neighbor]]\nname='b'\nlink='x'\nmac='02:00:00:00:00:01'"),
             ("no IP address", "[[link]]\nname='x'\n[[neighbor]]\nname='b'\nlink='x'\nudp='10.0.0.1:1'"),
-            ("no gateway", "[[link]]\nname='x'\naddress='10.0.0.1/24'\n[[neighbor]]\nname='b'\nlink='x'\nudp='10.1.0.1:1'"),
+            (
+                "no gateway",
+                "[[link]]\nname='x'\naddress='10.0.0.1/24'\n[[neighbor]]\nname='b'\nlink='x'\nudp='10.1.0.1:1'",
+            ),
             ("white space", "[[link]]\nname='x y'"),
         ];
         for (expected, text) in cases {

@@ -24,6 +24,8 @@ use smoltcp::wire::{EthernetAddress, HardwareAddress, IpCidr, Ipv6Cidr};
 const HANDSHAKE: Duration = Duration::from_secs(5);
 /// A close must be finished in this time.
 const CLOSING: Duration = Duration::from_secs(10);
+/// A reset leaves in this time, or not at all: the peer's address may lead nowhere.
+const RESET: Duration = Duration::from_secs(1);
 /// A peer that does not acknowledge for so long is gone.
 const SILENCE: Duration = Duration::from_secs(30);
 /// What cannot proceed for want of a buffer or of room in the link's queue is tried again after this.
@@ -94,6 +96,8 @@ enum Use {
     Open(Stream),
     /// Nobody's; the connection is being ended since this time.
     Closing(Instant),
+    /// Nobody's; the connection was aborted at this time, and a reset is to tell the peer.
+    Resetting(Instant),
 }
 
 struct Stream {
@@ -105,7 +109,10 @@ struct Stream {
     opened_told: bool,
     data_told: bool,
     finished_told: bool,
+    /// The connection is over; what was received can still be read.
     gone: bool,
+    /// It was cut off, and what was not read is lost: nobody has moved a byte for too long.
+    cut: bool,
 }
 
 impl Stack {
@@ -203,7 +210,7 @@ impl Stack {
                 return Some((name, StreamEvent::Open { port: slot.port, peer: stream.peer }));
             }
             let socket: &tcp::Socket = self.sockets.get(slot.socket);
-            if socket.can_recv() {
+            if socket.can_recv() && !stream.cut {
                 if !stream.data_told {
                     stream.data_told = true;
                     return Some((name, StreamEvent::Data));
@@ -257,19 +264,19 @@ impl Stack {
 
     /// Ends a stream after what was written has been sent. Its name is gone at once.
     pub fn close(&mut self, now: Instant, name: Handle) {
-        self.end(now, name, tcp::Socket::close);
+        self.end(now, name, tcp::Socket::close, Use::Closing(now));
     }
 
     /// Ends a stream at once; what was written may be lost. Its name is gone.
     pub fn abort(&mut self, now: Instant, name: Handle) {
-        self.end(now, name, tcp::Socket::abort);
+        self.end(now, name, tcp::Socket::abort, Use::Resetting(now));
     }
 
-    fn end(&mut self, now: Instant, name: Handle, how: impl FnOnce(&mut tcp::Socket<'static>)) {
+    fn end(&mut self, now: Instant, name: Handle, how: impl FnOnce(&mut tcp::Socket<'static>), then: Use) {
         if let Some((socket, _)) = self.stream(name) {
             how(socket);
             if let Some(slot) = self.streams.remove(name) {
-                self.slots[slot].use_ = Use::Closing(now);
+                self.slots[slot].use_ = then;
             }
             self.wake = Some(now);
         }
@@ -309,7 +316,14 @@ impl Stack {
 }
 
 impl Slot {
-    fn update(&mut self, now: Instant, n: usize, socket: &mut tcp::Socket, streams: &mut Slab<usize>, idle: Duration) {
+    fn update(
+        &mut self,
+        now: Instant,
+        n: usize,
+        socket: &mut tcp::Socket,
+        streams: &mut Slab<usize>,
+        idle: Duration,
+    ) {
         match &mut self.use_ {
             Use::Listening | Use::Opening(_) => match socket.state() {
                 tcp::State::Listen => self.use_ = Use::Listening,
@@ -334,18 +348,25 @@ impl Slot {
                 }
                 if now.since(stream.moved) >= idle {
                     socket.abort();
+                    stream.cut = true;
                 }
                 stream.gone |= !socket.is_active();
             }
             Use::Closing(since) => {
                 // What still arrives is nobody's.
                 let _ = socket.recv(|bytes| (bytes.len(), ()));
-                // After an abort the reset must leave before the socket is used again.
-                let done = !socket.is_open() && (socket.remote_endpoint().is_none() || socket.state() == tcp::State::TimeWait);
-                if done && socket.listen(self.port).is_ok() {
+                let ended = socket.state() == tcp::State::TimeWait || has_ended(socket);
+                if ended && socket.listen(self.port).is_ok() {
                     self.use_ = Use::Listening;
                 } else if now.since(*since) >= CLOSING {
                     self.cut_off(now, socket);
+                }
+            }
+            Use::Resetting(since) => {
+                // Listening again forgets a reset that could not be sent.
+                let over = has_ended(socket) || now.since(*since) >= RESET;
+                if over && socket.listen(self.port).is_ok() {
+                    self.use_ = Use::Listening;
                 }
             }
         }
@@ -353,25 +374,31 @@ impl Slot {
 
     fn cut_off(&mut self, now: Instant, socket: &mut tcp::Socket) {
         socket.abort();
-        self.use_ = Use::Closing(now);
+        self.use_ = Use::Resetting(now);
     }
 
     fn deadline(&self, idle: Duration) -> Option<Instant> {
         match &self.use_ {
             Use::Listening => None,
             Use::Opening(since) => Some(*since + HANDSHAKE),
-            Use::Open(stream) if stream.gone => None,
+            Use::Open(stream) if stream.cut => None,
             Use::Open(stream) => Some(stream.moved + idle),
             Use::Closing(since) => Some(*since + CLOSING),
+            Use::Resetting(since) => Some(*since + RESET),
         }
     }
 }
 
 impl Stream {
     fn new(name: Handle, peer: SocketAddr, now: Instant) -> Self {
-        let (opened_told, data_told, finished_told, gone) = (false, false, false, false);
-        Self { name, peer, moved: now, unread: 0, opened_told, data_told, finished_told, gone }
+        let (opened_told, data_told, finished_told, gone, cut) = (false, false, false, false, false);
+        Self { name, peer, moved: now, unread: 0, opened_told, data_told, finished_told, gone, cut }
     }
+}
+
+/// Whether a connection is over and nothing more has to be sent for it.
+fn has_ended(socket: &tcp::Socket) -> bool {
+    socket.state() == tcp::State::Closed && socket.remote_endpoint().is_none()
 }
 
 /// Gives the interface one address and a default route. An interface with an IPv6 address gets a

@@ -154,6 +154,7 @@ impl Link {
     }
 
     /// Queues a frame, or drops it.
+    #[inline]
     pub fn send(&mut self, frame: Buf) -> Result<(), QueueFull> {
         if self.is_full() {
             self.counters.tx_dropped += 1;
@@ -164,6 +165,7 @@ impl Link {
     }
 
     /// The next frame to send, if there is one and the rate permits it now.
+    #[inline]
     pub fn transmit(&mut self, now: Instant) -> Option<Buf> {
         let bytes = self.queue.front()?.len();
         if self.bucket.as_mut().is_some_and(|bucket| !bucket.take(now, bytes)) {
@@ -302,7 +304,9 @@ mod tests {
     fn mac_addresses_are_text_and_back() {
         assert_eq!("02:00:00:00:00:01".parse(), Ok(MAC));
         assert_eq!(std::format!("{MAC}").parse(), Ok(MAC));
-        for wrong in ["", "02", "02:00:00:00:00", "02:00:00:00:00:01:02", "0g:00:00:00:00:01", "+2:00:00:00:00:01"] {
+        for wrong in
+            ["", "02", "02:00:00:00:00", "02:00:00:00:00:01:02", "0g:00:00:00:00:01", "+2:00:00:00:00:01"]
+        {
             assert_eq!(wrong.parse::<Mac>(), Err(MacError), "{wrong}");
         }
     }

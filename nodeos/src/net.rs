@@ -277,7 +277,13 @@ impl Net {
     }
 
     /// Opens a cut-through channel, or replaces the one of this key.
-    pub fn cut(&mut self, key: CutKey, out: OutChannel, team: TeamId, bucket: TokenBucket) -> Result<(), Full> {
+    pub fn cut(
+        &mut self,
+        key: CutKey,
+        out: OutChannel,
+        team: TeamId,
+        bucket: TokenBucket,
+    ) -> Result<(), Full> {
         if self.cuts.len() >= MAX_CUTS && !self.cuts.contains_key(&key) {
             return Err(Full);
         }
@@ -342,7 +348,13 @@ impl Net {
         self.ports.get_mut(id.link.index())?.stack.as_mut()
     }
 
-    fn send_udp(&mut self, now: Instant, link: LinkId, to: SocketAddr, mut packet: Buf) -> Result<(), SendError> {
+    fn send_udp(
+        &mut self,
+        now: Instant,
+        link: LinkId,
+        to: SocketAddr,
+        mut packet: Buf,
+    ) -> Result<(), SendError> {
         let port = self.ports.get_mut(link.index()).ok_or(SendError::NoLink)?;
         let (own, hop) = port.route(to.ip()).ok_or(SendError::NoAddress)?;
         let known = self.hops.resolve(now, link, hop);
@@ -405,8 +417,15 @@ impl Net {
 }
 
 impl Port {
-    fn new(config: &LinkConfig, pool: &BufPool, seed: u64, streams: StreamLimits) -> Result<Self, ConfigError> {
-        let mac = config.mac.ok_or_else(|| ConfigError(format!("link {:?}: there is no NIC for it", config.name)))?;
+    fn new(
+        config: &LinkConfig,
+        pool: &BufPool,
+        seed: u64,
+        streams: StreamLimits,
+    ) -> Result<Self, ConfigError> {
+        let mac = config
+            .mac
+            .ok_or_else(|| ConfigError(format!("link {:?}: there is no NIC for it", config.name)))?;
         let rate = config.rate.map(|rate| rate.0);
         let mut link = Link::new(&config.name, mac, config.mtu, rate, config.queue, pool.clone());
         let mut accepts = InChannel { mac, mtu: config.mtu, v4: None, v6: None };

@@ -18,8 +18,8 @@ use core::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use core::time::Duration;
 use smoltcp::phy::ChecksumCapabilities;
 use smoltcp::wire::{
-    ArpOperation, ArpPacket, ArpRepr, EthernetAddress, EthernetFrame, EthernetProtocol, IPV6_HEADER_LEN, Icmpv6Packet,
-    Icmpv6Repr, IpProtocol, Ipv6Packet, Ipv6Repr, NdiscRepr, RawHardwareAddress,
+    ArpOperation, ArpPacket, ArpRepr, EthernetAddress, EthernetFrame, EthernetProtocol, IPV6_HEADER_LEN,
+    Icmpv6Packet, Icmpv6Repr, IpProtocol, Ipv6Packet, Ipv6Repr, NdiscRepr, RawHardwareAddress,
 };
 
 /// Pause between questions.
@@ -136,7 +136,8 @@ impl NextHops {
     /// Takes an answer: `mac` says that it has `ip`. If that was asked, returns the frame that waited for
     /// it, ready to send.
     pub fn answer(&mut self, now: Instant, link: LinkId, ip: IpAddr, mac: Mac) -> Option<Buf> {
-        let asked = self.find((link, ip)).ok().filter(|&at| self.entries[at].question.is_some_and(|q| q.asked > 0));
+        let asked =
+            self.find((link, ip)).ok().filter(|&at| self.entries[at].question.is_some_and(|q| q.asked > 0));
         let Some(at) = asked.filter(|_| mac.is_unicast()) else {
             self.counters.unasked += 1;
             return None;
@@ -193,7 +194,13 @@ pub fn emit_question(pool: &BufPool, own: &InChannel, ip: IpAddr, known: Option<
     }
 }
 
-fn emit_arp(pool: &BufPool, own: &InChannel, own_ip: Ipv4Addr, ip: Ipv4Addr, known: Option<Mac>) -> Option<Buf> {
+fn emit_arp(
+    pool: &BufPool,
+    own: &InChannel,
+    own_ip: Ipv4Addr,
+    ip: Ipv4Addr,
+    known: Option<Mac>,
+) -> Option<Buf> {
     let repr = ArpRepr::EthernetIpv4 {
         operation: ArpOperation::Request,
         source_hardware_addr: EthernetAddress(own.mac.0),
@@ -208,7 +215,13 @@ fn emit_arp(pool: &BufPool, own: &InChannel, own_ip: Ipv4Addr, ip: Ipv4Addr, kno
     Some(buf)
 }
 
-fn emit_solicit(pool: &BufPool, own: &InChannel, own_ip: Ipv6Addr, ip: Ipv6Addr, known: Option<Mac>) -> Option<Buf> {
+fn emit_solicit(
+    pool: &BufPool,
+    own: &InChannel,
+    own_ip: Ipv6Addr,
+    ip: Ipv6Addr,
+    known: Option<Mac>,
+) -> Option<Buf> {
     let lladdr = Some(RawHardwareAddress::from_bytes(&own.mac.0));
     let repr = Icmpv6Repr::Ndisc(NdiscRepr::NeighborSolicit { target_addr: ip, lladdr });
     let tail = ip.octets();
@@ -216,7 +229,16 @@ fn emit_solicit(pool: &BufPool, own: &InChannel, own_ip: Ipv6Addr, ip: Ipv6Addr,
         Some(mac) => (ip, mac),
         // The solicited-node address and its Ethernet address (RFC 4291 section 2.7.1, RFC 2464 section 7).
         None => (
-            Ipv6Addr::new(0xff02, 0, 0, 0, 0, 1, 0xff00 | u16::from(tail[13]), u16::from_be_bytes([tail[14], tail[15]])),
+            Ipv6Addr::new(
+                0xff02,
+                0,
+                0,
+                0,
+                0,
+                1,
+                0xff00 | u16::from(tail[13]),
+                u16::from_be_bytes([tail[14], tail[15]]),
+            ),
             Mac([0x33, 0x33, 0xff, tail[13], tail[14], tail[15]]),
         ),
     };
@@ -255,7 +277,8 @@ fn parse_arp(own: &InChannel, payload: &[u8]) -> Option<(IpAddr, Mac)> {
     else {
         return None;
     };
-    (Some(target_protocol_addr) == own.v4).then_some((source_protocol_addr.into(), Mac(source_hardware_addr.0)))
+    (Some(target_protocol_addr) == own.v4)
+        .then_some((source_protocol_addr.into(), Mac(source_hardware_addr.0)))
 }
 
 fn parse_advert(payload: &[u8], sender: Mac) -> Option<(IpAddr, Mac)> {
@@ -265,7 +288,8 @@ fn parse_advert(payload: &[u8], sender: Mac) -> Option<(IpAddr, Mac)> {
         return None;
     }
     let packet = Icmpv6Packet::new_checked(ip.payload()).ok()?;
-    let repr = Icmpv6Repr::parse(&ip.src_addr(), &ip.dst_addr(), &packet, &ChecksumCapabilities::default()).ok()?;
+    let repr =
+        Icmpv6Repr::parse(&ip.src_addr(), &ip.dst_addr(), &packet, &ChecksumCapabilities::default()).ok()?;
     let Icmpv6Repr::Ndisc(NdiscRepr::NeighborAdvert { target_addr, lladdr, .. }) = repr else { return None };
     let mac = match lladdr {
         Some(raw) => Mac(raw.as_bytes().try_into().ok()?),
@@ -399,8 +423,15 @@ mod tests {
         assert_eq!(question[..6], [0x33, 0x33, 0xff, 0, 0, 2]);
         let packet = Ipv6Packet::new_checked(&question[14..]).unwrap();
         let icmp = Icmpv6Packet::new_checked(packet.payload()).unwrap();
-        let parsed = Icmpv6Repr::parse(&packet.src_addr(), &packet.dst_addr(), &icmp, &ChecksumCapabilities::default());
-        assert!(matches!(parsed, Ok(Icmpv6Repr::Ndisc(NdiscRepr::NeighborSolicit { target_addr, .. })) if target_addr == b6));
+        let parsed = Icmpv6Repr::parse(
+            &packet.src_addr(),
+            &packet.dst_addr(),
+            &icmp,
+            &ChecksumCapabilities::default(),
+        );
+        assert!(
+            matches!(parsed, Ok(Icmpv6Repr::Ndisc(NdiscRepr::NeighborSolicit { target_addr, .. })) if target_addr == b6)
+        );
 
         let advert = |hop_limit| {
             let lladdr = Some(RawHardwareAddress::from_bytes(&PEER.0));

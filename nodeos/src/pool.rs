@@ -172,7 +172,11 @@ impl Pool {
         // One small segment stays, so that a pool that is emptied and filled again does not thrash.
         let empty = segment.is_empty();
         let keep = segment.size == self.limits.first_segment
-            && !self.segments.iter().enumerate().any(|(n, s)| n != index && s.as_ref().is_some_and(Segment::is_empty));
+            && !self
+                .segments
+                .iter()
+                .enumerate()
+                .any(|(n, s)| n != index && s.as_ref().is_some_and(Segment::is_empty));
         if empty && !keep {
             self.segments[index] = None;
         }
@@ -273,12 +277,16 @@ impl Segment {
         // Safety: `alloc` gave `chunk.len` bytes at this offset to this chunk alone. They are initialized:
         // segments are zeroed when made, and only ever hold chunk contents and list nodes. While they are
         // borrowed `self` is borrowed, so neither the allocator nor `bytes_mut` writes.
-        unsafe { core::slice::from_raw_parts(self.heap.bottom().add(chunk.offset as usize), chunk.len as usize) }
+        unsafe {
+            core::slice::from_raw_parts(self.heap.bottom().add(chunk.offset as usize), chunk.len as usize)
+        }
     }
 
     fn bytes_mut(&mut self, chunk: &Chunk) -> &mut [u8] {
         // Safety: as in `bytes`; and `self` is borrowed mutably, so nothing else reads or writes.
-        unsafe { core::slice::from_raw_parts_mut(self.heap.bottom().add(chunk.offset as usize), chunk.len as usize) }
+        unsafe {
+            core::slice::from_raw_parts_mut(self.heap.bottom().add(chunk.offset as usize), chunk.len as usize)
+        }
     }
 
     fn is_empty(&self) -> bool {

@@ -108,7 +108,10 @@ impl<E> Scheduler<E> {
     }
 
     /// The next event, and whose it is. After it was handled call [`used`](Self::used).
-    #[expect(clippy::should_implement_trait, reason = "an iterator would borrow the scheduler between events")]
+    #[expect(
+        clippy::should_implement_trait,
+        reason = "an iterator would borrow the scheduler between events"
+    )]
     pub fn next(&mut self) -> Option<(TeamId, E)> {
         while let Some(Reverse((pass, _, team))) = self.busy.pop() {
             let Some(entry) = entry(&mut self.teams, team) else { continue };
@@ -141,7 +144,8 @@ impl<E> Scheduler<E> {
     /// Removes a team. Returns the events that still waited.
     pub fn remove(&mut self, team: TeamId) -> VecDeque<E> {
         let slot = self.teams.get_mut(team.0.index());
-        let Some(entry) = slot.filter(|e| e.as_ref().is_some_and(|e| e.id == team)).and_then(Option::take) else {
+        let Some(entry) = slot.filter(|e| e.as_ref().is_some_and(|e| e.id == team)).and_then(Option::take)
+        else {
             return VecDeque::new();
         };
         self.busy.retain(|Reverse((_, _, id))| *id != team);

@@ -86,7 +86,9 @@ impl Budget {
         let event_us = u64::from(requested.event_us.unwrap_or(u32::MAX));
         Self {
             memory: self.memory.min(requested.memory.unwrap_or(u64::MAX)),
-            event: self.event.min(requested.event_us.map_or(Duration::MAX, |_| Duration::from_micros(event_us))),
+            event: self
+                .event
+                .min(requested.event_us.map_or(Duration::MAX, |_| Duration::from_micros(event_us))),
             rate: self.rate.min(requested.rate.unwrap_or(u64::MAX)),
             burst: self.burst.min(requested.burst.unwrap_or(u32::MAX)),
             queue: self.queue,

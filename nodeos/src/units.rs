@@ -84,14 +84,16 @@ fn parse(text: &str, units: &[(&str, u64)]) -> Option<u64> {
 impl fmt::Display for Rate {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let bits = u128::from(self.0) * 8;
-        let (value, unit) = largest(bits, &[(1_000_000_000, "gbit"), (1_000_000, "mbit"), (1000, "kbit"), (1, "bit")]);
+        let (value, unit) =
+            largest(bits, &[(1_000_000_000, "gbit"), (1_000_000, "mbit"), (1000, "kbit"), (1, "bit")]);
         write!(f, "{value}{unit}")
     }
 }
 
 impl fmt::Display for Size {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let (value, unit) = largest(u128::from(self.0), &[(1 << 30, "G"), (1 << 20, "M"), (1 << 10, "k"), (1, "")]);
+        let (value, unit) =
+            largest(u128::from(self.0), &[(1 << 30, "G"), (1 << 20, "M"), (1 << 10, "k"), (1, "")]);
         write!(f, "{value}{unit}")
     }
 }
@@ -120,7 +122,9 @@ macro_rules! serde_by_text {
         impl<'de> Deserialize<'de> for $name {
             fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
                 let text = Cow::<str>::deserialize(deserializer)?;
-                $parse(&text).map(Self).map_err(|_| D::Error::invalid_value(Unexpected::Str(&text), &$expected))
+                $parse(&text)
+                    .map(Self)
+                    .map_err(|_| D::Error::invalid_value(Unexpected::Str(&text), &$expected))
             }
         }
     };
@@ -177,7 +181,9 @@ mod tests {
 
     #[test]
     fn anything_else_is_refused() {
-        for text in ["", "mbit", "1", "-1mbit", "1tbit", "1.2.3mbit", "99999999999999999999bit", "7bit", "0mbit"] {
+        for text in
+            ["", "mbit", "1", "-1mbit", "1tbit", "1.2.3mbit", "99999999999999999999bit", "7bit", "0mbit"]
+        {
             assert!(parse_rate(text).is_err(), "{text}");
         }
         for text in ["", "k", "1q", "18446744073709551615k", "٣k"] {

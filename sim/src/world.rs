@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use ee::config::NodeConfig;
-use ee::engine::{Engine, EngineOptions, Metering};
+use ee::engine::{Engine, Metering};
 use ee::job::JobDone;
 use ee::node::{Node, Platform};
 use nodeos::buf::BufPool;
@@ -131,7 +131,7 @@ impl Sim {
         };
         let identities = lab.nodes.iter().map(|_| key()).collect();
         let plan = lab.plan(&Keys { admin: SOME_KEY, identities })?;
-        let engine = Engine::new(EngineOptions { metering: Metering::Fuel, code_memory: None })?;
+        let engine = Engine::new(Metering::Fuel)?;
         let mut chance = Random::new(seed, LINKS);
         let mut wire = |link: &crate::lab::LinkPlan| Wire {
             directions: [0, 1].map(|_| Direction::new(link.shape, chance.bits())),

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 
-use crate::process::{run, write_if_changed};
+use crate::process::{lock, run, write_if_changed};
 use crate::root;
 use crate::toolchain::Toolchain;
 
@@ -36,6 +36,7 @@ pub fn build(verbose: bool) -> Result<Vec<PathBuf>> {
     let root = root();
     let toolchain = Toolchain::find()?;
     let out = root.join("target/capsules");
+    let _lock = lock(&out)?;
     let target_dir = out.join("build");
     let mut command = toolchain.cargo(&target_dir, &[]);
     command

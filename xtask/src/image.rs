@@ -7,9 +7,9 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 
-use crate::process::{run, write_if_changed};
+use crate::process::{lock, run, write_if_changed};
 use crate::toolchain::Toolchain;
 use crate::{kernel, root};
 
@@ -28,6 +28,16 @@ pub struct Image {
     pub loader: PathBuf,
     /// The first module, for `-initrd`.
     pub node: PathBuf,
+}
+
+impl Image {
+    /// What the last build left.
+    pub fn existing() -> Result<Self> {
+        let out = root().join("target/image");
+        let [loader, node] = ["loader.bin", "node"].map(|name| out.join(name));
+        ensure!(loader.is_file() && node.is_file(), "no image; run: cargo xtask image");
+        Ok(Self { loader, node })
+    }
 }
 
 const LOADER_TARGET: &str = "x86_64-unknown-none";
@@ -50,7 +60,7 @@ pub fn build(verbose: bool) -> Result<Image> {
     let root = root();
     let toolchain = Toolchain::find()?;
     let out = root.join("target/image");
-    fs::create_dir_all(&out)?;
+    let _lock = lock(&out)?;
     let loader = loader(&root, &toolchain, &out, verbose)?;
     let object = kernel::build(&root, &toolchain, verbose)?;
     let node = node(&root, &toolchain, &out, &object, verbose)?;
@@ -65,7 +75,7 @@ fn loader(root: &Path, toolchain: &Toolchain, out: &Path, verbose: bool) -> Resu
         .current_dir(root.join("image/boot"))
         .args(["build", "--release", "--target", LOADER_TARGET])
         .args(["-Zbuild-std=core,alloc", BUILTINS]);
-    quiet(&mut command, verbose);
+    show_commands(&mut command, verbose);
     run("build the loader", &mut command)?;
     install(&target_dir.join(LOADER_TARGET).join("release/boot"), &out.join("loader.bin"))
 }
@@ -79,12 +89,12 @@ fn node(root: &Path, toolchain: &Toolchain, out: &Path, object: &Path, verbose: 
         .env("HERMIT_OBJECT", object)
         .args(["build", "--package", "image", "--profile", "image", "--target", NODE_TARGET])
         .args(["-Zbuild-std=std,panic_abort", BUILTINS]);
-    quiet(&mut command, verbose);
+    show_commands(&mut command, verbose);
     run("build the node (some minutes the first time)", &mut command)?;
     install(&target_dir.join(NODE_TARGET).join("image/image"), &out.join("node"))
 }
 
-fn quiet(command: &mut std::process::Command, verbose: bool) {
+fn show_commands(command: &mut std::process::Command, verbose: bool) {
     if verbose {
         command.arg("--verbose");
     }

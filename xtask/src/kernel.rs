@@ -170,13 +170,7 @@ fn isolate(toolchain: &Toolchain, archive: &Path, object: &Path) -> Result<()> {
 mod tests {
     use super::*;
 
-    const EDIT: Edit = Edit {
-        file: "a.rs",
-        why: "of a test",
-        find: "old",
-        replace: "new",
-        count: 2,
-    };
+    const EDIT: Edit = Edit { file: "a.rs", why: "of a test", find: "old", replace: "new", count: 2 };
 
     #[test]
     fn an_edit_must_match_exactly() {

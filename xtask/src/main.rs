@@ -2,6 +2,7 @@
 //!
 //! This program is compiled before everything else, so it is kept light.
 
+mod boot;
 mod capsules;
 mod image;
 mod kernel;
@@ -28,6 +29,8 @@ enum Command {
     Setup(setup::Options),
     /// Build the bootable node: loader, kernel, program
     Image(image::Options),
+    /// Boot the image under QEMU and run its self-tests
+    Boot(boot::Options),
     /// Build the capsules to WebAssembly
     Capsules(capsules::Options),
 }
@@ -36,6 +39,7 @@ fn main() -> ExitCode {
     let result = match Arguments::parse().command {
         Command::Setup(options) => setup::run_command(&options),
         Command::Image(options) => image::run_command(&options),
+        Command::Boot(options) => boot::run_command(&options),
         Command::Capsules(options) => capsules::run_command(&options),
     };
     match result {

@@ -14,9 +14,7 @@ use anyhow::{Context, Result, bail};
 pub fn run(what: &str, command: &mut Command) -> Result<()> {
     eprintln!("xtask: {what}");
     let start = Instant::now();
-    let status = command
-        .status()
-        .with_context(|| format!("cannot start {}", show(command)))?;
+    let status = command.status().with_context(|| format!("cannot start {}", show(command)))?;
     if !status.success() {
         bail!("{what} failed ({status}): {}", show(command));
     }
@@ -29,13 +27,8 @@ pub fn run(what: &str, command: &mut Command) -> Result<()> {
 
 /// Runs `command` quietly and returns what it wrote to stdout.
 pub fn output(command: &mut Command) -> Result<String> {
-    let Output {
-        status,
-        stdout,
-        stderr,
-    } = command
-        .output()
-        .with_context(|| format!("cannot start {}", show(command)))?;
+    let Output { status, stdout, stderr } =
+        command.output().with_context(|| format!("cannot start {}", show(command)))?;
     if !status.success() {
         let stderr = String::from_utf8_lossy(&stderr);
         bail!("{} failed ({status}): {}", show(command), stderr.trim());
@@ -56,6 +49,17 @@ fn show(command: &Command) -> String {
     words.extend(command.get_args().map(OsString::from));
     let words: Vec<_> = words.iter().map(|word| word.to_string_lossy()).collect();
     words.join(" ")
+}
+
+/// Keeps other runs of this program out of `folder` until dropped.
+pub fn lock(folder: &Path) -> Result<fs::File> {
+    fs::create_dir_all(folder)?;
+    let file = fs::File::create(folder.join(".lock"))?;
+    if file.try_lock().is_err() {
+        eprintln!("xtask: waiting for another build in {}", folder.display());
+        file.lock()?;
+    }
+    Ok(file)
 }
 
 /// A number that changes when one of `inputs` does. Only good for noticing changes.

@@ -150,7 +150,7 @@ fn units() -> Result<()> {
 }
 
 fn simulator() -> Result<()> {
-    process::run("simulator", &mut cargo(&["test", "--quiet", "--release", "-p", "sim"]))
+    process::run("simulator", &mut cargo(&["test", "--quiet", "-p", "sim"]))
 }
 
 fn image_size() -> Result<()> {
@@ -184,8 +184,8 @@ fn boots() -> Result<()> {
 fn lab_tests(kind: &str) -> Result<()> {
     image::build(false)?;
     capsules::run(&capsules::Options::default())?;
-    process::run("hosted node and client", &mut cargo(&["build", "--quiet", "--release", "-p", "host", "-p", "client"]))?;
+    process::run("hosted node and client", &mut cargo(&["build", "--quiet", "-p", "host", "-p", "client"]))?;
     let arguments =
-        ["test", "--quiet", "--release", "-p", "client", "--test", "*", "--", "--test-threads=1", kind];
+        ["test", "--quiet", "-p", "client", "--test", "*", "--", "--test-threads=1", kind];
     process::run(&format!("tests {kind}*"), &mut cargo(&arguments))
 }

@@ -69,14 +69,9 @@ impl Toolchain {
             missing.packages.push("binutils");
         }
         match (compiler, linkers, objcopy) {
-            (Some((cargo, rustc, version, _)), Some((linker, wasm_linker)), Some(objcopy)) => Ok(Self {
-                cargo,
-                rustc,
-                version,
-                linker,
-                wasm_linker,
-                objcopy,
-            }),
+            (Some((cargo, rustc, version, _)), Some((linker, wasm_linker)), Some(objcopy)) => {
+                Ok(Self { cargo, rustc, version, linker, wasm_linker, objcopy })
+            }
             _ => Err(missing),
         }
     }

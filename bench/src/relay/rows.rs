@@ -142,10 +142,11 @@ pub fn build_peer(folder: &Path) -> Result<PathBuf> {
 
 /// The relay node: every budget is finite, and none of them is what limits the rate.
 fn configuration() -> String {
-    node_configuration("relay", &[("in", RELAY_IN_MAC), ("out", RELAY_OUT_MAC)], &[
-        ("source", "in", SOURCE_MAC),
-        ("next", "out", NEXT_MAC),
-    ])
+    node_configuration(
+        "relay",
+        &[("in", RELAY_IN_MAC), ("out", RELAY_OUT_MAC)],
+        &[("source", "in", SOURCE_MAC), ("next", "out", NEXT_MAC)],
+    )
 }
 
 /// A node's configuration with budgets that are finite and larger than what a benchmark needs.

@@ -4,12 +4,14 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail};
 use host::link::{Batch, Link};
-use nodeos::buf::{Buf, BufPool};
+use nodeos::buf::BufPool;
 
 /// How many frames the source hands over at a time when it keeps to a rate.
 const BURST: u64 = 16;
-/// How often a blocked socket is tried again before the source gives up.
+/// How long a device may refuse to take frames before the source gives up.
 const PATIENCE: Duration = Duration::from_secs(5);
+/// How long to wait before a device that had no room is tried again.
+const RETRY: Duration = Duration::from_micros(20);
 
 /// A source of frames on one link.
 pub struct Source {
@@ -41,11 +43,16 @@ impl Source {
     /// Sends one frame.
     pub fn send(&mut self, frame: &[u8]) -> Result<()> {
         self.queue(frame)?;
-        self.flush()
+        self.flush(&mut || Ok(()))
     }
 
-    /// Sends `frame` as fast as the devices take it.
-    pub fn flood(&mut self, frame: &[u8], time: Duration) -> Result<Sent> {
+    /// Sends `frame` as fast as the devices take it. `meanwhile` is called again and again.
+    pub fn flood(
+        &mut self,
+        frame: &[u8],
+        time: Duration,
+        mut meanwhile: impl FnMut() -> Result<()>,
+    ) -> Result<Sent> {
         let start = Instant::now();
         let mut frames = 0;
         while start.elapsed() < time {
@@ -53,13 +60,20 @@ impl Source {
                 self.queue(frame)?;
                 frames += 1;
             }
-            self.flush()?;
+            self.flush(&mut meanwhile)?;
+            meanwhile()?;
         }
         Ok(Sent { frames, time: start.elapsed() })
     }
 
     /// Sends `frame` `rate` times a second, evenly but for small bursts.
-    pub fn pace(&mut self, frame: &[u8], rate: f64, time: Duration) -> Result<Sent> {
+    pub fn pace(
+        &mut self,
+        frame: &[u8],
+        rate: f64,
+        time: Duration,
+        mut meanwhile: impl FnMut() -> Result<()>,
+    ) -> Result<Sent> {
         let total = (rate * time.as_secs_f64()) as u64;
         let burst = BURST.min((rate / 10_000.0) as u64).max(1);
         let start = Instant::now();
@@ -67,6 +81,7 @@ impl Source {
         while frames < total {
             let due = (start.elapsed().as_secs_f64() * rate) as u64;
             if due < frames + burst {
+                meanwhile()?;
                 std::hint::spin_loop();
                 continue;
             }
@@ -74,21 +89,23 @@ impl Source {
                 self.queue(frame)?;
                 frames += 1;
             }
-            self.flush()?;
+            self.flush(&mut meanwhile)?;
+            meanwhile()?;
         }
         Ok(Sent { frames, time: start.elapsed() })
     }
 
     fn queue(&mut self, frame: &[u8]) -> Result<()> {
         let Some(buf) = self.pool.copy_of(frame) else { bail!("the source has no packet buffer") };
-        let buf: Buf = buf;
         self.link.queue(buf);
         Ok(())
     }
 
-    fn flush(&mut self) -> Result<()> {
+    fn flush(&mut self, meanwhile: &mut impl FnMut() -> Result<()>) -> Result<()> {
         let start = Instant::now();
         while !self.link.flush(&mut self.batch) {
+            meanwhile()?;
+            std::thread::sleep(RETRY);
             if start.elapsed() > PATIENCE {
                 bail!("the source's device does not take frames any more");
             }

@@ -50,6 +50,9 @@ impl World {
     /// Sets everything up. With `gro` the receiving ends take frames in batches. Needs root.
     pub fn new(gro: bool) -> Result<Self> {
         let world = Self { source: Namespace::new()?, relay: Namespace::new()?, sink: Namespace::new()? };
+        for place in [&world.source, &world.relay, &world.sink] {
+            place.run(no_ipv6)?;
+        }
         world.relay.run(|| {
             pair("rly0", RELAY_IN_MAC, "src0", SOURCE_MAC, &world.source)?;
             pair("rly1", RELAY_OUT_MAC, "snk0", SINK_MAC, &world.sink)?;
@@ -81,14 +84,23 @@ impl World {
 
 fn pair(name: &str, mac: Mac, peer: &str, peer_mac: Mac, to: &Namespace) -> Result<()> {
     ip(&format!(
-        "link add {name} address {mac} addrgenmode none type veth \
-         peer name {peer} address {peer_mac} addrgenmode none netns {}",
+        "link add {name} address {mac} type veth \
+         peer name {peer} address {peer_mac} netns {}",
         to.path()
     ))
 }
 
 fn up(device: &str) -> Result<()> {
-    ip(&format!("link set dev {device} up addrgenmode none"))
+    ip(&format!("link set dev {device} up"))
+}
+
+/// Devices made from now on in the calling thread's namespace do not announce themselves.
+fn no_ipv6() -> Result<()> {
+    match std::fs::write("/proc/sys/net/ipv6/conf/default/disable_ipv6", "1") {
+        // A kernel without IPv6.
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(()),
+        result => Ok(result?),
+    }
 }
 
 fn ip(arguments: &str) -> Result<()> {

@@ -93,11 +93,12 @@ impl Hello {
             if flood.hops < flood.limit && onward.write(&mut capsule).is_ok() {
                 let _ = capsule.return_to_sender();
             }
-        } else if new_round && onward.write(&mut capsule).is_ok() {
-            if let Some(neighborhood) = self.neighborhood() {
-                // Also back: it tells the parent that we were reached.
-                let _ = capsule.multicast(&neighborhood);
-            }
+        } else if new_round
+            && onward.write(&mut capsule).is_ok()
+            && let Some(neighborhood) = self.neighborhood()
+        {
+            // Also back: it tells the parent that we were reached.
+            let _ = capsule.multicast(&neighborhood);
         }
     }
 

@@ -163,7 +163,8 @@ impl Origin {
             },
         };
         let (heard, neighbors) = self.heard[at];
-        if (heard, neighbors, self.sums[at]) == (entry.heard, entry.neighbors, entry.sum) || heard > entry.heard
+        if (heard, neighbors, self.sums[at]) == (entry.heard, entry.neighbors, entry.sum)
+            || heard > entry.heard
         {
             return;
         }

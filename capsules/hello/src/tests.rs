@@ -190,7 +190,11 @@ fn five_hundred_nodes_answer_in_a_stated_number_of_rounds() {
         (most, sum) = (most.max(rounds), sum + rounds);
         sent += net.counters().sent;
     }
-    println!("rounds: {} on average, {most} at most; {} capsules per search", sum as f64 / seeds as f64, sent / seeds);
+    println!(
+        "rounds: {} on average, {most} at most; {} capsules per search",
+        sum as f64 / seeds as f64,
+        sent / seeds
+    );
 }
 
 #[test]

@@ -136,6 +136,8 @@ impl Job {
 
     /// Does what is due: sends an echo with `send`, asks for a flood, or ends.
     pub fn tick(&mut self, now: u64, send: impl FnOnce(Header, usize) -> bool) -> (Step, Option<Header>) {
+        // It has just fired.
+        self.timer = None;
         let seek = if self.found { self.echo(now, send) } else { self.search() };
         let after = match (self.found, self.sent < self.request.count) {
             (false, _) if self.seeks > MAX_SEEKS => {
@@ -215,7 +217,16 @@ impl Job {
         self.sum += time;
         self.squares = self.squares.saturating_add(time.saturating_mul(time));
         let line = text!(
-            len, " bytes from ", self.name(), ": seq=", h.seq, " hops=", h.there, " time=", Thousandths(time), " ms"
+            len,
+            " bytes from ",
+            self.name(),
+            ": seq=",
+            h.seq,
+            " hops=",
+            h.there,
+            " time=",
+            Thousandths(time),
+            " ms"
         );
         self.say(line.as_bytes());
         if self.sent == self.request.count && self.first_waiting().is_none() {
@@ -268,13 +279,22 @@ impl Job {
         self.say(text!("--- ", self.name(), " ping statistics ---").as_bytes());
         let loss = ((sent - received) * 100).checked_div(sent).unwrap_or(0);
         let ms = (now - self.begun) / 1000;
-        self.say(text!(sent, " sent, ", received, " received, ", loss, "% loss, time ", ms, " ms").as_bytes());
-        if received > 0 {
-            let average = self.sum / received;
-            let deviation = (self.squares / received).saturating_sub(average * average).isqrt();
+        self.say(
+            text!(sent, " sent, ", received, " received, ", loss, "% loss, time ", ms, " ms").as_bytes(),
+        );
+        let means = self.sum.checked_div(received).zip(self.squares.checked_div(received));
+        if let Some((average, square)) = means {
+            let deviation = square.saturating_sub(average.saturating_mul(average)).isqrt();
             let line = text!(
-                "rtt min/avg/max/mdev = ", Thousandths(self.min), "/", Thousandths(average), "/",
-                Thousandths(self.max), "/", Thousandths(deviation), " ms"
+                "rtt min/avg/max/mdev = ",
+                Thousandths(self.min),
+                "/",
+                Thousandths(average),
+                "/",
+                Thousandths(self.max),
+                "/",
+                Thousandths(deviation),
+                " ms"
             );
             self.say(line.as_bytes());
         }

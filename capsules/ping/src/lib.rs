@@ -38,16 +38,33 @@ const SEEN_MS: u32 = 10_000;
 
 /// The protocol on one node.
 pub struct Ping {
-    jobs: [Option<Job>; MAX_JOBS],
+    jobs: [Slot; MAX_JOBS],
     me: u64,
     neighborhood: Option<Neighborhood>,
+}
+
+/// Room for a request. Free is all zeros, so that the module does not carry it.
+#[repr(u8)]
+#[allow(clippy::large_enum_variant)]
+enum Slot {
+    Free = 0,
+    Busy(Job) = 1,
+}
+
+impl Slot {
+    fn job(&mut self) -> Option<&mut Job> {
+        match self {
+            Self::Free => None,
+            Self::Busy(job) => Some(job),
+        }
+    }
 }
 
 impl Ping {
     /// Asks nobody.
     #[allow(clippy::new_without_default)]
     pub const fn new() -> Self {
-        Self { jobs: [const { None }; MAX_JOBS], me: 0, neighborhood: None }
+        Self { jobs: [const { Slot::Free }; MAX_JOBS], me: 0, neighborhood: None }
     }
 
     /// Learns once who this node is.
@@ -71,7 +88,15 @@ impl Ping {
         let _ = route::learn(h.source, from, ROUTE_MS);
         h.hops += 1;
         if h.target == self.me {
-            let found = Header { reply: true, hops: 0, there: h.hops, seq: 0, source: h.target, target: h.source, ..h };
+            let found = Header {
+                reply: true,
+                hops: 0,
+                there: h.hops,
+                seq: 0,
+                source: h.target,
+                target: h.source,
+                ..h
+            };
             if let Ok(mut echo) = capsule.derive(Kind::Echo as u8)
                 && echo.set(&found.pack()).is_ok()
             {
@@ -97,7 +122,8 @@ impl Ping {
         } else if h.reply {
             self.answered(&h, capsule.len());
         } else {
-            let turned = Header { reply: true, hops: 0, there: h.hops, source: h.target, target: h.source, ..h };
+            let turned =
+                Header { reply: true, hops: 0, there: h.hops, source: h.target, target: h.source, ..h };
             if capsule.write(0, &turned.pack()).is_ok() {
                 let _ = capsule.return_to_sender();
             }
@@ -107,21 +133,24 @@ impl Ping {
     /// An answer for one of this node's requests.
     fn answered(&mut self, h: &Header, len: usize) {
         let now = node::clock();
-        let slot = self.jobs.iter_mut().find(|j| j.as_ref().is_some_and(|j| j.id == h.job));
-        if let Some(slot) = slot
-            && let Some(job) = slot
+        if let Some(slot) = self.slot(h.job)
+            && let Some(job) = slot.job()
             && job.answered(h, len, now) == Step::Over
         {
-            *slot = None;
+            *slot = Slot::Free;
         }
+    }
+
+    fn slot(&mut self, id: u32) -> Option<&mut Slot> {
+        self.jobs.iter_mut().find(|s| matches!(s, Slot::Busy(job) if job.id == id))
     }
 
     /// Lets a request do what is due.
     fn work(&mut self, id: u32, capsule: Option<Capsule>) {
         let neighborhood = self.prepare();
         let me = self.me;
-        let Some(slot) = self.jobs.iter_mut().find(|j| j.as_ref().is_some_and(|j| j.id == id)) else { return };
-        let (Some(job), Some(mut capsule)) = (slot.as_mut(), capsule) else { return };
+        let Some(slot) = self.slot(id) else { return };
+        let (Some(job), Some(mut capsule)) = (slot.job(), capsule) else { return };
         let (step, seek) = job.tick(node::clock(), |header, size| {
             let Some(next) = route::next(header.target) else { return false };
             let header = Header { source: me, ..header };
@@ -136,7 +165,7 @@ impl Ping {
             let _ = capsule.multicast(&neighborhood);
         }
         if step == Step::Over {
-            *slot = None;
+            *slot = Slot::Free;
         }
     }
 
@@ -152,23 +181,23 @@ impl Ping {
         if request.target() == self.me {
             return Err("that is this node");
         }
-        let slot = self.jobs.iter_mut().find(|j| j.is_none()).ok_or("too many requests at once")?;
+        let free = self.jobs.iter_mut().find(|s| matches!(s, Slot::Free));
+        let slot = free.ok_or("too many requests at once")?;
         let job = Job::begin(request, session, node::clock());
         let id = job.id;
-        let name = job.name();
-        let _ = session.reply(text!("PING ", name, ": ", job.size, " bytes").as_bytes());
-        *slot = Some(job);
+        let _ = session.reply(text!("PING ", job.name(), ": ", job.size, " bytes").as_bytes());
+        *slot = Slot::Busy(job);
         Ok(Some(id))
     }
 
     /// Ends the requests of a session.
     fn end(&mut self, session: Session, tell: bool) {
         for slot in &mut self.jobs {
-            if let Some(job) = slot
+            if let Some(job) = slot.job()
                 && job.session == session
             {
                 job.end(tell, node::clock());
-                *slot = None;
+                *slot = Slot::Free;
             }
         }
     }

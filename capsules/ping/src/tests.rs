@@ -44,14 +44,14 @@ fn like_ping() {
 fn a_new_way_is_found() {
     let (mut net, links) = net(0.0);
     let session = net.open(0);
-    net.send(session, b"ping c count 6 interval 200 timeout 300");
+    net.send(session, b"ping c count 12 interval 200 timeout 300");
     net.run_until(500 * MS);
     net.set_up(links[1], false);
     net.run_until(5000 * MS);
     let lines = net.received(session);
     assert!(lines.iter().any(|l| l.contains("hops=2")), "{lines:?}");
     assert!(lines.iter().any(|l| l.contains("no answer")), "{lines:?}");
-    assert!(lines.iter().any(|l| l.contains("seq=6 hops=3")), "{lines:?}");
+    assert!(lines.iter().any(|l| l.contains("seq=12 hops=3")), "{lines:?}");
 }
 
 #[test]

@@ -45,6 +45,12 @@ impl Capsule {
         (handle != 0).then_some(Self { handle, kind, len: 0, from: None })
     }
 
+    /// The handle; 0 for none.
+    #[doc(hidden)]
+    pub fn to_bits(&self) -> u32 {
+        self.handle
+    }
+
     /// The position of its type in the protocol's list.
     pub fn kind(&self) -> u8 {
         self.kind

@@ -99,9 +99,9 @@ pub fn md5(bytes: &[u8]) -> Result<[u8; 16], Error> {
 /// A 64-bit name for `bytes`, made in the guest: FNV-1a, then a finalizer that spreads it over all bits.
 /// Not for anything that an enemy can choose.
 pub fn short_hash(bytes: &[u8]) -> u64 {
-    let fnv = bytes.iter().fold(0xcbf2_9ce4_8422_2325, |h: u64, &b| {
-        (h ^ u64::from(b)).wrapping_mul(0x100_0000_01b3)
-    });
+    let fnv = bytes
+        .iter()
+        .fold(0xcbf2_9ce4_8422_2325, |h: u64, &b| (h ^ u64::from(b)).wrapping_mul(0x100_0000_01b3));
     mix(fnv)
 }
 

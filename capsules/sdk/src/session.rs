@@ -40,6 +40,12 @@ impl Session {
     pub fn from_bits(bits: u32) -> Self {
         Self(bits)
     }
+
+    /// The handle.
+    #[doc(hidden)]
+    pub fn to_bits(self) -> u32 {
+        self.0
+    }
 }
 
 /// Cuts a request into words and reads `KEY NUMBER` pairs out of it.

@@ -32,4 +32,10 @@ impl Timer {
     pub fn from_bits(bits: u32) -> Self {
         Self(bits)
     }
+
+    /// The handle.
+    #[doc(hidden)]
+    pub fn to_bits(self) -> u32 {
+        self.0
+    }
 }

@@ -11,19 +11,20 @@ use std::time::{Duration, Instant};
 
 use super::qemu::{self, Image};
 use super::state::Accel;
+use crate::files;
 
 /// How long the trial may take.
 const TRIAL: Duration = Duration::from_secs(4);
 
-/// KVM where it works, else translation; and why.
-pub fn choose(image: &Image) -> (Accel, String) {
-    match refusal(image) {
+/// KVM where it works, else translation; and why. `folder` is for a file of the trial's.
+pub fn choose(image: &Image, folder: &Path) -> (Accel, String) {
+    match refusal(image, folder) {
         None => (Accel::Kvm, "KVM works here".into()),
         Some(why) => (Accel::Tcg, why),
     }
 }
 
-fn refusal(image: &Image) -> Option<String> {
+fn refusal(image: &Image, folder: &Path) -> Option<String> {
     let info = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
     if !has_virtualisation(&info) {
         return Some("the processor offers no virtualisation".into());
@@ -31,7 +32,7 @@ fn refusal(image: &Image) -> Option<String> {
     if fs::OpenOptions::new().read(true).write(true).open("/dev/kvm").is_err() {
         return Some("/dev/kvm is missing or not for us".into());
     }
-    (!boots(image)).then(|| "a trial boot under KVM failed".into())
+    (!boots(image, folder)).then(|| "a trial boot under KVM failed".into())
 }
 
 fn has_virtualisation(cpuinfo: &str) -> bool {
@@ -39,18 +40,21 @@ fn has_virtualisation(cpuinfo: &str) -> bool {
     flags.split_whitespace().any(|f| f == "vmx" || f == "svm")
 }
 
-/// Boots the image with an empty configuration. A kernel that comes up refuses it and ends the machine;
-/// under a KVM that does not work nothing ends.
-fn boots(image: &Image) -> bool {
+/// Boots the image with its shortest self-test, which ends by itself.
+fn boots(image: &Image, folder: &Path) -> bool {
+    let config = folder.join("trial.toml");
+    if files::write(&config, b"selftest = \"hello\"\n").is_err() {
+        return false;
+    }
     let mut command = Command::new(qemu::PROGRAM);
     command.args(qemu::machine(Accel::Kvm, 64 << 20)).args(["-serial", "null"]);
-    command.args(qemu::boot(image, Path::new("/dev/null")));
+    command.args(qemu::boot(image, &config));
     let started = Instant::now();
     let child = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn();
     let Ok(mut child) = child else { return false };
     while started.elapsed() < TRIAL {
         if let Ok(Some(status)) = child.try_wait() {
-            return status.code() == Some(qemu::EXIT_FAILURE);
+            return status.code() == Some(qemu::EXIT_SUCCESS);
         }
         std::thread::sleep(Duration::from_millis(10));
     }

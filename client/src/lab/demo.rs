@@ -12,11 +12,11 @@ use serde_json::{Value, json};
 use sim::lab::Lab;
 use wire::control::FlowInfo;
 
+use super::built;
 use super::deploy::{self, deploy};
 use super::destroy::destroy;
 use super::graph::{self, Format};
 use super::guard::Guard;
-use super::near;
 use super::state::{Folder, State};
 use crate::cli::{arrivals, flow_value};
 use crate::exit::{Code, failure};
@@ -27,6 +27,7 @@ use crate::session::{Received, Session};
 
 /// How to run the demonstration.
 #[derive(Debug, Clone, clap::Args)]
+#[group(id = "demo")]
 pub struct Options {
     #[command(flatten)]
     deploy: deploy::Options,
@@ -70,8 +71,6 @@ const PATIENCE: Duration = Duration::from_secs(60);
 const TIMEOUT: Duration = Duration::from_secs(20);
 /// How long a protocol's answers may take in all.
 const ANSWERS: Duration = Duration::from_secs(120);
-/// Where a build leaves the protocols' modules.
-const MODULES: &str = "capsules/target/wasm32-unknown-unknown/release";
 
 /// Runs the demonstration with the lab of `file`.
 pub fn demo(file: &Path, options: &Options, output: Output) -> Result<Report> {
@@ -96,7 +95,11 @@ fn play(lab: &Lab, file: &Path, options: &Options, output: Output) -> Result<Rep
     say(&format!("{}\n", graph::draw(lab, Format::Text)))?;
     let (folder, state) = deploy(file, &options.deploy)?;
     say(&format!("{} nodes are up after {}\n", lab.nodes.len(), time(started.elapsed())))?;
-    let stage = Stage { folder, state, modules: options.capsules.clone().unwrap_or_else(|| near(MODULES)) };
+    let stage = Stage {
+        folder,
+        state,
+        modules: options.capsules.clone().unwrap_or_else(|| built("capsules", "hello.wasm")),
+    };
     let mut report = Report::default();
     for wanted in &lab.injects {
         let node = &lab.nodes[wanted.node].name;

@@ -18,7 +18,7 @@ use super::process::Process;
 use super::qemu::{self, Image};
 use super::state::{Accel, Folder, Kind, NodeState, State};
 use super::wire::{Ports, Sockets, WireEnd, WireLink, WireNode, WirePlan};
-use super::{accel, near};
+use super::{accel, built, near};
 use crate::exit::{Code, failure};
 use crate::files;
 use crate::output::{progress, time};
@@ -120,7 +120,7 @@ impl<'a> Deployment<'a> {
             }
         }
         let kept = before.as_ref().and_then(|s| s.accel);
-        let backend = Backend::find(options, kept)?;
+        let backend = Backend::find(options, kept, folder)?;
         let identities = lab.nodes.iter().map(|n| folder.key(&format!("{}.key", n.name)));
         let identities = identities.collect::<Result<Vec<SigningKey>>>()?;
         let keys = Keys {
@@ -314,7 +314,7 @@ impl<'a> Deployment<'a> {
 }
 
 impl Backend {
-    fn find(options: &Options, kept: Option<Accel>) -> Result<Self> {
+    fn find(options: &Options, kept: Option<Accel>, lab: &Folder) -> Result<Self> {
         match options.kind {
             Kind::Hosted => {
                 let program = options.program.clone().unwrap_or_else(|| near("bees-node"));
@@ -325,16 +325,12 @@ impl Backend {
                 Ok(Self::Hosted { program })
             }
             Kind::Qemu => {
-                let folder = options.image.clone().unwrap_or_else(|| {
-                    let loader = near("image/loader.bin");
-                    let built = loader.exists().then(|| loader.parent().map(PathBuf::from)).flatten();
-                    built.unwrap_or_else(|| near("target/image"))
-                });
+                let folder = options.image.clone().unwrap_or_else(|| built("image", "loader.bin"));
                 let image = Image::find(&folder)?;
                 let accel = match (options.accel, kept) {
                     (AccelChoice::Only(accel), _) | (AccelChoice::Auto, Some(accel)) => accel,
                     (AccelChoice::Auto, None) => {
-                        let (accel, why) = accel::choose(&image);
+                        let (accel, why) = accel::choose(&image, &lab.path(""));
                         progress(
                             format!("QEMU runs on {accel:?}: {why}").to_lowercase().replace("qemu", "QEMU"),
                         );

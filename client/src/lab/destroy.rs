@@ -47,6 +47,7 @@ mod tests {
         command.args(["-c", "sleep 60; :"]).arg(sockets.join("m0.n"));
         let (process, _child) = Process::start(&mut command, &scratch.0.join("log")).unwrap();
         destroy(&folder).unwrap();
-        assert!(!process.alive() && !sockets.exists() && !path.exists());
+        assert!(!process.alive(), "the process still runs");
+        assert!(!sockets.exists() && !path.exists(), "folders are left");
     }
 }

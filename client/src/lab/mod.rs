@@ -26,3 +26,10 @@ pub fn near(file: impl AsRef<Path>) -> PathBuf {
     let near = exe.ancestors().skip(1).map(|folder| folder.join(file)).find(|path| path.exists());
     near.unwrap_or_else(|| file.to_path_buf())
 }
+
+/// The folder that `cargo xtask` filled and that has `file` in it: `folder` in `target`.
+pub fn built(folder: &str, file: &str) -> PathBuf {
+    let file = near(Path::new(folder).join(file));
+    let found = if file.exists() { file.parent() } else { None };
+    found.map_or_else(|| near(Path::new("target").join(folder)), Path::to_path_buf)
+}

@@ -129,7 +129,16 @@ impl Stat {
 
 /// Ends every process whose command line names the folder `marker`, except this one: what a deployment
 /// left behind that was cut off before it could write down what it had started.
-pub fn end_all_with(marker: &Path) -> io::Result<usize> {
+pub fn end_all_with(marker: &Path) -> io::Result<()> {
+    end_pass(marker)?;
+    // A process that is being started has no command line for a moment.
+    std::thread::sleep(Duration::from_millis(10));
+    while end_pass(marker)? > 0 {}
+    Ok(())
+}
+
+/// The number of processes that were ended.
+fn end_pass(marker: &Path) -> io::Result<usize> {
     let marker = marker.as_os_str().as_encoded_bytes();
     let mut ended = 0;
     for entry in fs::read_dir("/proc")?.flatten() {
@@ -140,8 +149,9 @@ pub fn end_all_with(marker: &Path) -> io::Result<usize> {
             && pid as u32 != std::process::id()
             && let Some(stat) = Stat::read(pid)
         {
-            Process { pid, started: stat.started }.end();
-            ended += 1;
+            let process = Process { pid, started: stat.started };
+            process.end();
+            ended += usize::from(!process.alive());
         }
     }
     Ok(ended)
@@ -179,7 +189,7 @@ mod tests {
         assert!(!other.alive());
         other.end();
         assert!(process.alive(), "the signal for another process did not reach this one");
-        assert_eq!(end_all_with(&marker).unwrap(), 1);
+        end_all_with(&marker).unwrap();
         assert!(!process.alive() && process.usage().is_none());
     }
 }

@@ -12,8 +12,8 @@ use crate::exit::{Code, failure};
 
 /// The emulator.
 pub const PROGRAM: &str = "qemu-system-x86_64";
-/// QEMU's exit status when the node ended with an error.
-pub const EXIT_FAILURE: i32 = 1;
+/// QEMU's exit status when the node ended well.
+pub const EXIT_SUCCESS: i32 = 3;
 
 /// The two files of the bootable node.
 #[derive(Debug, Clone)]
@@ -68,6 +68,8 @@ pub fn command(
             mac_text(nic.mac)
         ));
     }
+    // Behind the network cards, which are counted in this order.
+    command.args(["-device", "virtio-rng-pci,disable-legacy=on"]);
     command
 }
 
@@ -75,11 +77,11 @@ pub fn command(
 pub fn machine(accel: Accel, memory: u64) -> Vec<String> {
     let (accel, cpu) = match accel {
         Accel::Tcg => ("tcg", "max"),
-        Accel::Kvm => ("kvm", "host"),
+        Accel::Kvm => ("kvm", "host,arch-capabilities=off"),
     };
     let memory = format!("{}M", memory.div_ceil(1 << 20));
     let words =
-        ["-machine", "q35", "-accel", accel, "-cpu", cpu, "-m", &memory, "-smp", "1", "-display", "none"];
+        ["-machine", "pc", "-accel", accel, "-cpu", cpu, "-m", &memory, "-smp", "1", "-display", "none"];
     let more = ["-nodefaults", "-no-reboot", "-monitor", "none"];
     let exit = ["-device", "isa-debug-exit,iobase=0xf4,iosize=0x04"];
     words.into_iter().chain(more).chain(exit).map(String::from).collect()

@@ -19,12 +19,7 @@ pub(super) fn link(l: &mut Linker<TeamState>) -> wasmtime::Result<()> {
     Ok(())
 }
 
-fn digest<D: Digest, const N: usize>(
-    memory: &mut [u8],
-    ptr: u32,
-    len: u32,
-    out: u32,
-) -> Result<i32, Error> {
+fn digest<D: Digest, const N: usize>(memory: &mut [u8], ptr: u32, len: u32, out: u32) -> Result<i32, Error> {
     let digest = D::digest(GuestSlice::new(ptr, len).read(memory)?);
     GuestSlice::new(out, N as u32).write(memory)?.copy_from_slice(&digest);
     Ok(0)

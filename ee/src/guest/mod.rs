@@ -100,12 +100,12 @@ fn handle(h: nodeos::slab::Handle) -> i32 {
 mod tests {
     use super::*;
     use crate::abi::Ty;
-    use crate::engine::{Engine, EngineOptions};
+    use crate::engine::Engine;
     use wasmtime::{Store, ValType};
 
     #[test]
     fn the_linker_has_exactly_the_interface() {
-        let engine = Engine::new(EngineOptions { metering: Metering::Epoch, code_memory: None }).unwrap();
+        let engine = Engine::new(Metering::Epoch).unwrap();
         // The linker is asked with a store of its own state type; none of it is called.
         let mut store: Store<TeamState> = crate::sandbox::tests::store(&engine);
         let mut names: Vec<String> = Vec::new();

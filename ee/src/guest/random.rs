@@ -25,7 +25,8 @@ impl Random {
     pub fn fill(&mut self, out: &mut [u8]) {
         for piece in out.chunks_mut(32) {
             self.counter += 1;
-            let block = Sha256::new().chain_update(self.seed).chain_update(self.counter.to_le_bytes()).finalize();
+            let block =
+                Sha256::new().chain_update(self.seed).chain_update(self.counter.to_le_bytes()).finalize();
             piece.copy_from_slice(&block[..piece.len()]);
         }
     }
@@ -48,7 +49,7 @@ mod tests {
 
     #[test]
     fn the_stream_does_not_repeat_and_depends_on_the_seed() {
-        let mut take = |random: &mut Random| {
+        let take = |random: &mut Random| {
             let mut out = [0; 40];
             random.fill(&mut out);
             out

@@ -19,11 +19,14 @@ use wire::tuple::{MAX_LEN, Part, Tuple};
 
 use super::{End, Node};
 use crate::counters::Count;
-use crate::flow::{Claim, Flow, PartData, Source, Stage, TupleData};
+use crate::flow::{Claim, Flow, PartData, Source, Stage, TupleData, tuple_bytes};
 use crate::neighbor::NeighborId;
 use crate::registry::{Object, Target};
 use crate::system::download::{Chunk, Download};
 use crate::system::translate::{Asked, MAX_WAITING, Question, Waiting};
+
+/// Tuples on their way from one neighbor.
+const ARRIVING_PER_NEIGHBOR: usize = 8;
 
 impl Node {
     /// A capsule whose identifier nobody here knows.
@@ -54,13 +57,7 @@ impl Node {
     }
 
     /// A capsule of a flow that is on its way here.
-    pub(super) fn wait_for_flow(
-        &mut self,
-        flow: Handle,
-        from: NeighborId,
-        id: CapsuleId,
-        payload: Buf,
-    ) {
+    pub(super) fn wait_for_flow(&mut self, flow: Handle, from: NeighborId, id: CapsuleId, payload: Buf) {
         let Some(capsule) = self.wait(from, id, payload) else { return };
         match self.flows.get_mut(flow) {
             Some(flow) if flow.waiting.len() < MAX_WAITING => flow.waiting.push(capsule),
@@ -85,7 +82,9 @@ impl Node {
                     self.counters.add(Count::GaveUp);
                     self.questions.refuse(now.mono, question.waiting[0].id);
                     let name = self.neighbors[question.neighbor].name.clone();
-                    self.log.limited(now.mono, || format!("peer {name} does not answer what flow a capsule belongs to"));
+                    self.log_limited(now, || {
+                        format!("peer {name} does not answer what flow a capsule belongs to")
+                    });
                 }
             }
         }
@@ -123,7 +122,11 @@ impl Node {
             return self.join(now, known, question, claim);
         }
         let len_ok = tuple_len > 0 && tuple_len as usize <= MAX_LEN;
-        let charge = self.neighbors[from].account.charge(tuple_len.into()).ok().filter(|_| len_ok);
+        // Flows without a team are few for each neighbor, so that none of them takes the whole table.
+        let mine = |f: &Flow| matches!(f.stage, Stage::Tuple { .. }) && f.source == Source::Neighbor(from);
+        let room = self.flows.iter().filter(|(_, f)| mine(f)).count() < ARRIVING_PER_NEIGHBOR;
+        let wanted = tuple_bytes(tuple_len as usize);
+        let charge = if len_ok && room { self.neighbors[from].account.charge(wanted).ok() } else { None };
         let Some(charge) = charge else {
             self.counters.add(Count::Refused);
             return self.questions.refuse(now.mono, claim.id);
@@ -172,7 +175,9 @@ impl Node {
             let Source::Neighbor(from) = flow.source else { return };
             let (download, part) = match (&mut flow.stage, &flow.tuple) {
                 (Stage::Tuple { download, .. }, _) => (download, None),
-                (Stage::Download { part, download, .. }, Some(data)) => (download, Some(data.parts[*part].sha256)),
+                (Stage::Download { part, download, .. }, Some(data)) => {
+                    (download, Some(data.parts[*part].sha256))
+                }
                 _ => return,
             };
             let before = download.retries();
@@ -185,13 +190,18 @@ impl Node {
             match request {
                 Ok(None) => return,
                 Ok(Some(range)) => {
-                    let request = DownloadRequest { nonce, offset: range.start, len: range.end - range.start };
+                    let request =
+                        DownloadRequest { nonce, offset: range.start, len: range.end - range.start };
                     self.send_system(now, from, &id, &encode(&request));
                 }
                 Err(_) => {
                     self.counters.add(Count::GaveUp);
                     let name = self.neighbors[from].name.clone();
-                    return self.end_flow(now, handle, End::failed(Erred::Peer, format!("{name} stopped answering")));
+                    return self.end_flow(
+                        now,
+                        handle,
+                        End::failed(Erred::Peer, format!("{name} stopped answering")),
+                    );
                 }
             }
         }
@@ -201,13 +211,12 @@ impl Node {
     pub(super) fn downloads_due(&mut self, now: Now) {
         let mut at = 0;
         while let Some(&handle) = self.arriving.get(at) {
-            match self.flows.get(handle).map(Flow::download_deadline) {
-                None => {
-                    self.arriving.swap_remove(at);
-                    continue;
-                }
-                Some(Some(due)) if due <= now.mono => self.pump_download(now, handle),
-                Some(_) => {}
+            let Some(flow) = self.flows.get(handle).filter(|f| f.may_download()) else {
+                self.arriving.swap_remove(at);
+                continue;
+            };
+            if flow.download_deadline().is_some_and(|due| due <= now.mono) {
+                self.pump_download(now, handle);
             }
             at += 1;
         }
@@ -235,7 +244,9 @@ impl Node {
         };
         let download = match (&mut flow.stage, object) {
             (Stage::Tuple { download, .. }, Object::Tuple) => download,
-            (Stage::Download { part, download, .. }, Object::Part(at)) if *part == usize::from(at) => download,
+            (Stage::Download { part, download, .. }, Object::Part(at)) if *part == usize::from(at) => {
+                download
+            }
             _ => return self.counters.add(Count::Unasked),
         };
         match response {
@@ -346,7 +357,8 @@ impl Node {
         flow.arrival.bytes += bytes.len() as u64;
         if !data.parts[at].matches(&bytes) {
             self.counters.add(Count::BadPart);
-            let why = format!("part {:.8} does not have the hashes that the tuple names", data.parts[at].sha256);
+            let why =
+                format!("part {:.8} does not have the hashes that the tuple names", data.parts[at].sha256);
             return self.end_flow(now, handle, End::failed(Erred::Peer, why));
         }
         self.part_kept(now, handle, at, bytes.into(), charge);
@@ -371,6 +383,11 @@ impl Node {
 }
 
 impl Flow {
+    /// Whether it still has something to fetch.
+    fn may_download(&self) -> bool {
+        matches!(self.stage, Stage::Tuple { .. } | Stage::Judging | Stage::Download { .. })
+    }
+
     /// When its download must be looked at.
     fn download_deadline(&self) -> Option<Instant> {
         match &self.stage {

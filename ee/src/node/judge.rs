@@ -15,7 +15,7 @@ use wire::tuple::{Provider, Tuple};
 
 use super::{End, Node};
 use crate::counters::Count;
-use crate::flow::{Source, Stage};
+use crate::flow::{Source, Stage, tuple_bytes};
 use crate::job::Work;
 use crate::neighbor::NeighborId;
 use crate::registry::{Object, Target};
@@ -37,7 +37,8 @@ impl AgentHost {
     }
 
     fn due(&mut self, now: Instant) -> Option<u32> {
-        let (&timer, _) = self.timers.iter().filter(|(_, at)| **at <= now.micros()).min_by_key(|(_, at)| **at)?;
+        let (&timer, _) =
+            self.timers.iter().filter(|(_, at)| **at <= now.micros()).min_by_key(|(_, at)| **at)?;
         self.timers.remove(&timer);
         Some(timer)
     }
@@ -138,8 +139,12 @@ impl Node {
 
     /// Takes neighbors away that a running flow may not know of any more.
     fn clamp(&mut self, now: Now, handle: Handle, grant: &Grant) {
-        let gone: Vec<NeighborId> =
-            self.neighbors.iter().filter(|(_, n)| !grant.neighbors.includes(&n.name)).map(|(id, _)| id).collect();
+        let gone: Vec<NeighborId> = self
+            .neighbors
+            .iter()
+            .filter(|(_, n)| !grant.neighbors.includes(&n.name))
+            .map(|(id, _)| id)
+            .collect();
         let Some(flow) = self.flows.get_mut(handle) else { return };
         if let Some(sandbox) = flow.sandbox() {
             gone.into_iter().for_each(|id| sandbox.neighbor_gone(id));
@@ -164,12 +169,15 @@ impl Node {
         let Ok(team) = self.teams.create(self.teams.root(), &name, budget.clone()) else {
             return self.end_flow(now, handle, End::failed(Erred::Node, "there are as many teams as may be"));
         };
-        self.sched.add(team, budget.shares, usize::from(budget.queue));
+        // Besides the events that may wait, the end of each session is always told: of those that are open,
+        // and of those whose opening still waits.
+        let most = 2 * usize::from(budget.queue) + usize::from(budget.sessions);
+        self.sched.add(team, budget.shares, most);
         self.flows.set_team(handle, team, grant);
         // From here on the flow pays for itself.
         let paid = self.teams.get(team).map(|t| t.account().clone());
         let Some(data) = self.flows.get_mut(handle).and_then(|f| f.tuple.as_mut()) else { return };
-        match paid.and_then(|account| account.charge(data.bytes.len() as u64).ok()) {
+        match paid.and_then(|account| account.charge(tuple_bytes(data.bytes.len())).ok()) {
             Some(charge) => data.charge = charge,
             None => {
                 let why = "the tuple does not fit the flow's memory budget";
@@ -185,7 +193,8 @@ impl Node {
         let Some(data) = &flow.tuple else { return };
         let (hash, tuple) = (flow.hash, data.tuple.clone());
         let main_kinds = 0..tuple.main().capsules.len();
-        let kind_ids = main_kinds.map(|kind| CapsuleId::compute(&hash, &Path::default(), kind as u16, &[])).collect();
+        let kind_ids =
+            main_kinds.map(|kind| CapsuleId::compute(&hash, &Path::default(), kind as u16, &[])).collect();
         if let Some(flow) = self.flows.get_mut(handle) {
             flow.kind_ids = kind_ids;
         }
@@ -226,16 +235,23 @@ fn admissible(tuple: &Tuple, grant: &Grant) -> Result<(), (Erred, String)> {
                 }
             }
         }
-        let clamped: Vec<_> = (0..).zip(&protocol.capsules).map(|(kind, c)| grant.limits(at as u8, kind, c.limits)).collect();
-        let types: Vec<Derivation<'_>> =
-            clamped.iter().zip(&protocol.capsules).map(|(&limits, c)| Derivation { limits, into: &c.derives }).collect();
+        let clamped: Vec<_> =
+            (0..).zip(&protocol.capsules).map(|(kind, c)| grant.limits(at as u8, kind, c.limits)).collect();
+        let types: Vec<Derivation<'_>> = clamped
+            .iter()
+            .zip(&protocol.capsules)
+            .map(|(&limits, c)| Derivation { limits, into: &c.derives })
+            .collect();
         let worst = worst_case(&types, None).or_else(|kind| match grant.cycle_depth {
             Some(depth) => worst_case(&types, Some(depth)),
             None => Err(kind),
         });
         let worst = worst.map_err(|kind| {
             let name = &protocol.capsules[kind].name;
-            (Erred::Principal, format!("capsule type {name} can be derived from itself, which is not granted"))
+            (
+                Erred::Principal,
+                format!("capsule type {name} can be derived from itself, which is not granted"),
+            )
         })?;
         let most = worst.iter().max().copied().unwrap_or(0);
         if let Some(max) = grant.max_emissions.filter(|&max| most > max) {

@@ -9,11 +9,14 @@ use wire::control::{Erred, FlowInfo, FlowState};
 use wire::tuple::Credentials;
 
 use super::{End, Node, label};
-use crate::engine::Code;
 use crate::counters::Count;
+use crate::engine::Code;
 use crate::flow::{Flow, Source, Stage};
 use crate::job::{Done, JobDone, JobId, Work};
 use crate::sandbox::{Event, NeighborRef, Sandbox, Setup};
+
+/// The longest reason for a flow's end, in bytes.
+const MAX_WHY: usize = 300;
 
 impl Node {
     /// Every part is here: gets the module's machine code, from the cache or from the compiler.
@@ -51,7 +54,7 @@ impl Node {
         match done.result {
             Done::Compiled(Ok(code)) => {
                 if let Err(full) = self.cache.insert(code.clone()) {
-                    self.log.limited(now.mono, || format!("node: {full}"));
+                    self.log_limited(now, || format!("node: {full}"));
                 }
                 for handle in self.waiting_for(done.id) {
                     self.start(now, handle, code.clone());
@@ -100,7 +103,7 @@ impl Node {
         let line = format!("flow {} runs, {from}, {} bytes fetched", label(flow), flow.arrival.bytes);
         self.log.line(now.mono, line);
         self.counters.add(Count::FlowsStarted);
-        self.push_event(now, handle, Event::Boot);
+        self.push_event(handle, Event::Boot);
         for capsule in waiting {
             // The wait was the neighbor's; from here on it is the team's.
             drop(capsule.charge);
@@ -115,15 +118,14 @@ impl Node {
         let (flow, team) = self.flow_and_team(handle)?;
         let team = self.teams.get(team)?;
         let data = flow.tuple.as_ref()?;
-        let neighbors = self.neighbors.iter().filter(|(id, _)| self.flow_knows(flow, *id)).map(|(id, n)| {
-            NeighborRef {
+        let neighbors =
+            self.neighbors.iter().filter(|(id, _)| self.flow_knows(flow, *id)).map(|(id, n)| NeighborRef {
                 id,
                 name: n.name.clone(),
                 link: n.out.link,
                 max_payload: n.max_payload,
                 overhead: n.overhead,
-            }
-        });
+            });
         let bytes_of = |hash| {
             let at = data.parts.iter().position(|p| p.sha256 == hash)?;
             flow.parts[at].as_ref().map(|p| p.bytes.clone())
@@ -149,7 +151,8 @@ impl Node {
     }
 
     /// Ends a flow and gives everything back.
-    pub(super) fn end_flow(&mut self, now: Now, handle: Handle, end: End) {
+    pub(super) fn end_flow(&mut self, now: Now, handle: Handle, mut end: End) {
+        shorten(&mut end.why);
         if end.graceful && self.flows.get_mut(handle).is_some_and(|f| f.sandbox().is_some()) {
             self.deliver(now, handle, Event::Stop);
         }
@@ -168,13 +171,23 @@ impl Node {
         if let Stage::Tuple { claim, .. } = &flow.stage {
             self.questions.refuse(now.mono, claim.id);
         }
+        match &flow.stage {
+            Stage::Running { wake: Some(at), .. } => {
+                self.wakes.remove(&(*at, handle));
+            }
+            // Compiled for nobody: not at all, if it has not begun.
+            Stage::Compile { job } if self.waiting_for(*job).is_empty() => {
+                self.jobs.retain(|waiting| waiting.id() != *job);
+            }
+            _ => {}
+        }
         if let Some((team, _)) = flow.team {
             self.sched.remove(team);
             self.teams.end(team);
         }
         self.arriving.retain(|&h| h != handle);
         self.close_sessions(now, handle);
-        self.log.limited(now.mono, || format!("flow {} ended: {}", label(&flow), end.why));
+        self.log_limited(now, || format!("flow {} ended: {}", label(&flow), end.why));
         self.counters.add(Count::FlowsEnded);
         let hash = flow.hash;
         drop(flow);
@@ -206,4 +219,10 @@ impl Node {
             sessions: self.sessions.count(handle),
         })
     }
+}
+
+/// What is remembered of a flow's end may come from outside: it gets a bound.
+fn shorten(why: &mut String) {
+    let cut = (0..=MAX_WHY.min(why.len())).rev().find(|&at| why.is_char_boundary(at)).unwrap_or(0);
+    why.truncate(cut);
 }

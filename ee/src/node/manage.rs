@@ -10,6 +10,7 @@ use authagent::keys::{Ed25519Key, NodeIdentity, PublicKey, SigningKey};
 use nodeos::ip::StreamEvent;
 use nodeos::net::StreamId;
 use nodeos::platform::{Entropy, Instant, Now};
+use serde::Serialize;
 use wire::control::{
     Answer, ControlError, Erred, MAX_MESSAGE, NodeInfo, Page, ProtocolInfo, Request, TeamInfo, decode, encode,
 };
@@ -20,7 +21,7 @@ use wire::{CONTROL_PORT, SESSION_PORT};
 use super::{End, Node};
 use crate::config::{ADMIN, ConfigError, NodeConfig};
 use crate::counters::Count;
-use crate::flow::{Flow, Source, Stage};
+use crate::flow::{Flow, Source, Stage, tuple_bytes};
 use crate::neighbor::Neighbors;
 
 /// Clients connected at a time, logged in or not.
@@ -29,6 +30,8 @@ const MAX_CLIENTS: usize = 8;
 const LOGIN_TIME: Duration = Duration::from_secs(5);
 /// Items of a list in one answer.
 const PAGE: usize = 32;
+/// Bytes of a list in one answer.
+const PAGE_BYTES: usize = MAX_MESSAGE - 4096;
 /// Bytes that may wait for a client to read them.
 const MAX_OUTPUT: usize = 4 * MAX_MESSAGE;
 /// After a refused login nobody may log in for this long: guessing is slow.
@@ -104,7 +107,7 @@ impl Node {
         while let Some((stream, event)) = self.net.stream_event() {
             match event {
                 StreamEvent::Open { port: CONTROL_PORT, .. } => self.client_opened(now, stream),
-                StreamEvent::Open { port: SESSION_PORT, .. } => self.line_opened(stream),
+                StreamEvent::Open { port: SESSION_PORT, .. } => self.line_opened(now, stream),
                 StreamEvent::Open { .. } => self.net.close(now.mono, stream),
                 StreamEvent::Data if self.clients.find(stream).is_some() => self.client_ready(now, stream),
                 StreamEvent::Data => self.line_ready(now, stream),
@@ -189,7 +192,7 @@ impl Node {
     fn client_event(&mut self, now: Now, stream: StreamId, event: ServerEvent) {
         let answer = match event {
             ServerEvent::LoggedIn { principal } => {
-                self.log.limited(now.mono, || format!("{principal} logged in"));
+                self.log_limited(now, || format!("{principal} logged in"));
                 if let Some(client) = self.clients.find(stream) {
                     client.principal = Some(principal);
                 }
@@ -200,7 +203,9 @@ impl Node {
                     let principal = self.clients.find(stream).and_then(|c| c.principal.clone());
                     self.control(now, principal.as_deref().unwrap_or(ADMIN), request)
                 }
-                None => failed(Erred::Operator, "the request cannot be read: is the client of the same release?"),
+                None => {
+                    failed(Erred::Operator, "the request cannot be read: is the client of the same release?")
+                }
             },
         };
         if let Some(client) = self.clients.find(stream)
@@ -218,7 +223,7 @@ impl Node {
         if before_login {
             self.clients.pause_until = now.mono + LOGIN_PAUSE;
         }
-        self.log.limited(now.mono, || format!("{}: control: {error}", error.erred()));
+        self.log_limited(now, || format!("{}: control: {error}", error.erred()));
     }
 
     fn flush_client(&mut self, now: Now, stream: StreamId) {
@@ -237,6 +242,8 @@ impl Node {
         }
         if client.closing {
             self.net.close(now.mono, stream);
+            // No event tells of the end of a stream that was closed here.
+            self.clients.list.retain(|c| c.stream != stream);
         }
     }
 
@@ -247,7 +254,8 @@ impl Node {
             Request::LinkShow => Answer::Links(self.net.link_infos()),
             Request::NeighborShow => {
                 let link = |id| self.net.link(id).map_or("", |link| link.name());
-                let info = |(_, n): (_, &crate::neighbor::Neighbor)| Neighbors::info(n, link(n.out.link), now.mono);
+                let info =
+                    |(_, n): (_, &crate::neighbor::Neighbor)| Neighbors::info(n, link(n.out.link), now.mono);
                 Answer::Neighbors(self.neighbors.iter().map(info).collect())
             }
             Request::TeamShow { from } => Answer::Teams(page(self.team_infos(), from)),
@@ -285,12 +293,13 @@ impl Node {
             return failed(Erred::Operator, "this flow is here already");
         }
         // Until the flow's own team pays, the uploads' account does.
-        let Ok(charge) = self.uploads.account().charge(bytes.len() as u64) else {
+        let Ok(charge) = self.uploads.account().charge(tuple_bytes(bytes.len())) else {
             return failed(Erred::Operator, "too much waits to be injected");
         };
         self.bans.lift(&hash);
         self.flows.forget(&hash);
-        let flow = Flow::new(hash, Source::Injected { principal: principal.to_string() }, Stage::Judging, now.mono);
+        let flow =
+            Flow::new(hash, Source::Injected { principal: principal.to_string() }, Stage::Judging, now.mono);
         let Some(handle) = self.flows.add(flow) else {
             return failed(Erred::Node, "there are as many flows as may be: stop one");
         };
@@ -364,12 +373,19 @@ fn failed(erred: Erred, text: impl ToString) -> Answer {
     Answer::Error(ControlError { erred, text: text.to_string() })
 }
 
-fn page<T>(mut items: Vec<T>, from: u32) -> Page<T> {
+/// As many items as fit one answer, and one at least.
+fn page<T: Serialize>(mut items: Vec<T>, from: u32) -> Page<T> {
     let from = (from as usize).min(items.len());
     let mut items = items.split_off(from);
-    let more = items.len() > PAGE;
-    items.truncate(PAGE);
-    Page { next: more.then_some((from + PAGE) as u32), items }
+    let mut bytes = 0;
+    let fit = items.iter().take(PAGE).take_while(|item| {
+        bytes += encode(item).len();
+        bytes <= PAGE_BYTES
+    });
+    let fit = fit.count().max(1).min(items.len());
+    let more = items.len() > fit;
+    items.truncate(fit);
+    Page { next: more.then_some((from + fit) as u32), items }
 }
 
 /// The platform's entropy in the form that the agent's crate asks for.

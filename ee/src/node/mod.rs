@@ -21,7 +21,7 @@ mod run;
 mod serve;
 mod sessions;
 
-use std::collections::{BinaryHeap, VecDeque};
+use std::collections::{BTreeSet, VecDeque};
 use std::fmt;
 use std::sync::Arc;
 
@@ -58,9 +58,9 @@ use crate::uploads::Uploads;
 
 use judge::AgentHost;
 use manage::Clients;
-use run::{Queued, Wake};
-pub use sessions::{SessionError, SessionId};
+use run::Queued;
 use sessions::Sessions;
+pub use sessions::{SessionError, SessionId};
 
 /// What a platform lends to a node.
 #[derive(Clone)]
@@ -101,7 +101,8 @@ pub struct Node {
     flows: Flows,
     /// Flows that download, or did a moment ago.
     arriving: Vec<Handle>,
-    wakes: BinaryHeap<Wake>,
+    /// When flows' next timers or expiries are due: one entry for each flow at most.
+    wakes: BTreeSet<(Instant, Handle)>,
     /// Kept to be used again.
     effects: Vec<Effect>,
     cache: CodeCache,
@@ -145,11 +146,13 @@ impl Node {
         config.check()?;
         let bad = |text: String| ConfigError(text);
         // Table keys and nonces need no fine entropy; without any the node still runs, but makes no keys.
-        let mut seed = [0; 16];
+        // Nonces are seen by others, so they share no seed with the rest.
+        let mut seed = [0; 24];
         let healthy = platform.entropy.fill(&mut seed).is_ok();
-        let [a, b] = [0, 8].map(|at| u64::from_le_bytes(seed[at..at + 8].try_into().expect("eight bytes")));
+        let [a, b, c] = [0, 8, 16].map(|at| u64::from_le_bytes(seed[at..at + 8].try_into().expect("eight bytes")));
         let budget = Budget { memory: config.node.memory.0, ..config.team.budget() };
-        let net = Net::new(&config.links, platform.buffers.clone(), a, StreamLimits::default()).map_err(|e| bad(e.0))?;
+        let net = Net::new(&config.links, platform.buffers.clone(), a, StreamLimits::default())
+            .map_err(|e| bad(e.0))?;
         let flows = usize::from(config.node.flows);
         let teams = Teams::new(budget, flows + 1, config.links.len()).map_err(|e| bad(e.to_string()))?;
         let memory = teams.get(teams.root()).map(|t| t.account().clone()).expect("a new table has its root");
@@ -169,7 +172,7 @@ impl Node {
             registry: Registry::new(b),
             flows: Flows::new(flows),
             arriving: Vec::new(),
-            wakes: BinaryHeap::new(),
+            wakes: BTreeSet::new(),
             effects: Vec::new(),
             cache: CodeCache::new(config.node.memory.0),
             agent: AgentHost::new(Box::new(agent)),
@@ -180,7 +183,7 @@ impl Node {
             next_job: JobId(0),
             sessions: Sessions::default(),
             clients: Clients::default(),
-            nonce: a as u32,
+            nonce: c as u32,
             memory,
             platform,
         };
@@ -256,8 +259,9 @@ impl Node {
             self.questions.deadline(),
             self.downloads_deadline(),
             self.agent.deadline(),
-            self.wakes.peek().map(Wake::at),
+            self.wakes.first().map(|(at, _)| *at),
             self.clients.deadline(),
+            self.sessions.deadline(),
         ];
         candidates.into_iter().flatten().min()
     }
@@ -269,7 +273,7 @@ impl Node {
 
     fn capsule(&mut self, now: Now, from: NeighborId, id: CapsuleId, payload: Buf) {
         match self.registry.find(&id) {
-            Some(Target::Flow { flow, kind, .. }) => self.for_flow(now, flow, kind, from, id, payload),
+            Some(Target::Flow { flow, kind, .. }) => self.for_flow(flow, kind, from, id, payload),
             Some(Target::TranslationRequest) => self.serve_translation(now, from, &payload),
             Some(Target::TranslationResponse) => self.translation(now, from, &payload),
             Some(Target::DownloadRequest { flow, object }) => {
@@ -313,6 +317,13 @@ impl Node {
         id
     }
 
+    /// Writes a line about what others decide how often it happens.
+    fn log_limited(&mut self, now: Now, text: impl FnOnce() -> String) {
+        if !self.log.limited(now.mono, text) {
+            self.counters.add(Count::LogSuppressed);
+        }
+    }
+
     fn next_nonce(&mut self) -> u32 {
         self.nonce = self.nonce.wrapping_add(0x9e37_79b9);
         self.nonce
@@ -331,7 +342,8 @@ impl Node {
 
     fn add_neighbors(&mut self, config: &NodeConfig) -> Result<(), ConfigError> {
         for n in &config.neighbors {
-            let link = config.links.iter().position(|l| l.name == n.link).expect("checked with the configuration");
+            let link =
+                config.links.iter().position(|l| l.name == n.link).expect("checked with the configuration");
             let out = OutChannel { link: LinkId(link as u16), to: n.address };
             let account = self.memory.child(Some(NEIGHBOR_ACCOUNT));
             let neighbor = Neighbor::new(&n.name, out, config.links[link].mtu, account);

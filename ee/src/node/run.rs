@@ -4,12 +4,11 @@
 //! a deadline, and what it wants done is carried out when it has returned. A guest that trapped or ran
 //! out of time has done nothing, and its team gets a strike.
 
-use std::cmp::Ordering;
 use std::fmt;
 
 use nodeos::account::Charge;
 use nodeos::buf::{BLOCK, Buf};
-use nodeos::platform::{Instant, Now};
+use nodeos::platform::Now;
 use nodeos::slab::Handle;
 use nodeos::team::{Fault, Resource, Verdict};
 use wire::control::Erred;
@@ -20,7 +19,7 @@ use crate::abi;
 use crate::counters::Count;
 use crate::flow::Stage;
 use crate::neighbor::NeighborId;
-use crate::sandbox::{Effect, Event, GuestFault, Refused};
+use crate::sandbox::{Effect, Event, GuestFault, Refused, SessionInput};
 
 /// Guest calls between two looks at the links.
 const EVENTS_PER_POLL: usize = 32;
@@ -36,37 +35,10 @@ pub(super) struct Queued {
     charge: Option<Charge>,
 }
 
-/// When a flow's next timer or expiry is due.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Wake {
-    at: Instant,
-    flow: Handle,
-}
-
-impl Wake {
-    pub(super) fn at(&self) -> Instant {
-        self.at
-    }
-}
-
-impl Ord for Wake {
-    fn cmp(&self, other: &Self) -> Ordering {
-        // The earliest is the greatest: `BinaryHeap` gives the greatest first.
-        (other.at, other.flow).cmp(&(self.at, self.flow))
-    }
-}
-
-impl PartialOrd for Wake {
-    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
-        Some(self.cmp(other))
-    }
-}
-
 impl Node {
     /// A capsule of a flow that this node knows.
     pub(super) fn for_flow(
         &mut self,
-        now: Now,
         handle: Handle,
         kind: u8,
         from: NeighborId,
@@ -82,24 +54,33 @@ impl Node {
             return self.wait_for_flow(handle, from, id, payload);
         }
         self.counters.add(Count::CapsulesReceived);
-        self.push_event(now, handle, Event::Capsule { kind, from: Some(from), packet: payload });
+        self.push_event(handle, Event::Capsule { kind, from: Some(from), packet: payload });
     }
 
-    /// Queues an event for a flow's team. What does not fit is dropped and counted.
-    pub(super) fn push_event(&mut self, _now: Now, handle: Handle, event: Event) -> bool {
+    /// Queues an event for a flow's team, and charges the team for what it holds. What does not fit is
+    /// dropped and counted.
+    pub(super) fn push_event(&mut self, handle: Handle, event: Event) -> bool {
         let Some((_, team)) = self.flow_and_team(handle) else { return false };
         let Some(member) = self.teams.get_mut(team) else { return false };
-        let charge = match event {
-            Event::Capsule { .. } => match member.account().charge(BLOCK as u64) {
+        let bytes = match &event {
+            Event::Capsule { .. } => BLOCK,
+            Event::Session { what: SessionInput::Packet(packet), .. } => packet.len(),
+            _ => 0,
+        };
+        let charge = match bytes {
+            0 => None,
+            bytes => match member.account().charge(bytes as u64) {
                 Ok(charge) => Some(charge),
                 Err(_) => {
                     member.counters.refused += 1;
                     return false;
                 }
             },
-            _ => None,
         };
-        let queued = self.sched.push(team, Queued { event, charge }).is_ok();
+        // The end of a session must not be lost: the guest would hold it for ever.
+        let must = matches!(event, Event::Session { what: SessionInput::Close, .. });
+        let room = must || self.sched.queued(team) < usize::from(member.budget.queue);
+        let queued = room && self.sched.push(team, Queued { event, charge }).is_ok();
         if !queued {
             member.counters.dropped += 1;
             self.counters.add(Count::QueueFull);
@@ -140,7 +121,7 @@ impl Node {
             Err(fault) => return self.fault(now, handle, &fault),
         }
         if look || outcome.refused.memory > 0 {
-            self.warn(now, handle);
+            self.warn(handle);
         }
         if outcome.refused != Refused::default() {
             self.conduct(now, handle, &outcome.refused);
@@ -174,7 +155,7 @@ impl Node {
     }
 
     /// Warns a team that passed the soft threshold of a budget.
-    fn warn(&mut self, now: Now, handle: Handle) {
+    fn warn(&mut self, handle: Handle) {
         let Some(flow) = self.flows.get_mut(handle) else { return };
         let Some((team, _)) = flow.team else { return };
         let Some(usage) = flow.sandbox().map(|s| s.usage()) else { return };
@@ -185,7 +166,7 @@ impl Node {
             memory |= first && resource == Resource::Memory;
         }
         if memory {
-            self.push_event(now, handle, Event::Warning(abi::Resource::Memory));
+            self.push_event(handle, Event::Warning(abi::Resource::Memory));
         }
     }
 
@@ -194,29 +175,37 @@ impl Node {
         let Some(flow) = self.flows.get_mut(handle) else { return };
         let Stage::Running { sandbox, wake, .. } = &mut flow.stage else { return };
         let due = sandbox.deadline();
-        if let Some(at) = due
-            && wake.is_none_or(|planned| at < planned)
-        {
-            *wake = Some(at);
-            self.wakes.push(Wake { at, flow: handle });
+        if due == *wake {
+            return;
         }
+        if let Some(planned) = std::mem::replace(wake, due) {
+            self.wakes.remove(&(planned, handle));
+        }
+        self.wakes.extend(due.map(|at| (at, handle)));
     }
 
-    /// Turns what is due in sandboxes into events.
+    /// Turns what is due in sandboxes into events, as many as their queues take: a timer that fires into a
+    /// full queue fires later.
     pub(super) fn timers_due(&mut self, now: Now) {
-        while self.wakes.peek().is_some_and(|w| w.at <= now.mono) {
-            let Some(Wake { at, flow: handle }) = self.wakes.pop() else { return };
+        let due = self.wakes.iter().take_while(|(at, _)| *at <= now.mono);
+        let due: Vec<Handle> = due.map(|(_, flow)| *flow).collect();
+        for handle in due {
             for _ in 0..DUE_PER_TEAM {
-                let Some(flow) = self.flows.get_mut(handle) else { break };
-                let Stage::Running { sandbox, wake, .. } = &mut flow.stage else { break };
-                if wake.is_some_and(|planned| planned == at) {
-                    *wake = None;
+                if !self.has_room(handle) {
+                    break;
                 }
+                let Some(sandbox) = self.flows.get_mut(handle).and_then(|f| f.sandbox()) else { break };
                 let Some(event) = sandbox.due(now) else { break };
-                self.push_event(now, handle, event);
+                self.push_event(handle, event);
             }
             self.plan_wake(handle);
         }
+    }
+
+    /// Whether a flow's queue takes one more event.
+    pub(super) fn has_room(&self, handle: Handle) -> bool {
+        let Some((_, team)) = self.flow_and_team(handle) else { return false };
+        self.teams.get(team).is_some_and(|t| self.sched.queued(team) < usize::from(t.budget.queue))
     }
 
     fn effects(&mut self, now: Now, handle: Handle) {
@@ -232,7 +221,7 @@ impl Node {
                 Effect::Log { level, text } => {
                     let Some(flow) = self.flows.get(handle) else { continue };
                     let name = label(flow);
-                    self.log.limited(now.mono, || format!("flow {name} {}: {text}", level.name()));
+                    self.log_limited(now, || format!("flow {name} {}: {text}", level.name()));
                 }
             }
         }
@@ -268,7 +257,7 @@ impl Node {
         }
         let overrun = matches!(fault, GuestFault::Deadline);
         self.counters.add(if overrun { Count::Overruns } else { Count::Traps });
-        self.log.limited(now.mono, || format!("guest {name}: {fault}"));
+        self.log_limited(now, || format!("guest {name}: {fault}"));
         let Some((_, team)) = self.flow_and_team(handle) else { return };
         let kind = if overrun { Fault::Deadline } else { Fault::Trap };
         let verdict = self.teams.get_mut(team).map(|member| member.conduct.fault(now.mono, kind));

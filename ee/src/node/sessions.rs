@@ -6,10 +6,11 @@
 
 use std::collections::VecDeque;
 use std::fmt;
+use std::time::Duration;
 
 use nodeos::account::Charge;
 use nodeos::net::StreamId;
-use nodeos::platform::Now;
+use nodeos::platform::{Instant, Now};
 use nodeos::slab::{Handle, Slab};
 use wire::id::TupleHash;
 use wire::session::{MAX_PACKET, Reader, frame, parse_open};
@@ -24,7 +25,11 @@ pub use crate::sandbox::SessionId;
 /// Sessions of a node at a time.
 const MAX_SESSIONS: usize = 256;
 /// Bytes that may wait for a program to read them.
-const MAX_OUTPUT: usize = 64 * 1024;
+const MAX_OUTPUT: u64 = 64 * 1024;
+/// Bytes in front of a packet on a stream.
+const FRAMING: u64 = 2;
+/// How long a program may take to say which flow it wants.
+const OPEN_TIME: Duration = Duration::from_secs(10);
 /// What one session is charged to its team at once: its tables and buffers at their usual size.
 const SESSION_CHARGE: u64 = 1024;
 
@@ -61,7 +66,8 @@ impl std::error::Error for SessionError {}
 struct Session {
     flow: Handle,
     end: ProgramEnd,
-    _charge: Charge,
+    /// Its record, and the packets that the program has not read.
+    charge: Charge,
 }
 
 /// Where the program is.
@@ -80,6 +86,7 @@ struct Line {
     reader: Reader,
     output: VecDeque<u8>,
     session: Option<SessionId>,
+    since: Instant,
     /// The session is over; what is left is written, then the stream is closed.
     closing: bool,
 }
@@ -115,32 +122,47 @@ impl Sessions {
         self.slab.remove(Handle::from_raw(id.0)?)
     }
 
+    /// When a program that has not said which flow it wants is sent away.
+    pub(super) fn deadline(&self) -> Option<Instant> {
+        self.lines.iter().filter(|l| l.is_idle()).map(|l| l.since + OPEN_TIME).min()
+    }
+
     fn line(&mut self, stream: StreamId) -> Option<&mut Line> {
         self.lines.iter_mut().find(|l| l.stream == stream)
     }
 }
 
+impl Line {
+    fn is_idle(&self) -> bool {
+        self.session.is_none() && !self.closing
+    }
+}
+
 impl Node {
     /// Opens a session for a program in this process.
-    pub fn session_open(&mut self, now: Now, selector: &str) -> Result<SessionId, SessionError> {
-        self.open_session(now, selector, ProgramEnd::Local(VecDeque::new())).map(|(id, _)| id)
+    pub fn session_open(&mut self, _now: Now, selector: &str) -> Result<SessionId, SessionError> {
+        self.open_session(selector, ProgramEnd::Local(VecDeque::new())).map(|(id, _)| id)
     }
 
     /// A program in this process sends a packet.
-    pub fn session_send(&mut self, now: Now, id: SessionId, packet: &[u8]) -> Result<(), SessionError> {
+    pub fn session_send(&mut self, _now: Now, id: SessionId, packet: &[u8]) -> Result<(), SessionError> {
         if packet.len() > MAX_PACKET {
             return Err(SessionError::TooLong);
         }
         let flow = self.sessions.get(id).ok_or(SessionError::Closed)?.flow;
         let what = SessionInput::Packet(packet.to_vec());
-        let queued = self.push_event(now, flow, Event::Session { session: id, what });
+        let queued = self.push_event(flow, Event::Session { session: id, what });
         if queued { Ok(()) } else { Err(SessionError::Busy) }
     }
 
     /// The next packet for a program in this process.
     pub fn session_packet(&mut self, id: SessionId) -> Result<Option<Vec<u8>>, SessionError> {
         match self.sessions.get_mut(id) {
-            Some(Session { end: ProgramEnd::Local(packets), .. }) => Ok(packets.pop_front()),
+            Some(Session { end: ProgramEnd::Local(packets), charge, .. }) => {
+                let packet = packets.pop_front();
+                charge.shrink(packet.as_ref().map_or(0, |p| p.len() as u64 + FRAMING));
+                Ok(packet)
+            }
             _ => Err(SessionError::Closed),
         }
     }
@@ -148,7 +170,7 @@ impl Node {
     /// Ends a session; the flow is told.
     pub fn session_close(&mut self, now: Now, id: SessionId) {
         let Some(session) = self.sessions.remove(id) else { return };
-        self.push_event(now, session.flow, Event::Session { session: id, what: SessionInput::Close });
+        self.push_event(session.flow, Event::Session { session: id, what: SessionInput::Close });
         if let ProgramEnd::Stream(stream) = session.end
             && let Some(line) = self.sessions.line(stream)
         {
@@ -160,7 +182,6 @@ impl Node {
 
     fn open_session(
         &mut self,
-        now: Now,
         selector: &str,
         end: ProgramEnd,
     ) -> Result<(SessionId, TupleHash), SessionError> {
@@ -176,9 +197,9 @@ impl Node {
             return Err(SessionError::TooMany);
         }
         let charge = team.account().charge(SESSION_CHARGE).map_err(|_| SessionError::TooMany)?;
-        let session = Session { flow, end, _charge: charge };
+        let session = Session { flow, end, charge };
         let id = SessionId(self.sessions.slab.insert(session).map_err(|_| SessionError::TooMany)?.raw());
-        if !self.push_event(now, flow, Event::Session { session: id, what: SessionInput::Open }) {
+        if !self.push_event(flow, Event::Session { session: id, what: SessionInput::Open }) {
             self.sessions.remove(id);
             return Err(SessionError::Busy);
         }
@@ -186,39 +207,42 @@ impl Node {
         Ok((id, hash))
     }
 
-    /// The guest answers a program.
+    /// The guest answers a program. What the program has not read is the team's to pay for.
     pub(super) fn session_reply(&mut self, now: Now, id: SessionId, packet: Vec<u8>) {
         let Some(session) = self.sessions.get_mut(id) else { return };
-        let overflow = match &mut session.end {
-            ProgramEnd::Local(packets) => {
-                let waiting: usize = packets.iter().map(Vec::len).sum();
-                packets.push_back(packet);
-                waiting > MAX_OUTPUT
-            }
+        let waiting = session.charge.bytes().saturating_sub(SESSION_CHARGE);
+        let len = packet.len() as u64 + FRAMING;
+        if waiting + len > MAX_OUTPUT || session.charge.grow(len).is_err() {
+            return self.session_close(now, id);
+        }
+        match &mut session.end {
+            ProgramEnd::Local(packets) => packets.push_back(packet),
             ProgramEnd::Stream(stream) => {
                 let stream = *stream;
                 let Some(line) = self.sessions.line(stream) else { return };
                 line.output.extend(frame(&packet).unwrap_or_default());
-                let overflow = line.output.len() > MAX_OUTPUT;
                 self.flush_line(now, stream);
-                overflow
             }
-        };
-        if overflow {
-            self.session_close(now, id);
         }
     }
 
     /// A flow ended: so do its sessions.
     pub(super) fn close_sessions(&mut self, now: Now, flow: Handle) {
-        let gone: Vec<Handle> = self.sessions.slab.iter().filter(|(_, s)| s.flow == flow).map(|(h, _)| h).collect();
+        let gone: Vec<Handle> =
+            self.sessions.slab.iter().filter(|(_, s)| s.flow == flow).map(|(h, _)| h).collect();
         gone.into_iter().for_each(|h| self.session_close(now, SessionId(h.raw())));
     }
 
     /// A program connected.
-    pub(super) fn line_opened(&mut self, stream: StreamId) {
-        let line =
-            Line { stream, reader: Reader::default(), output: VecDeque::new(), session: None, closing: false };
+    pub(super) fn line_opened(&mut self, now: Now, stream: StreamId) {
+        let line = Line {
+            stream,
+            reader: Reader::default(),
+            output: VecDeque::new(),
+            session: None,
+            since: now.mono,
+            closing: false,
+        };
         self.sessions.lines.push(line);
     }
 
@@ -251,7 +275,7 @@ impl Node {
             let Some(line) = self.sessions.line(stream).filter(|l| !l.closing) else { return Ok(()) };
             let Some(id) = line.session else {
                 if let Some(text) = line.reader.line()? {
-                    let opened = self.open_session(now, parse_open(&text)?, ProgramEnd::Stream(stream));
+                    let opened = self.open_session(parse_open(&text)?, ProgramEnd::Stream(stream));
                     let (id, hash) = opened?;
                     if let Some(line) = self.sessions.line(stream) {
                         line.session = Some(id);
@@ -278,9 +302,11 @@ impl Node {
     }
 
     fn team_has_room(&self, id: SessionId) -> bool {
-        let team = self.sessions.get(id).and_then(|s| self.flow_and_team(s.flow)).map(|(_, team)| team);
-        let full = |team| self.teams.get(team).is_none_or(|t| self.sched.queued(team) >= usize::from(t.budget.queue));
-        team.is_some_and(|team| !full(team))
+        let Some(flow) = self.sessions.get(id).map(|s| s.flow).filter(|flow| self.has_room(*flow)) else {
+            return false;
+        };
+        let team = self.flow_and_team(flow).and_then(|(_, team)| self.teams.get(team));
+        team.is_some_and(|team| team.account().left() >= MAX_PACKET as u64)
     }
 
     /// Takes what has arrived; `false` when there is nothing.
@@ -303,17 +329,28 @@ impl Node {
             let n = self.net.write(now.mono, stream, front);
             line.output.drain(..n);
             if n == 0 {
-                return;
+                break;
             }
         }
-        if line.closing {
+        let (owed, session, closing) = (line.output.len(), line.session, line.closing);
+        if let Some(session) = session.and_then(|id| self.sessions.get_mut(id)) {
+            session.charge.shrink(session.charge.bytes().saturating_sub(SESSION_CHARGE + owed as u64));
+        }
+        if owed == 0 && closing {
             self.net.close(now.mono, stream);
+            // No event tells of the end of a stream that was closed here.
+            self.line_closed(now, stream);
         }
     }
 
     /// Programs whose packets wait for room in a team's queue are read on, and what did not fit before is
-    /// written.
+    /// written. Who asks for nothing is sent away.
     pub(super) fn lines_due(&mut self, now: Now) {
+        let late = |l: &&Line| l.is_idle() && now.mono >= l.since + OPEN_TIME;
+        while let Some(stream) = self.sessions.lines.iter().find(late).map(|l| l.stream) {
+            self.sessions.lines.retain(|l| l.stream != stream);
+            self.net.abort(now.mono, stream);
+        }
         for at in 0..self.sessions.lines.len() {
             let Some(line) = self.sessions.lines.get(at) else { return };
             let stream = line.stream;

@@ -44,6 +44,8 @@ pub struct TeamState {
     pub(crate) allowance: u64,
     /// When the running event's time is over, on the meter.
     pub(crate) deadline: u64,
+    /// How often the present handler was seen running when it was looked at.
+    pub(crate) seen: u32,
     /// Units that host functions were charged in the running event.
     pub(crate) charged: u64,
     pub(crate) now: Now,
@@ -169,7 +171,12 @@ pub(super) struct Limiter {
 }
 
 impl ResourceLimiter for Limiter {
-    fn memory_growing(&mut self, current: usize, desired: usize, maximum: Option<usize>) -> wasmtime::Result<bool> {
+    fn memory_growing(
+        &mut self,
+        current: usize,
+        desired: usize,
+        maximum: Option<usize>,
+    ) -> wasmtime::Result<bool> {
         if maximum.is_some_and(|m| desired > m) {
             return Ok(false);
         }

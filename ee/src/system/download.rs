@@ -14,6 +14,8 @@ use nodeos::platform::Instant;
 pub const WINDOW: u32 = 8;
 /// Requests without any progress before the source is given up.
 pub const MAX_TRIES: u32 = 8;
+/// Missing ranges remembered: a hop that sends crumbs does not make us keep a list of them.
+const MAX_PIECES: usize = 64;
 /// The first wait for an answer.
 pub const FIRST_WAIT: Duration = Duration::from_millis(60);
 /// The longest wait for an answer.
@@ -110,6 +112,9 @@ impl Download {
             return Chunk::Ignored;
         }
         let got = Range { start: offset, end: end as u32 };
+        if self.asked.len() + self.wanted.len() >= MAX_PIECES && self.splits(&got) {
+            return Chunk::Ignored;
+        }
         let new = take(&mut self.asked, &got) + take(&mut self.wanted, &got);
         if new == 0 {
             return Chunk::Ignored;
@@ -124,6 +129,11 @@ impl Download {
     /// The object's bytes, once complete.
     pub fn into_bytes(self) -> Vec<u8> {
         self.bytes
+    }
+
+    /// Whether `got` would leave missing bytes on both of its sides.
+    fn splits(&self, got: &Range<u32>) -> bool {
+        self.asked.iter().chain(&self.wanted).any(|r| r.start < got.start && got.end < r.end)
     }
 
     fn ask_again(&mut self) -> Result<(), GaveUp> {

@@ -15,7 +15,9 @@ use wire::id::CapsuleId;
 use crate::neighbor::NeighborId;
 
 /// Open questions at a time.
-pub const MAX_OPEN: usize = 64;
+pub const MAX_OPEN: usize = 256;
+/// Open questions at a time because of one neighbor: its inventions leave the others room.
+pub const MAX_OPEN_EACH: usize = 16;
 /// Capsules that wait for one identifier or flow.
 pub const MAX_WAITING: usize = 32;
 /// Questions sent before the previous hop is given up.
@@ -87,12 +89,19 @@ impl Questions {
             question.waiting.push(capsule);
             return Asked::Waits;
         }
-        if self.open.len() >= MAX_OPEN {
+        let each = self.open.values().filter(|q| q.neighbor == capsule.from).count();
+        if self.open.len() >= MAX_OPEN || each >= MAX_OPEN_EACH {
             return Asked::NoRoom;
         }
         let (id, neighbor) = (capsule.id, capsule.from);
-        let question =
-            Question { neighbor, nonce, since: now, waiting: vec![capsule], tries: 1, again: now + FIRST_WAIT };
+        let question = Question {
+            neighbor,
+            nonce,
+            since: now,
+            waiting: vec![capsule],
+            tries: 1,
+            again: now + FIRST_WAIT,
+        };
         self.open.insert(id, question);
         Asked::Ask(neighbor, nonce)
     }
@@ -122,7 +131,8 @@ impl Questions {
     /// The next question that must be asked again, or has been given up (`Err`, with what waited).
     pub fn due(&mut self, now: Instant) -> Option<Result<(CapsuleId, NeighborId, u32), Question>> {
         // Ordered by time and identifier, so that two runs of the simulator agree.
-        let (&id, _) = self.open.iter().filter(|(_, q)| q.again <= now).min_by_key(|(id, q)| (q.again, **id))?;
+        let (&id, _) =
+            self.open.iter().filter(|(_, q)| q.again <= now).min_by_key(|(id, q)| (q.again, **id))?;
         let question = self.open.get_mut(&id)?;
         if question.tries >= MAX_TRIES {
             return self.open.remove(&id).map(Err);

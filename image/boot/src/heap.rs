@@ -31,8 +31,7 @@ pub fn init() {
 unsafe impl GlobalAlloc for Allocator {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         let heap = unsafe { &mut *self.0.get() };
-        heap.allocate_first_fit(layout)
-            .map_or(core::ptr::null_mut(), |block| block.as_ptr())
+        heap.allocate_first_fit(layout).map_or(core::ptr::null_mut(), |block| block.as_ptr())
     }
 
     unsafe fn dealloc(&self, block: *mut u8, layout: Layout) {

@@ -42,10 +42,8 @@ impl Information {
             return Err("the boot loader gave no command line, modules or memory map".to_owned());
         }
         let command_line = unsafe { CStr::from_ptr(word(16) as usize as *const _) };
-        let command_line = command_line
-            .to_str()
-            .map_err(|_| "the kernel's arguments are not UTF-8")?
-            .to_owned();
+        let command_line =
+            command_line.to_str().map_err(|_| "the kernel's arguments are not UTF-8")?.to_owned();
 
         let list = word(24) as usize;
         let modules = (0..word(20) as usize).map(|index| {
@@ -82,9 +80,8 @@ fn rsdp() -> Option<usize> {
     // Safety: BIOS memory, mapped and only read. The word at 0x40e is in page 0, still mapped here.
     let ebda = (unsafe { (0x40e as *const u16).read_volatile() } as usize) << 4;
     let ebda = if (0x8_0000..0xa_0000).contains(&ebda) { ebda..ebda + 1024 } else { 0..0 };
-    let sum = |at: usize| {
-        (at..at + 20).fold(0u8, |sum, byte| sum.wrapping_add(unsafe { *(byte as *const u8) }))
-    };
+    let sum =
+        |at: usize| (at..at + 20).fold(0u8, |sum, byte| sum.wrapping_add(unsafe { *(byte as *const u8) }));
     ebda.step_by(16)
         .chain((0xe_0000..0x10_0000).step_by(16))
         .find(|at| unsafe { *(*at as *const [u8; 8]) } == *b"RSD PTR " && sum(*at) == 0)

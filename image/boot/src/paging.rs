@@ -66,7 +66,8 @@ pub fn protect(image: &Image, modules_end: usize, information: &Information) -> 
     set(text, text_end, TEXT);
 
     let end = image.start + image_size(image);
-    if modules_end > image.start || end > information.memory.iter().map(|m| m.end).max().unwrap_or(0) as usize {
+    if modules_end > image.start || end > information.memory.iter().map(|m| m.end).max().unwrap_or(0) as usize
+    {
         return Err("the image overlaps the modules or the end of memory".into());
     }
     let mut previous_end = image.start;
@@ -79,12 +80,16 @@ pub fn protect(image: &Image, modules_end: usize, information: &Information) -> 
                     return Err(format!("two segments of the image share the page of {start:#x}"));
                 }
                 previous_end = end;
-                set(start, end, match segment.flags & (PF_X | PF_W) {
-                    0 => READ_ONLY,
-                    PF_X => TEXT,
-                    PF_W => DATA,
-                    _ => return Err("a segment of the image is writable and executable".into()),
-                });
+                set(
+                    start,
+                    end,
+                    match segment.flags & (PF_X | PF_W) {
+                        0 => READ_ONLY,
+                        PF_X => TEXT,
+                        PF_W => DATA,
+                        _ => return Err("a segment of the image is writable and executable".into()),
+                    },
+                );
             }
             PT_GNU_RELRO => set(start, end / PAGE * PAGE, READ_ONLY),
             _ => (),

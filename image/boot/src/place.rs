@@ -90,12 +90,7 @@ pub fn plan(information: &Information) -> Result<Plan, String> {
     }
 
     let target = align(modules_end, LARGE)..top;
-    Ok(Plan {
-        elf,
-        modules,
-        modules_end,
-        target,
-    })
+    Ok(Plan { elf, modules, modules_end, target })
 }
 
 /// Loads the image into its place.
@@ -111,11 +106,7 @@ pub fn load(plan: &Plan) -> Result<Image, String> {
     }
     // Safety: usable memory between the modules and the ELF file.
     let memory = unsafe { core::slice::from_raw_parts_mut(start as *mut MaybeUninit<u8>, size) };
-    Ok(Image {
-        loaded: kernel.load_kernel(memory, start as u64),
-        elf: plan.elf,
-        start,
-    })
+    Ok(Image { loaded: kernel.load_kernel(memory, start as u64), elf: plan.elf, start })
 }
 
 /// `address` rounded up to a multiple of `to`.

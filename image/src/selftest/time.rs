@@ -116,7 +116,10 @@ pub fn preempt(machine: &mut Machine, _: &Options) -> Result<(), String> {
     }
     late.sort_unstable();
     let [median, most] = [late[late.len() / 2], late[late.len() * 99 / 100]];
-    machine.console.line(format_args!("late by {median} us (median), {most} us (99 %), {} us (worst)", late[late.len() - 1]));
+    machine.console.line(format_args!(
+        "late by {median} us (median), {most} us (99 %), {} us (worst)",
+        late[late.len() - 1]
+    ));
     check(median < 2_000, "the job was not preempted")
 }
 

@@ -53,7 +53,11 @@ impl Guest {
         self.instance.get_typed_func(&mut self.store, name).map_err(|error| error.to_string())
     }
 
-    fn trap<P: WasmParams, R: WasmResults>(&mut self, name: &str, arguments: P) -> Result<Option<Trap>, String> {
+    fn trap<P: WasmParams, R: WasmResults>(
+        &mut self,
+        name: &str,
+        arguments: P,
+    ) -> Result<Option<Trap>, String> {
         match self.function::<P, R>(name)?.call(&mut self.store, arguments) {
             Ok(_) => Ok(None),
             Err(error) => Ok(error.downcast_ref().copied()),

@@ -86,7 +86,11 @@ pub fn start(sim: &mut Sim, at: usize) -> Session {
         session = sim.session(at, "flood").ok();
         session.is_some()
     });
-    assert!(running, "the flow does not start");
+    assert!(
+        running,
+        "the flow does not start: {:?}",
+        sim.control(at, wire::control::Request::Log { from: 0 })
+    );
     session.unwrap()
 }
 

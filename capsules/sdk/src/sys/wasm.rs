@@ -27,7 +27,13 @@ mod raw {
         pub fn cap_drop(capability: i32) -> i32;
         pub fn neighborhood_list(neighborhood: i32, list: *mut u32, list_max: usize) -> i32;
         pub fn neighbor_max_payload(neighbor: i32) -> i32;
-        pub fn cache_put(key: *const u8, key_len: usize, value: *const u8, value_len: usize, ttl_ms: i32) -> i32;
+        pub fn cache_put(
+            key: *const u8,
+            key_len: usize,
+            value: *const u8,
+            value_len: usize,
+            ttl_ms: i32,
+        ) -> i32;
         pub fn cache_get(key: *const u8, key_len: usize, buffer: *mut u8, buffer_len: usize) -> i32;
         pub fn cache_refresh(key: *const u8, key_len: usize, ttl_ms: i32) -> i32;
         pub fn cache_remove(key: *const u8, key_len: usize) -> i32;
@@ -39,7 +45,13 @@ mod raw {
         pub fn node_name(buffer: *mut u8, buffer_len: usize) -> i32;
         pub fn flow_hash(hash: *mut u8) -> i32;
         pub fn param_get(name: *const u8, name_len: usize, buffer: *mut u8, buffer_len: usize) -> i32;
-        pub fn data_read(name: *const u8, name_len: usize, offset: i32, buffer: *mut u8, buffer_len: usize) -> i32;
+        pub fn data_read(
+            name: *const u8,
+            name_len: usize,
+            offset: i32,
+            buffer: *mut u8,
+            buffer_len: usize,
+        ) -> i32;
         pub fn clock_mono() -> i64;
         pub fn clock_wall() -> i64;
         pub fn random(buffer: *mut u8, buffer_len: usize) -> i32;

@@ -30,6 +30,8 @@ const BATCH: usize = 64;
 const MAX_CONNECTIONS: usize = 64;
 /// A capture grows no larger than this, in bytes.
 const MAX_CAPTURE: u64 = 256 << 20;
+/// A program that has ended its side may go on listening to silence for so long, in microseconds.
+const LISTEN_ONLY: u64 = 60_000_000;
 /// The counters are written this often at most, in microseconds.
 const COUNTERS_EVERY: u64 = 500_000;
 /// The kernel may wake us so much later than asked, in nanoseconds; its default is 50 us.
@@ -103,6 +105,8 @@ struct Piped {
     broken: bool,
     /// Bytes wait for the program to take them.
     blocked: bool,
+    /// When bytes last passed.
+    active: u64,
 }
 
 /// A datagram socket of the wire process and the address it sends to.
@@ -360,6 +364,7 @@ impl Node {
                         write_ended: false,
                         broken: false,
                         blocked: false,
+                        active: now,
                     });
                 }
             }
@@ -384,7 +389,7 @@ impl Piped {
                     self.read_ended = true;
                     socket.close();
                 }
-                Ok(Ok(_)) => {}
+                Ok(Ok(_)) => self.active = now,
                 Ok(Err(e)) if e.kind() == ErrorKind::WouldBlock => break,
                 Ok(Err(_)) | Err(_) => self.broken = true,
             }
@@ -396,7 +401,7 @@ impl Piped {
                 Err(e) => (0, Err(e)),
             });
             match given {
-                Ok(Ok(())) => {}
+                Ok(Ok(())) => self.active = now,
                 Ok(Err(e)) if e.kind() == ErrorKind::WouldBlock => {
                     self.blocked = true;
                     break;
@@ -404,6 +409,8 @@ impl Piped {
                 Ok(Err(_)) | Err(_) => self.broken = true,
             }
         }
+        // A program that has ended cannot be told from one that only listens, so that has a limit.
+        self.broken |= self.read_ended && now > self.active + LISTEN_ONLY;
         if self.broken {
             socket.abort();
         }
@@ -482,5 +489,110 @@ impl Clock {
     /// Microseconds since 1970.
     fn wall(&self) -> u64 {
         self.wall + self.now()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::gateway::tests::{ENDS, Node as Echo};
+    use super::super::{WireEnd, WireShape};
+    use super::*;
+    use crate::files::tests::Scratch;
+    use sim::medium::Shape;
+    use std::time::Duration;
+
+    /// A plan with one link of 20 ms and one node; the wire process runs until the tests end.
+    fn start(scratch: &Scratch) -> (WirePlan, Vec<Ports>) {
+        let end = |n: &str| WireEnd { node: n.into(), sockets: Sockets::new(&scratch.0, n) };
+        let shape = WireShape::from(&Shape { delay: Duration::from_millis(20), ..Shape::default() });
+        let capture = scratch.0.join("ab.pcap");
+        let plan = WirePlan {
+            seed: 1,
+            links: vec![WireLink { name: "ab".into(), ends: [end("a"), end("b")], shape, capture }],
+            nodes: vec![WireNode {
+                name: "a".into(),
+                sockets: Sockets::new(&scratch.0, "m"),
+                mac: ENDS.node_mac,
+                address: ENDS.node,
+            }],
+            gateway: ENDS.gateway,
+            gateway_mac: ENDS.gateway_mac,
+            ports: scratch.0.join("ports.json"),
+            counters: scratch.0.join("links.json"),
+        };
+        let file = plan.clone();
+        std::thread::spawn(move || run(&file));
+        while !plan.ports.exists() {
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        let ports = files::read_json(&plan.ports).unwrap();
+        (plan, ports)
+    }
+
+    #[test]
+    fn frames_cross_a_link_late_and_are_captured() {
+        let scratch = Scratch::new("wire-link");
+        let (plan, _) = start(&scratch);
+        let [a, b] = plan.links[0].ends.each_ref().map(|e| UnixDatagram::bind(&e.sockets.node).unwrap());
+        b.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
+        let sent = Instant::now();
+        for n in 1..=3u8 {
+            a.send_to(&[n; 60], &plan.links[0].ends[0].sockets.wire).unwrap();
+        }
+        let mut buffer = [0; 100];
+        for n in 1..=3u8 {
+            assert_eq!(b.recv(&mut buffer).unwrap(), 60);
+            assert_eq!(buffer[..60], [n; 60]);
+        }
+        let took = sent.elapsed();
+        assert!((Duration::from_millis(20)..Duration::from_secs(5)).contains(&took), "{took:?}");
+        // A node that is not there any more holds nothing up.
+        drop(b);
+        a.send_to(&[4; 60], &plan.links[0].ends[0].sockets.wire).unwrap();
+        let traffic = loop {
+            let all: Vec<Traffic> = files::read_json(&plan.counters).unwrap();
+            if all[0].dropped == 1 {
+                break all;
+            }
+            assert!(sent.elapsed() < Duration::from_secs(20), "{all:?}");
+            std::thread::sleep(Duration::from_millis(20));
+        };
+        assert_eq!((traffic[0].frames, traffic[0].bytes, traffic[1].frames), (3, 180, 0));
+        let capture = std::fs::read(&plan.links[0].capture).unwrap();
+        assert_eq!(capture.len(), 24 + 3 * (16 + 60));
+        assert_eq!(capture[40..100], [1; 60]);
+    }
+
+    #[test]
+    fn a_program_reaches_a_service_of_the_node() {
+        let scratch = Scratch::new("wire-tcp");
+        let (plan, ports) = start(&scratch);
+        let sockets = plan.nodes[0].sockets.clone();
+        std::thread::spawn(move || {
+            let socket = UnixDatagram::bind(&sockets.node).unwrap();
+            socket.set_read_timeout(Some(Duration::from_millis(1))).unwrap();
+            let (mut echo, start, mut buffer) = (Echo::new(), Instant::now(), [0; MAX_FRAME]);
+            loop {
+                if let Ok(len) = socket.recv(&mut buffer) {
+                    echo.frame(buffer[..len].to_vec());
+                }
+                for frame in echo.work(start.elapsed().as_micros() as u64) {
+                    // The stack repeats what did not get through.
+                    let _ = socket.send_to(&frame, &sockets.wire);
+                }
+            }
+        });
+        let data: Vec<u8> = (0..300_000u32).map(|n| (n / 5) as u8).collect();
+        let mut stream = TcpStream::connect(("127.0.0.1", ports[0].control)).unwrap();
+        let mut writer = stream.try_clone().unwrap();
+        let to_send = data.clone();
+        std::thread::spawn(move || {
+            writer.write_all(&to_send).unwrap();
+            writer.shutdown(Shutdown::Write).unwrap();
+        });
+        let mut back = Vec::new();
+        stream.set_read_timeout(Some(Duration::from_secs(30))).unwrap();
+        stream.read_to_end(&mut back).unwrap();
+        assert!(back == data, "{} of {} bytes came back", back.len(), data.len());
     }
 }

@@ -1,0 +1,74 @@
+//! The flow that the benchmarks relay: its module, its tuple, its identifier.
+
+use anyhow::{Context, Result};
+use wire::id::{CapsuleId, PartHash, Path, TupleHash};
+use wire::limits::{Limits, Operation};
+use wire::tuple::{
+    Body, CapsuleType, Credentials, Events, Part, Protocol, Request, Tuple, VERSION, Validity,
+};
+
+/// The guest's text.
+const MODULE: &str = include_str!("relay.wat");
+
+/// A flow, ready to be injected.
+#[derive(Debug, Clone)]
+pub struct RelayFlow {
+    /// The tuple's bytes.
+    pub tuple: Vec<u8>,
+    /// The module's bytes.
+    pub module: Vec<u8>,
+    /// The module's name.
+    pub part: PartHash,
+    /// The flow's name.
+    pub hash: TupleHash,
+    /// The identifier of its capsules.
+    pub id: CapsuleId,
+}
+
+impl RelayFlow {
+    /// Assembles the module and writes the tuple.
+    pub fn new() -> Result<Self> {
+        let module = wat::parse_str(MODULE)?;
+        let code = Part::of(&module).context("the module is too long")?;
+        let relay = CapsuleType {
+            name: "Relay".into(),
+            limits: Limits::NONE.with(Operation::Sends, 1),
+            derives: Vec::new(),
+        };
+        let protocol = Protocol {
+            name: "relay".into(),
+            code,
+            data: Vec::new(),
+            capsules: vec![relay],
+            events: Events::default(),
+            session: false,
+            params: Vec::new(),
+            companions: Vec::new(),
+        };
+        let body = Body {
+            version: VERSION,
+            nonce: *b"relay benchmark\0",
+            protocols: vec![protocol],
+            request: Request::default(),
+            validity: Validity::default(),
+            replaces: None,
+            extensions: Vec::new(),
+        };
+        let tuple = Tuple { body, credentials: Credentials::None };
+        tuple.check()?;
+        let tuple = tuple.encode();
+        let hash = TupleHash::of(&tuple);
+        let id = CapsuleId::compute(&hash, &Path::default(), 0, &[]);
+        Ok(Self { tuple, module, part: code.sha256, hash, id })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_module_is_admitted() {
+        ee::admit::admit(&RelayFlow::new().unwrap().module).unwrap();
+    }
+}

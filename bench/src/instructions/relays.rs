@@ -1,0 +1,170 @@
+//! The relays whose instructions are counted, on links in memory.
+
+use std::fmt;
+
+use anyhow::{Context, Result, ensure};
+use ee::config::NodeConfig;
+use ee::node::Node;
+use nodeos::buf::{Buf, BufPool};
+use nodeos::channel::OutChannel;
+use nodeos::ip::StreamLimits;
+use nodeos::link::{LinkId, Mac};
+use nodeos::net::Net;
+use nodeos::platform::{Instant, Now};
+use serde::{Deserialize, Serialize};
+use wire::control::FlowState;
+
+use crate::flow::RelayFlow;
+use crate::hop::{flow_info, inject, platform};
+use crate::relay::frames::{CAPSULE_PAYLOAD, capsule, payload};
+use crate::relay::rows::node_configuration;
+
+const IN: LinkId = LinkId(0);
+const OUT: LinkId = LinkId(1);
+const SOURCE_MAC: Mac = Mac([2, 0, 0, 0, 1, 1]);
+const IN_MAC: Mac = Mac([2, 0, 0, 0, 2, 1]);
+const OUT_MAC: Mac = Mac([2, 0, 0, 0, 2, 2]);
+const NEXT_MAC: Mac = Mac([2, 0, 0, 0, 3, 1]);
+/// Frames that arrive together where not one at a time.
+const BURST: u64 = 32;
+/// Microseconds between two capsules: 100,000 a second.
+const INTERVAL: u64 = 10;
+
+/// A relay on links in memory.
+#[derive(
+    Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, clap::ValueEnum,
+)]
+#[serde(rename_all = "kebab-case")]
+pub enum Kind {
+    /// NodeOS: in-channel to out-channel, in bursts.
+    Native,
+    /// The full node, in bursts.
+    Bees,
+    /// The full node, one capsule at a time.
+    BeesSingle,
+}
+
+impl Kind {
+    /// All of them.
+    pub const ALL: [Self; 3] = [Self::Native, Self::Bees, Self::BeesSingle];
+}
+
+impl fmt::Display for Kind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Native => "native",
+            Self::Bees => "bees",
+            Self::BeesSingle => "bees-single",
+        })
+    }
+}
+
+/// Relays `capsules` capsules and checks that each came out as it should.
+pub fn relay(kind: Kind, capsules: u64, payload_len: usize) -> Result<()> {
+    let text = node_configuration(
+        "relay",
+        &[("in", IN_MAC), ("out", OUT_MAC)],
+        &[("source", "in", SOURCE_MAC), ("next", "out", NEXT_MAC)],
+    );
+    // Under valgrind everything takes fifty times as long.
+    let config = NodeConfig::parse(&text.replace("event = \"2ms\"", "event = \"1s\""))?;
+    let flow = RelayFlow::new()?;
+    let frame = capsule(&payload(payload_len, 0), &flow.id, SOURCE_MAC, IN_MAC)?;
+    let wanted = payload(payload_len, u64::from(kind != Kind::Native));
+    let pool = BufPool::new(usize::from(config.node.buffers));
+    let burst = if kind == Kind::BeesSingle { 1 } else { BURST };
+    let mut relay = match kind {
+        Kind::Native => Relay::native(&config, pool.clone())?,
+        Kind::Bees | Kind::BeesSingle => Relay::bees(&config, pool.clone(), &flow)?,
+    };
+    let (mut came, mut now) = (0, Instant(1_000_000));
+    while came < capsules {
+        let before = came;
+        for _ in 0..burst {
+            now.0 += INTERVAL;
+            let buf = pool.copy_of(&frame).context("no packet buffer is left")?;
+            relay.frame(now, buf);
+        }
+        while relay.poll(now) {}
+        while let Some(sent) = relay.transmit(now) {
+            ensure!(sent.get(CAPSULE_PAYLOAD..) == Some(&wanted[..]), "a wrong capsule came out");
+            came += 1;
+        }
+        ensure!(came == before + burst, "{burst} capsules went in, {} came out", came - before);
+    }
+    Ok(())
+}
+
+/// What is counted.
+enum Relay {
+    Native(Net, OutChannel),
+    Bees(Box<Node>),
+}
+
+impl Relay {
+    fn native(config: &NodeConfig, pool: BufPool) -> Result<Self> {
+        let net = Net::new(&config.links, pool, 0, StreamLimits::default())?;
+        let next = config.neighbors.iter().find(|n| n.name == "next").context("no neighbor \"next\"")?;
+        Ok(Self::Native(net, OutChannel { link: OUT, to: next.address }))
+    }
+
+    fn bees(config: &NodeConfig, pool: BufPool, flow: &RelayFlow) -> Result<Self> {
+        let now = Now::mono(Instant::ZERO);
+        let mut node = Node::new(config, platform(pool)?, now)?;
+        inject(&mut node, now, flow)?;
+        while let Some(job) = node.job() {
+            node.job_done(now, job.run());
+        }
+        while node.poll(now) {}
+        let state = flow_info(&mut node, now, flow)?.state;
+        ensure!(state == FlowState::Running, "the flow does not run: {state:?}");
+        while node.log_line().is_some() {}
+        Ok(Self::Bees(Box::new(node)))
+    }
+
+    #[inline]
+    fn frame(&mut self, now: Instant, frame: Buf) {
+        match self {
+            Self::Native(net, next) => {
+                if let Some(received) = net.frame(now, IN, frame) {
+                    // What is not sent is missed at the end.
+                    let _ = net.send(now, next, received.packet);
+                }
+            }
+            Self::Bees(node) => node.frame(Now::mono(now), IN, frame),
+        }
+    }
+
+    #[inline]
+    fn poll(&mut self, now: Instant) -> bool {
+        match self {
+            Self::Native(net, _) => {
+                net.poll(now);
+                false
+            }
+            Self::Bees(node) => node.poll(Now::mono(now)),
+        }
+    }
+
+    #[inline]
+    fn transmit(&mut self, now: Instant) -> Option<Buf> {
+        match self {
+            Self::Native(net, _) => net.transmit(now, OUT),
+            Self::Bees(node) => node.transmit(Now::mono(now), OUT),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_relay_relays() {
+        for kind in Kind::ALL {
+            for len in [0, 64, 1400] {
+                relay(kind, 100, len).unwrap();
+            }
+        }
+    }
+}

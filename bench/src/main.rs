@@ -1,0 +1,119 @@
+//! `bench`: the benchmarks of the active node.
+
+use std::io::Read;
+use std::process::ExitCode;
+
+use anyhow::{Context, Result, bail};
+use clap::{Parser, Subcommand};
+use ee::config::NodeConfig;
+use host::link::Link;
+
+use bench::instructions::budget::Budget;
+use bench::instructions::relays::Kind;
+use bench::{image, instructions, relay};
+
+/// Benchmarks of the active node. docs/benchmarks.md explains the figures.
+///
+/// Figures go to standard output, progress to standard error.
+#[derive(Parser)]
+#[command(name = "bench", version, max_term_width = 100)]
+struct Arguments {
+    /// Print JSON
+    #[arg(short, long, global = true)]
+    json: bool,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Packets per second of a C program, native NodeOS and Bees, in network namespaces (needs root)
+    Relay(relay::Options),
+    /// Instructions per capsule, and where they go (needs valgrind)
+    Instructions(instructions::Options),
+    /// The bootable node in QEMU: relay rate, boot stages, size, memory, download from hop to hop
+    Image(image::Options),
+    /// What is counted: relays capsules on links in memory
+    #[command(hide = true)]
+    Count {
+        /// The relay
+        kind: Kind,
+        /// How many
+        capsules: u64,
+        /// Payload size in bytes
+        payload: usize,
+    },
+    /// The NodeOS row's process: configuration on standard input
+    #[command(hide = true)]
+    ServeNative,
+    /// The Bees row's process: configuration on standard input
+    #[command(hide = true)]
+    ServeBees,
+}
+
+fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    match run(&arguments) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("bench: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(arguments: &Arguments) -> Result<()> {
+    match &arguments.command {
+        Command::Relay(options) => {
+            let figures = relay::run(options)?;
+            print(arguments.json, &figures, relay::table(&figures))
+        }
+        Command::Instructions(options) => {
+            let costs = instructions::run(options)?;
+            if options.update {
+                Budget::of(&costs, options.payload).write()?;
+            }
+            print(arguments.json, &costs, instructions::report(&costs))
+        }
+        Command::Image(options) => {
+            let report = image::run(options)?;
+            print(arguments.json, &report, image::text(&report))
+        }
+        Command::Count { kind, capsules, payload } => instructions::relays::relay(*kind, *capsules, *payload),
+        Command::ServeNative => {
+            let (config, links) = relay_links()?;
+            relay::native::run(&config, links)
+        }
+        Command::ServeBees => {
+            let (config, links) = relay_links()?;
+            let console = host::console::Console::new(None)?;
+            let mut runner = match host::run::Runner::new(&config, links, console) {
+                Ok(runner) => runner,
+                Err(error) => bail!("the node does not start: {error}"),
+            };
+            Ok(runner.run(&host::signals::Signals::take()?)?)
+        }
+    }
+}
+
+fn print(json: bool, figures: &impl serde::Serialize, table: impl std::fmt::Display) -> Result<()> {
+    if json {
+        println!("{}", serde_json::to_string_pretty(figures)?);
+    } else {
+        print!("{table}");
+    }
+    Ok(())
+}
+
+/// The configuration, and the relay's devices in its order.
+fn relay_links() -> Result<(NodeConfig, Vec<Link>)> {
+    let mut text = String::new();
+    std::io::stdin().read_to_string(&mut text)?;
+    let config = NodeConfig::parse(&text)?;
+    let open = |(link, device): (&nodeos::config::LinkConfig, &str)| {
+        let mac = link.mac.with_context(|| format!("link {}: no mac", link.name))?;
+        Link::packet(device, mac.0).with_context(|| device.to_string())
+    };
+    let links = config.links.iter().zip(["rly0", "rly1"]).map(open).collect::<Result<_>>()?;
+    Ok((config, links))
+}

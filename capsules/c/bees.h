@@ -1,0 +1,114 @@
+/* The guest interface, version 1, for protocols in C. docs/abi says what each function does.
+ *
+ *     clang --target=wasm32 -mcpu=mvp -O2 -nostdlib -Wl,--no-entry -Wl,--export=bees_inbox -Wl,--strip-all -Wl,-zstack-size=8192 \
+ *           -Wl,--initial-memory=65536 -Wl,--max-memory=65536 -o mine.wasm mine.c
+ *
+ * One file of the protocol contains BEES_PROTOCOL; it defines the marker and the inbox. Handlers are
+ * defined with BEES_EXPORT; those that are not needed are left out. The description (custom section
+ * `bees`) is added by other means, or the flow tuple is written without one. Without a C library clang
+ * may still call memcpy and memset: define them, or compile with -fno-builtin -mbulk-memory.
+ */
+#ifndef BEES_H
+#define BEES_H
+
+#include <stdint.h>
+
+#define BEES_IMPORT(name) __attribute__((import_module("bees"), import_name(#name)))
+#define BEES_EXPORT(name) __attribute__((export_name(#name)))
+
+#define BEES_INBOX 64
+
+/* The marker of interface version 1, and where the node puts the first bytes of what a handler is about. */
+#define BEES_PROTOCOL \
+    BEES_EXPORT(bees_abi_1) void bees_abi_1(void) {} \
+    __attribute__((used)) uint8_t bees_inbox[BEES_INBOX];
+extern uint8_t bees_inbox[BEES_INBOX];
+
+/* An index and a generation; 0 names nothing. */
+typedef uint32_t bees_handle;
+
+/* Results below 0. */
+enum bees_error {
+    BEES_BAD_HANDLE = -1,
+    BEES_BAD_POINTER = -2,
+    BEES_BAD_ARGUMENT = -3,
+    BEES_DEPLETED = -4,
+    BEES_NO_MEMORY = -5,
+    BEES_NO_BANDWIDTH = -6,
+    BEES_NO_ROOM = -7,
+    BEES_NOT_FOUND = -8,
+    BEES_NOT_PERMITTED = -9,
+    BEES_UNAVAILABLE = -10,
+    BEES_TOO_LARGE = -11
+};
+
+enum bees_operation { BEES_RETURNS, BEES_SENDS, BEES_MULTICASTS, BEES_DERIVES };
+enum bees_resource { BEES_MEMORY, BEES_PROCESSOR, BEES_BANDWIDTH };
+enum bees_level { BEES_ERROR, BEES_WARN, BEES_INFO, BEES_DEBUG };
+enum bees_session_event { BEES_OPENED, BEES_PACKET, BEES_CLOSED };
+
+/* Flags of capsule_send, capsule_return and capsule_multicast. */
+#define BEES_KEEP 1u
+#define BEES_NOT_BACK 2u
+
+/* Handlers. A capsule, or a neighbor it came from, may be 0. */
+BEES_EXPORT(on_boot) void on_boot(bees_handle capsule);
+BEES_EXPORT(on_capsule) void on_capsule(bees_handle capsule, uint32_t kind, uint32_t len, bees_handle from);
+BEES_EXPORT(on_timer) void on_timer(bees_handle capsule, bees_handle timer, int64_t token);
+BEES_EXPORT(on_session) void on_session(bees_handle capsule, bees_handle session, enum bees_session_event what, uint32_t len);
+BEES_EXPORT(on_expiry) uint32_t on_expiry(uint32_t key_len);
+BEES_EXPORT(on_warning) void on_warning(enum bees_resource resource);
+BEES_EXPORT(on_stop) void on_stop(void);
+
+/* Capsule. */
+BEES_IMPORT(capsule_len) int32_t bees_capsule_len(bees_handle capsule); /* length of the payload */
+BEES_IMPORT(capsule_kind) int32_t bees_capsule_kind(bees_handle capsule); /* its type */
+BEES_IMPORT(capsule_read) int32_t bees_capsule_read(bees_handle capsule, uint32_t offset, void *to, uint32_t len); /* bytes copied */
+BEES_IMPORT(capsule_write) int32_t bees_capsule_write(bees_handle capsule, uint32_t offset, const void *from, uint32_t len); /* 0 */
+BEES_IMPORT(capsule_resize) int32_t bees_capsule_resize(bees_handle capsule, uint32_t len); /* 0 */
+BEES_IMPORT(capsule_left) int32_t bees_capsule_left(bees_handle capsule, enum bees_operation operation); /* how often it can still be done */
+BEES_IMPORT(capsule_derive) int32_t bees_capsule_derive(bees_handle capsule, uint32_t kind); /* an empty capsule of that type */
+BEES_IMPORT(capsule_send) int32_t bees_capsule_send(bees_handle capsule, bees_handle neighbor, uint32_t flags); /* 0 */
+BEES_IMPORT(capsule_return) int32_t bees_capsule_return(bees_handle capsule, uint32_t flags); /* 0 */
+BEES_IMPORT(capsule_multicast) int32_t bees_capsule_multicast(bees_handle capsule, bees_handle neighborhood, uint32_t flags); /* neighbors reached */
+BEES_IMPORT(capsule_drop) int32_t bees_capsule_drop(bees_handle capsule); /* 0 */
+
+/* Capabilities. */
+BEES_IMPORT(cap_lookup) int32_t bees_cap_lookup(const char *name, uint32_t len); /* a capability: "neighborhood", "neighbor/NAME" */
+BEES_IMPORT(cap_name) int32_t bees_cap_name(bees_handle capability, char *to, uint32_t max); /* length of the name */
+BEES_IMPORT(cap_duplicate) int32_t bees_cap_duplicate(bees_handle capability, uint32_t rights); /* a capability with fewer rights */
+BEES_IMPORT(cap_drop) int32_t bees_cap_drop(bees_handle capability); /* 0 */
+BEES_IMPORT(neighborhood_list) int32_t bees_neighborhood_list(bees_handle neighborhood, bees_handle *to, uint32_t max); /* how many members there are */
+BEES_IMPORT(neighbor_max_payload) int32_t bees_neighbor_max_payload(bees_handle neighbor); /* bytes */
+
+/* Soft state. */
+BEES_IMPORT(cache_put) int32_t bees_cache_put(const void *key, uint32_t key_len, const void *value, uint32_t len, uint32_t ttl_ms); /* 0 */
+BEES_IMPORT(cache_get) int32_t bees_cache_get(const void *key, uint32_t key_len, void *to, uint32_t max); /* length of the value */
+BEES_IMPORT(cache_refresh) int32_t bees_cache_refresh(const void *key, uint32_t key_len, uint32_t ttl_ms); /* 0 */
+BEES_IMPORT(cache_remove) int32_t bees_cache_remove(const void *key, uint32_t key_len); /* 0 */
+
+/* Timers. */
+BEES_IMPORT(timer_set) int32_t bees_timer_set(int64_t after_us, int64_t period_us, int64_t token); /* a timer */
+BEES_IMPORT(timer_cancel) int32_t bees_timer_cancel(bees_handle timer); /* 0 */
+
+/* Sessions. */
+BEES_IMPORT(session_read) int32_t bees_session_read(bees_handle session, uint32_t offset, void *to, uint32_t len); /* bytes copied */
+BEES_IMPORT(session_reply) int32_t bees_session_reply(bees_handle session, const void *packet, uint32_t len); /* 0 */
+BEES_IMPORT(session_close) int32_t bees_session_close(bees_handle session); /* 0 */
+
+/* The node. */
+BEES_IMPORT(node_name) int32_t bees_node_name(char *to, uint32_t max); /* length of the name */
+BEES_IMPORT(flow_hash) int32_t bees_flow_hash(uint8_t to[32]); /* 0 */
+BEES_IMPORT(param_get) int32_t bees_param_get(const char *name, uint32_t name_len, void *to, uint32_t max); /* length of the value */
+BEES_IMPORT(data_read) int32_t bees_data_read(const char *name, uint32_t name_len, uint32_t offset, void *to, uint32_t len); /* bytes copied */
+BEES_IMPORT(clock_mono) int64_t bees_clock_mono(void); /* microseconds since the node's start */
+BEES_IMPORT(clock_wall) int64_t bees_clock_wall(void); /* seconds since 1970 */
+BEES_IMPORT(random) int32_t bees_random(void *to, uint32_t len); /* 0 */
+BEES_IMPORT(log) int32_t bees_log(enum bees_level level, const char *line, uint32_t len); /* 0 */
+BEES_IMPORT(budget_left) int64_t bees_budget_left(enum bees_resource resource); /* what is left */
+
+/* Cryptography. */
+BEES_IMPORT(hash_sha256) int32_t bees_hash_sha256(const void *bytes, uint32_t len, uint8_t to[32]); /* 0 */
+BEES_IMPORT(hash_md5) int32_t bees_hash_md5(const void *bytes, uint32_t len, uint8_t to[16]); /* 0 */
+
+#endif
