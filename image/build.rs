@@ -27,6 +27,9 @@ fn main() {
         // Segments with different rights must not share a page: the loader protects them apart.
         println!("cargo:rustc-link-arg-bins=-zseparate-code");
         println!("cargo:rustc-link-arg-bins=-zrelro");
+        // What is where: the image itself is stripped.
+        let map = PathBuf::from(&object).with_file_name("node.map");
+        println!("cargo:rustc-link-arg-bins=-Map={}", map.display());
     }
 }
 

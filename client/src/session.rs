@@ -28,15 +28,6 @@ pub enum Received {
     Closed,
 }
 
-impl Drop for Session {
-    /// Tells the node that nobody listens any more: an ordinary close only says that nobody will speak, and
-    /// the session would stay open for a while.
-    fn drop(&mut self) {
-        // If it cannot be said, the node finds out by itself.
-        let _ = rustix::net::sockopt::set_socket_linger(&self.stream, Some(Duration::ZERO));
-    }
-}
-
 /// The half of a session that sends.
 pub struct Sender {
     stream: TcpStream,
@@ -47,6 +38,9 @@ impl Session {
     /// session server `address`.
     pub fn open(address: &str, name: &str, timeout: Duration) -> Result<Self> {
         let mut stream = connect(address, timeout)?;
+        // However this program ends, the node is to hear that nobody listens any more; an ordinary end only
+        // says that nobody will speak, and the session would stay open for a while.
+        rustix::net::sockopt::set_socket_linger(&stream, Some(Duration::ZERO))?;
         stream.write_all(format!("open {name}\n").as_bytes()).context("the connection broke")?;
         let mut session = Self { stream, reader: Reader::default(), flow: String::new() };
         let deadline = Instant::now() + timeout;

@@ -50,8 +50,12 @@ pub mod bounds {
     pub const DEPTH: u64 = 128;
     /// Targets of one branch table.
     pub const BRANCH_TABLE: u64 = 1024;
-    /// Targets of all branch tables of one function.
-    pub const BRANCH_TARGETS: u64 = 4096;
+    /// Work for the compiler in one function, as [`weight`](super::weight) counts it: bounds the heap.
+    pub const FUNCTION_WEIGHT: u64 = 24_000;
+    /// Work for the compiler in all functions: bounds the time.
+    pub const MODULE_WEIGHT: u64 = 160_000;
+    /// Locals times blocks of all functions.
+    pub const ALL_LOCALS_BY_BLOCKS: u64 = 1024 * 1024;
     /// Tables.
     pub const TABLES: u64 = 1;
     /// Elements of a table, and of all element segments.
@@ -172,6 +176,8 @@ struct Walk {
     /// Smallest size of the memory in bytes.
     memory: Option<u64>,
     elements: u64,
+    weight: u64,
+    locals_by_blocks: u64,
     description: Option<Description>,
 }
 
@@ -187,6 +193,8 @@ impl Walk {
             exports: Vec::new(),
             memory: None,
             elements: 0,
+            weight: 0,
+            locals_by_blocks: 0,
             description: None,
         }
     }
@@ -314,25 +322,29 @@ impl Walk {
             at("locals", locals, bounds::LOCALS)?;
             check.define_locals(offset, count, ty)?;
         }
-        let (mut blocks, mut targets) = (1u64, 0u64);
+        let (mut blocks, mut total) = (1u64, FUNCTION);
         let mut reader = body.get_operators_reader()?;
         while !reader.eof() {
             let offset = reader.original_position();
             let op = reader.read()?;
             match &op {
                 Operator::Block { .. } | Operator::Loop { .. } | Operator::If { .. } => blocks += 1,
-                Operator::BrTable { targets: table } => {
-                    at("targets of a branch table", table.len().into(), bounds::BRANCH_TABLE)?;
-                    targets += u64::from(table.len());
-                    at("branch targets", targets, bounds::BRANCH_TARGETS)?;
+                Operator::BrTable { targets } => {
+                    at("targets of a branch table", targets.len().into(), bounds::BRANCH_TABLE)?;
                 }
                 _ => (),
             }
+            total += weight(&op);
+            at("units of work for the compiler", total, bounds::FUNCTION_WEIGHT)?;
             check.op(offset, &op)?;
             at("nested blocks", u64::from(check.control_stack_height()), bounds::DEPTH)?;
             at("blocks", blocks, bounds::BLOCKS)?;
         }
         at("locals times blocks", locals * blocks, bounds::LOCALS_BY_BLOCKS)?;
+        self.locals_by_blocks += locals * blocks;
+        bound("locals times blocks in all", self.locals_by_blocks, bounds::ALL_LOCALS_BY_BLOCKS)?;
+        self.weight += total;
+        bound("units of work for the compiler in all", self.weight, bounds::MODULE_WEIGHT)?;
         reader.finish()?;
         self.scratch = Some(check.into_allocations());
         Ok(())
@@ -382,6 +394,71 @@ impl Walk {
             Some((ValType::I32, true, value)) => *value,
             _ => None,
         }
+    }
+}
+
+/// What any function costs the compiler, in the units of [`weight`].
+const FUNCTION: u64 = 24;
+
+/// How much work an instruction makes for the compiler: 1 for arithmetic; more for what can trap, becomes
+/// a call into the engine, or splits the code. Measured (`tests/worst.rs`), about 5 to 10 microseconds a unit.
+pub fn weight(op: &Operator<'_>) -> u64 {
+    use Operator as O;
+    match op {
+        O::CallIndirect { .. } => 40,
+        O::MemoryCopy { .. } | O::MemoryFill { .. } => 32,
+        O::I32TruncF32S
+        | O::I32TruncF32U
+        | O::I32TruncF64S
+        | O::I32TruncF64U
+        | O::I64TruncF32S
+        | O::I64TruncF32U
+        | O::I64TruncF64S
+        | O::I64TruncF64U => 32,
+        O::Loop { .. } => 24,
+        O::I32DivS
+        | O::I32DivU
+        | O::I32RemS
+        | O::I32RemU
+        | O::I64DivS
+        | O::I64DivU
+        | O::I64RemS
+        | O::I64RemU => 16,
+        O::I32TruncSatF32S
+        | O::I32TruncSatF32U
+        | O::I32TruncSatF64S
+        | O::I32TruncSatF64U
+        | O::I64TruncSatF32S
+        | O::I64TruncSatF32U
+        | O::I64TruncSatF64S
+        | O::I64TruncSatF64U => 8,
+        O::BrTable { targets } => 8 + u64::from(targets.len()) / 2,
+        O::If { .. } | O::Else | O::Br { .. } | O::BrIf { .. } | O::Return | O::Unreachable => 8,
+        O::Call { .. } | O::MemoryGrow { .. } => 4,
+        O::I32Load { .. }
+        | O::I64Load { .. }
+        | O::F32Load { .. }
+        | O::F64Load { .. }
+        | O::I32Load8S { .. }
+        | O::I32Load8U { .. }
+        | O::I32Load16S { .. }
+        | O::I32Load16U { .. }
+        | O::I64Load8S { .. }
+        | O::I64Load8U { .. }
+        | O::I64Load16S { .. }
+        | O::I64Load16U { .. }
+        | O::I64Load32S { .. }
+        | O::I64Load32U { .. }
+        | O::I32Store { .. }
+        | O::I64Store { .. }
+        | O::F32Store { .. }
+        | O::F64Store { .. }
+        | O::I32Store8 { .. }
+        | O::I32Store16 { .. }
+        | O::I64Store8 { .. }
+        | O::I64Store16 { .. }
+        | O::I64Store32 { .. } => 8,
+        _ => 1,
     }
 }
 

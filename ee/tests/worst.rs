@@ -3,43 +3,21 @@
 //!
 //! `cargo test -p ee --release --test worst -- --nocapture` shows the table.
 
-use std::alloc::{GlobalAlloc, Layout, System};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
 use ee::admit::{admit, bounds};
 use ee::job::{Done, Job, JobId, Work};
 use ee::{Engine, Metering};
+use peak_alloc::PeakAlloc;
 use wire::id::PartHash;
 
-/// The system's allocator, which also counts.
-struct Counting;
-
-static USED: AtomicUsize = AtomicUsize::new(0);
-static PEAK: AtomicUsize = AtomicUsize::new(0);
-
-// Safety: every call is passed on unchanged to the system's allocator.
-unsafe impl GlobalAlloc for Counting {
-    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        let used = USED.fetch_add(layout.size(), Relaxed) + layout.size();
-        PEAK.fetch_max(used, Relaxed);
-        // Safety: as the caller promises.
-        unsafe { System.alloc(layout) }
-    }
-    unsafe fn dealloc(&self, ptr: *mut u8, layout: Layout) {
-        USED.fetch_sub(layout.size(), Relaxed);
-        // Safety: as the caller promises.
-        unsafe { System.dealloc(ptr, layout) }
-    }
-}
-
 #[global_allocator]
-static ALLOCATOR: Counting = Counting;
+static HEAP: PeakAlloc = PeakAlloc;
 
 /// What the worst admitted module may take, natively.
 const TIME: Duration = Duration::from_secs(2);
-const HEAP: usize = 32 << 20;
+const MEMORY: usize = 32 << 20;
 
 /// What this thread has used of a processor, whoever else is at work on the machine.
 fn processor_time() -> Duration {
@@ -99,92 +77,122 @@ fn module(params: usize, locals: u64, bodies: &[Vec<u8>]) -> Vec<u8> {
     .concat()
 }
 
-/// As many copies of `body` as the bounds on functions and module bytes let pass.
-fn fill(params: usize, locals: u64, body: &[u8]) -> Vec<u8> {
-    let each = body.len() as u64 + 12;
-    let count = ((bounds::MODULE - 1024) / each).min(bounds::FUNCTIONS) as usize;
-    module(params, locals, &vec![body.to_vec(); count])
+/// Pieces repeated within all bounds: as many in a function as its bounds let pass, and as many such
+/// functions as the module's.
+struct Fill {
+    params: usize,
+    locals: u64,
+    before: Vec<u8>,
+    piece: Vec<u8>,
+    after: Vec<u8>,
+    most: u64,
 }
 
-/// `piece` repeated up to the bound on one body.
-fn body(piece: &[u8]) -> Vec<u8> {
-    piece.repeat((bounds::BODY as usize - 64) / piece.len())
-}
+impl Fill {
+    /// Repeats `piece`, which leaves nothing on the stack; local 0 is a parameter whose last value is used.
+    fn of(piece: &[u8]) -> Self {
+        Self { params: 1, locals: 0, before: vec![], piece: piece.to_vec(), after: vec![0x20, 0, 0x24, 2], most: u64::MAX }
+    }
 
-fn repeated(piece: &[u8], times: u64) -> Vec<u8> {
-    let times = times.min((bounds::BODY - 64) / piece.len() as u64);
-    piece.repeat(times as usize)
+    fn locals(mut self, locals: u64) -> Self {
+        self.locals = locals;
+        self
+    }
+
+    fn around(mut self, before: &[u8], after: &[u8]) -> Self {
+        self.before = before.to_vec();
+        self.after.splice(0..0, after.iter().copied());
+        self
+    }
+
+    fn most(mut self, most: u64) -> Self {
+        self.most = most;
+        self
+    }
+
+    fn make(&self, times: u64, functions: u64) -> Vec<u8> {
+        let body = [self.before.clone(), self.piece.repeat(times as usize), self.after.clone()].concat();
+        module(self.params, self.locals, &vec![body; functions as usize])
+    }
+
+    /// Searches for the largest counts that are still admitted.
+    fn module(&self) -> Vec<u8> {
+        let largest = |ok: &dyn Fn(u64) -> bool, most: u64| {
+            let (mut low, mut high) = (1, most + 1);
+            while low + 1 < high {
+                let mid = low.midpoint(high);
+                if ok(mid) { low = mid } else { high = mid }
+            }
+            low
+        };
+        let times = largest(&|n| admit(&self.make(n, 1)).is_ok(), self.most.min(bounds::BODY));
+        let functions = largest(&|n| admit(&self.make(times, n)).is_ok(), bounds::FUNCTIONS);
+        self.make(times, functions)
+    }
 }
 
 fn nasty() -> Vec<(&'static str, Vec<u8>)> {
     let mut list = Vec::new();
-    let mut add = |name, module| list.push((name, module));
-    add("many empty functions", fill(0, 0, &[]));
-    add("small functions that call each other", fill(0, 0, &[0x10, 0, 0x10, 1, 0x10, 2]));
-    // i32.const 0; i32.load: each load is a bounds check.
-    add("loads", fill(0, 0, &body(&[0x41, 0, 0x28, 2, 0, 0x1a])));
-    add("chained loads", fill(1, 0, &body(&[0x20, 0, 0x28, 2, 0, 0x21, 0])));
-    add("64-bit stores", fill(1, 0, &body(&[0x20, 0, 0x42, 1, 0x37, 3, 0])));
-    add("bytes copied with memory.copy", fill(1, 0, &body(&[0x20, 0, 0x20, 0, 0x20, 0, 0xfc, 10, 0, 0])));
-    add("calls", fill(0, 0, &body(&[0x10, 0])));
-    add("indirect calls", fill(1, 0, &body(&[0x20, 0, 0x41, 0, 0x11, 0, 0])));
-    add("memory.grow", fill(0, 0, &body(&[0x41, 0, 0x40, 0, 0x1a])));
-    add("globals", fill(0, 0, &body(&[0x23, 2, 0x24, 2])));
-    add("divisions", fill(1, 0, &body(&[0x20, 0, 0x20, 0, 0x6d, 0x21, 0])));
-    add("popcount and rotations", fill(1, 0, &body(&[0x20, 0, 0x69, 0x20, 0, 0x77, 0x21, 0])));
-    add("conversions to integers", fill(1, 0, &body(&[0x20, 0, 0xb7, 0xfc, 2, 0x21, 0])));
-    add("trapping conversions", fill(1, 0, &body(&[0x20, 0, 0xb7, 0xaa, 0x21, 0])));
-    add("floats", fill(1, 0, &body(&[0x20, 0, 0xb7, 0x9c, 0x9f, 0xfc, 6, 0xa7, 0x21, 0])));
-    // One value on the stack for each constant, all added at the end: long live ranges.
-    let deep = [repeated(&[0x20, 0], 6000), vec![0x6a; 5999.min((bounds::BODY as usize - 64) / 2 - 1)], vec![0x1a]].concat();
-    add("values on the stack", fill(1, 0, &deep[..deep.len().min(bounds::BODY as usize - 64)].to_vec()));
-    for (name, locals) in [("conditions with 32 locals", 32u64), ("conditions with 200 locals", 200)] {
-        let blocks = (bounds::LOCALS_BY_BLOCKS / (locals + 1)).min(bounds::BLOCKS) - 2;
-        // local.get a; if; local.get b; i32.const 1; i32.add; local.set b; end
-        let piece: Vec<u8> = (0..blocks)
+    let mut add = |name, fill: Fill| list.push((name, fill.module()));
+    add("many small functions", Fill::of(&[0x20, 0, 0x10, 0]).most(1));
+    add("chained loads", Fill::of(&[0x20, 0, 0x28, 2, 0, 0x21, 0]));
+    add("64-bit stores", Fill::of(&[0x20, 0, 0x42, 1, 0x37, 3, 0]));
+    add("memory.copy", Fill::of(&[0x20, 0, 0x20, 0, 0x20, 0, 0xfc, 10, 0, 0]));
+    add("memory.fill", Fill::of(&[0x20, 0, 0x20, 0, 0x20, 0, 0xfc, 11, 0]));
+    add("calls", Fill::of(&[0x20, 0, 0x10, 0]));
+    add("indirect calls", Fill::of(&[0x20, 0, 0x20, 0, 0x11, 0, 0]));
+    add("indirect calls with results", Fill::of(&[0x20, 0, 0x20, 0, 0x11, 1, 0, 0x21, 0]));
+    add("memory.grow", Fill::of(&[0x20, 0, 0x40, 0, 0x21, 0]));
+    add("memory.size", Fill::of(&[0x3f, 0, 0x20, 0, 0x6a, 0x21, 0]));
+    add("globals", Fill::of(&[0x23, 2, 0x20, 0, 0x6a, 0x24, 2]));
+    add("additions", Fill::of(&[0x20, 0, 0x41, 3, 0x6a, 0x21, 0]));
+    add("divisions", Fill::of(&[0x20, 0, 0x20, 0, 0x6d, 0x21, 0]));
+    add("64-bit remainders", Fill::of(&[0x20, 0, 0xad, 0x20, 0, 0xad, 0x82, 0xa7, 0x21, 0]));
+    add("popcount, rotations", Fill::of(&[0x20, 0, 0x69, 0x20, 0, 0x77, 0x21, 0]));
+    add("saturating conversions", Fill::of(&[0x20, 0, 0xb7, 0xfc, 2, 0x21, 0]));
+    add("64-bit unsigned conversions", Fill::of(&[0x20, 0, 0xb8, 0xfc, 7, 0xba, 0xfc, 3, 0x21, 0]));
+    add("trapping conversions", Fill::of(&[0x20, 0, 0xb7, 0xaa, 0x21, 0]));
+    add("roots and rounding", Fill::of(&[0x20, 0, 0xb7, 0x9f, 0x9e, 0x9b, 0xfc, 2, 0x21, 0]));
+    add("selects", Fill::of(&[0x20, 0, 0x41, 5, 0x20, 0, 0x1b, 0x21, 0]));
+    add("traps", Fill::of(&[0x20, 0, 0x04, 0x40, 0, 0x0b]));
+    add("early returns", Fill::of(&[0x20, 0, 0x04, 0x40, 0x0f, 0x0b]));
+    add("ifs with results", Fill::of(&[0x20, 0, 0x04, 0x7f, 0x20, 0, 0x05, 0x41, 1, 0x0b, 0x21, 0]));
+    add("loops one after the other", Fill::of(&[0x03, 0x40, 0x20, 0, 0x0d, 0, 0x0b]));
+    // Many values at once, which all live to the end.
+    let deep = 1500;
+    add("values on the stack", Fill::of(&[0x20, 0, 0x28, 2, 0]).most(1).around(&[0x20, 0, 0x69].repeat(deep), &[&[0x6a; 1500][..], &[0x21, 0]].concat()));
+    // Each local is set in the arm of a condition: a value that joins after every one of them.
+    for (plain, looped, locals) in [
+        ("conditions over 30 locals", "the same in a loop (30)", 30u8),
+        ("conditions over 120 locals", "the same in a loop (120)", 120),
+    ] {
+        let piece: Vec<u8> = (0..locals)
             .flat_map(|i| {
-                let (a, b) = (leb(i % (locals + 1)), leb((i * 7 + 3) % (locals + 1)));
-                [vec![0x20], a, vec![0x04, 0x40, 0x20], b.clone(), vec![0x41, 1, 0x6a, 0x21], b, vec![0x0b]].concat()
+                let j = ((u16::from(i) * 7 + 3) % u16::from(locals)) as u8;
+                [0x20, i, 0x04, 0x40, 0x20, j, 0x41, 1, 0x6a, 0x21, j, 0x0b]
             })
             .collect();
-        let cut = piece.len() <= bounds::BODY as usize - 64;
-        if cut {
-            add(name, fill(1, locals, &piece));
-        }
-        // The same inside a loop: every local is a value that goes round.
-        let around = [vec![0x03, 0x40], piece, vec![0x20, 0, 0x0d, 0, 0x0b]].concat();
-        if around.len() <= bounds::BODY as usize - 64 {
-            add(if locals == 32 { "the same in a loop, 32" } else { "the same in a loop, 200" }, fill(1, locals, &around));
-        }
+        add(plain, Fill::of(&piece).locals(locals.into()));
+        add(looped, Fill::of(&piece).locals(locals.into()).around(&[0x03, 0x40], &[0x20, 0, 0x0d, 0, 0x0b]));
     }
-    let nested = |open: &[u8], inner: &[u8], close: &[u8]| {
-        let depth = bounds::DEPTH as usize - 2;
-        [open.repeat(depth), inner.to_vec(), close.repeat(depth)].concat()
-    };
-    add("nested blocks", fill(1, 0, &nested(&[0x02, 0x40], &[], &[0x0b])));
-    add("nested loops", fill(1, 0, &nested(&[0x03, 0x40], &[], &[0x20, 0, 0x0d, 0, 0x0b])));
+    let depth = bounds::DEPTH as usize - 2;
+    let close = [0x20, 0, 0x0d, 0, 0x0b].repeat(depth);
+    add("nested blocks", Fill::of(&[0x01]).most(1).around(&[0x02, 0x40].repeat(depth), &[0x0b].repeat(depth)));
+    add("nested loops", Fill::of(&[0x01]).most(1).around(&[0x03, 0x40].repeat(depth), &close));
     let sets: Vec<u8> = (0..100u8).flat_map(|i| [0x20, i, 0x41, 1, 0x6a, 0x21, (i + 1) % 100]).collect();
-    add("nested loops over 100 locals", fill(1, 99, &nested(&[0x03, 0x40], &sets, &[0x20, 0, 0x0d, 0, 0x0b])));
-    // Loops one after the other, each of which uses all locals.
-    let piece = [vec![0x03, 0x40], sets.clone(), vec![0x20, 0, 0x0d, 0, 0x0b]].concat();
-    add("loops over 100 locals", fill(1, 99, &body(&piece)));
-    // br_table with as many targets as there may be, to 100 nested blocks.
+    add("nested loops over 100 locals", Fill::of(&sets).locals(99).most(1).around(&[0x03, 0x40].repeat(depth), &close));
+    let piece = [&[0x03, 0x40][..], &sets, &[0x20, 0, 0x0d, 0, 0x0b]].concat();
+    add("loops over 100 locals", Fill::of(&piece).locals(99));
     let table = |targets: u64| {
         let labels: Vec<u8> = (0..targets).map(|i| (i % 100) as u8).collect();
         [vec![0x20, 0, 0x0e], leb(targets), labels, vec![0]].concat()
     };
-    let big = [[0x02, 0x40].repeat(100), table(bounds::BRANCH_TABLE), vec![0x0b; 100]].concat();
-    add("branch tables", fill(1, 0, &big));
-    let over_locals = [[0x02, 0x40].repeat(100), table(bounds::BRANCH_TABLE), [&[0x0b][..], &[0x20, 1, 0x41, 1, 0x6a, 0x21, 2]].concat().repeat(100)].concat();
-    add("branch tables over locals", fill(1, 200, &over_locals));
-    let several = [[0x02, 0x40].repeat(100), [table(1024), vec![0x0b]].concat().repeat(4), vec![0x0b; 96]].concat();
-    add("several branch tables", fill(1, 0, &several));
-    // select and if with results
-    add("selects", fill(1, 0, &body(&[0x20, 0, 0x20, 0, 0x20, 0, 0x1b, 0x21, 0])));
-    let ifs = [0x20, 0, 0x04, 0x7f, 0x20, 0, 0x05, 0x41, 1, 0x0b, 0x21, 0];
-    add("ifs with results", fill(1, 0, &repeated(&ifs, bounds::BLOCKS - 2)));
-    let early = [0x20, 0, 0x04, 0x40, 0x0f, 0x0b];
-    add("early returns", fill(1, 0, &repeated(&early, bounds::BLOCKS - 2)));
+    let big = table(bounds::BRANCH_TABLE);
+    add("branch tables", Fill::of(&[0x01]).most(1).around(&[&[0x02, 0x40].repeat(100)[..], &big].concat(), &[0x0b; 100]));
+    let arms = [0x0b, 0x20, 1, 0x41, 1, 0x6a, 0x21, 2].repeat(100);
+    add("branch tables over 200 locals", Fill::of(&[0x01]).locals(200).most(1).around(&[&[0x02, 0x40].repeat(100)[..], &big].concat(), &arms));
+    let one = [&[0x02, 0x40].repeat(100)[..], &table(100), &[0x0b; 100]].concat();
+    add("several branch tables", Fill::of(&one));
     list
 }
 
@@ -192,23 +200,24 @@ fn nasty() -> Vec<(&'static str, Vec<u8>)> {
 fn the_worst_module_compiles_in_time_and_heap() {
     let mut over = Vec::new();
     // Fuel adds code to every block, epochs to every loop and function; the worse one counts.
+    let nasty = nasty();
     for metering in [Metering::Epoch, Metering::Fuel] {
         let engine = Engine::new(metering).unwrap();
         println!("\n{:<42} {:>8} {:>9} {:>9} {:>9} {:>9}", format!("{metering:?}"), "bytes", "admit ms", "total ms", "heap KiB", "code KiB");
-        for (name, module) in nasty() {
-            let bytes: Arc<[u8]> = module.into();
+        for (name, module) in &nasty {
+            let bytes: Arc<[u8]> = module.as_slice().into();
             let start = Instant::now();
             admit(&bytes).unwrap_or_else(|e| panic!("{name}: {e}"));
             let admitted = start.elapsed();
             let hash = PartHash::of(&bytes);
             let work = Work::Compile { engine: engine.clone(), hash, module: bytes.clone() };
             let job = Job::new(JobId(0), work);
-            let base = USED.load(Relaxed);
-            PEAK.store(base, Relaxed);
+            HEAP.reset_peak_usage();
+            let base = HEAP.current_usage();
             // On a small stack: the platform's compiling thread has no more.
             let thread = std::thread::Builder::new().stack_size(1 << 20);
             let (done, time) = thread.spawn(move || (job.run(), processor_time())).unwrap().join().unwrap();
-            let heap = PEAK.load(Relaxed) - base;
+            let heap = HEAP.peak_usage() - base;
             let Done::Compiled(result) = done.result else { panic!("{name}") };
             let code = result.unwrap_or_else(|e| panic!("{name}: {e}"));
             println!(
@@ -219,10 +228,10 @@ fn the_worst_module_compiles_in_time_and_heap() {
                 heap >> 10,
                 code.size() >> 10
             );
-            if time >= TIME || heap >= HEAP {
-                over.push(name);
+            if time >= TIME || heap >= MEMORY {
+                over.push(*name);
             }
         }
     }
-    assert!(over.is_empty(), "over {TIME:?} or {HEAP} bytes: {over:?}");
+    assert!(over.is_empty(), "over {TIME:?} or {MEMORY} bytes: {over:?}");
 }

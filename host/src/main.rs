@@ -24,7 +24,7 @@ struct Arguments {
     /// The node's configuration (TOML); - reads standard input
     #[arg(long, value_name = "FILE")]
     config: PathBuf,
-    /// What a link is made of; one for each [[link]] of the configuration, in its order:
+    /// What a link is made of; one for each link of the configuration, in its order:
     /// unix:LOCAL,REMOTE (datagram sockets), udp:LOCAL,REMOTE (ADDRESS:PORT each), or packet:IFNAME (a
     /// network interface, with CAP_NET_RAW)
     #[arg(long = "link", value_name = "SPEC")]

@@ -31,6 +31,12 @@ pub fn seal_loader() -> Result<(), String> {
         .map_err(|_| "the loader's text is not mapped".to_owned())
 }
 
+/// When the loader was entered and when it was done, by the time-stamp counter.
+pub fn loader_times() -> Option<(u64, u64)> {
+    let (entered, done) = region("BEES_LOADED")?;
+    Some((entered as u64, done as u64))
+}
+
 /// `start:size` in a variable that the loader set.
 fn region(name: &str) -> Option<(usize, usize)> {
     let value = env::var(name).ok()?;

@@ -74,7 +74,7 @@ impl Random {
             sources.push(*source);
         }
         while let Some(index) = devices.iter().position(|d| d.kind == DeviceType::EntropySource) {
-            if let Some(bytes) = ask(devices.swap_remove(index), clock) {
+            if let Some(bytes) = ask(devices.remove(index), clock) {
                 pool.update(bytes);
                 sources.push(Source::Virtio);
             }

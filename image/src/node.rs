@@ -8,6 +8,7 @@ use ee::{Engine, JobDone, Metering, Node, Platform};
 use nodeos::buf::Buf;
 use nodeos::link::{LinkId, Mac};
 
+use crate::boot;
 use crate::Machine;
 use crate::interrupt::Watchdog;
 use crate::jobs::Worker;
@@ -35,6 +36,10 @@ pub fn run(machine: Machine, mut config: NodeConfig) -> Result<std::convert::Inf
         buffers: pool,
     };
     let mut node = Node::new(&config, platform, clock.now()).map_err(|e| e.to_string())?;
+    if let Some((entered, done)) = boot::loader_times() {
+        let (entered, done, node) = (clock.micros(entered), clock.micros(done), clock.since_reset());
+        console.line(format_args!("loader {entered} us, kernel {done} us, node {node} us after reset"));
+    }
     console.line(format_args!("ready, {} ms after reset", clock.since_reset() / 1000));
     loop {
         for (link, nic) in (0..).map(LinkId).zip(&mut nics) {
@@ -63,7 +68,7 @@ pub fn run(machine: Machine, mut config: NodeConfig) -> Result<std::convert::Inf
 }
 
 /// Sends what `next` gives until the card's ring is full; the frame that had no room is the first next time.
-fn send(nic: &mut Nic, refused: &mut Option<Buf>, mut next: impl FnMut() -> Option<Buf>) {
+pub fn send(nic: &mut Nic, refused: &mut Option<Buf>, mut next: impl FnMut() -> Option<Buf>) {
     nic.reap();
     while let Some(frame) = refused.take().or_else(&mut next) {
         if let Err(frame) = nic.transmit(frame) {

@@ -445,7 +445,7 @@ mod tests {
             ("not the address of one NIC", "[[link]]\nname='x'\nmac='ff:ff:ff:ff:ff:ff'"),
             ("gateway is not another", "[[link]]\nname='x'\naddress='10.0.0.1/24'\ngateway='10.0.1.1'"),
             ("not that of a host", "[[link]]\nname='x'\naddress='224.0.0.1/24'"),
-            ("no link of that name", "[[neighbor]]\nname='b'\nlink='x'\nmac='02:00:00:00:00:01'"),
+            ("there is no link \"x\"", "[[neighbor]]\nname='b'\nlink='x'\nmac='02:00:00:00:00:01'"),
             ("no IP address", "[[link]]\nname='x'\n[[neighbor]]\nname='b'\nlink='x'\nudp='10.0.0.1:1'"),
             (
                 "no gateway",

@@ -21,8 +21,12 @@ const PATIENCE: Duration = Duration::from_secs(60);
 pub struct Stages {
     /// QEMU until its machine is switched on.
     pub qemu: f64,
-    /// Firmware, loader and kernel: from reset to the node's first instruction.
-    pub until_node: f64,
+    /// Firmware: from reset to the loader's first instruction.
+    pub firmware: f64,
+    /// The loader.
+    pub loader: f64,
+    /// The kernel, to the node's first instruction.
+    pub kernel: f64,
     /// The node: its configuration, devices, entropy, engine.
     pub node: f64,
     /// All of it: from the start of the process to "ready" on the console.
@@ -36,7 +40,9 @@ pub fn run(image: &Image, runs: usize) -> Result<Stages> {
     let middle = |stage: fn(&Stages) -> f64| median(boots.iter().map(stage).collect());
     let stages = Stages {
         qemu: middle(|s| s.qemu),
-        until_node: middle(|s| s.until_node),
+        firmware: middle(|s| s.firmware),
+        loader: middle(|s| s.loader),
+        kernel: middle(|s| s.kernel),
         node: middle(|s| s.node),
         total: middle(|s| s.total),
     };
@@ -46,17 +52,35 @@ pub fn run(image: &Image, runs: usize) -> Result<Stages> {
 
 fn boot(image: &Image, configuration: &str) -> Result<Stages> {
     let mut machine = Machine::start(image, configuration, MEMORY, &[MAC])?;
-    let (total, line) = machine.wait_for("] ready", PATIENCE)?;
-    let (node, until_node) = parse(&line).with_context(|| format!("not understood: {line}"))?;
+    let (_, loaded) = machine.wait_for("] loader ", PATIENCE)?;
+    let (total, ready) = machine.wait_for("] ready", PATIENCE)?;
+    let [loader, kernel, node] = parse_loaded(&loaded).with_context(|| format!("not understood: {loaded}"))?;
+    let since_node = parse_time(&ready).with_context(|| format!("not understood: {ready}"))?;
     let total = total.as_secs_f64() * 1e3;
-    Ok(Stages { qemu: total - until_node - node, until_node, node, total })
+    Ok(Stages {
+        qemu: total - node - since_node,
+        firmware: loader,
+        loader: kernel - loader,
+        kernel: node - kernel,
+        node: since_node,
+        total,
+    })
 }
 
-/// Reads `[ seconds] ready, N ms after reset`: milliseconds since the node's start, and from reset to it.
-fn parse(line: &str) -> Option<(f64, f64)> {
-    let (seconds, text) = line.trim_start().strip_prefix('[')?.split_once(']')?;
-    let after = text.trim().strip_prefix("ready, ")?.split_whitespace().next()?;
-    Some((seconds.trim().parse::<f64>().ok()? * 1e3, after.parse().ok()?))
+/// Reads `[ seconds] ...`: milliseconds since the node's start.
+fn parse_time(line: &str) -> Option<f64> {
+    let (seconds, _) = line.trim_start().strip_prefix('[')?.split_once(']')?;
+    Some(seconds.trim().parse::<f64>().ok()? * 1e3)
+}
+
+/// Reads `[...] loader A us, kernel B us, node C us after reset`: when each began, in milliseconds.
+fn parse_loaded(line: &str) -> Option<[f64; 3]> {
+    let (_, text) = line.split_once(']')?;
+    let mut begins = text.trim().split(", ").zip(["loader ", "kernel ", "node "]).map(|(part, name)| {
+        let number = part.strip_prefix(name)?.split(' ').next()?;
+        Some(number.parse::<f64>().ok()? / 1e3)
+    });
+    Some([begins.next()??, begins.next()??, begins.next()??])
 }
 
 /// The stages as text.
@@ -64,7 +88,9 @@ pub fn table(stages: &Stages) -> Table {
     let mut table = Table::new(&[("stage", Align::Left), ("ms", Align::Right)]);
     let rows = [
         ("QEMU, until the machine is on", stages.qemu),
-        ("firmware, loader, kernel", stages.until_node),
+        ("firmware", stages.firmware),
+        ("loader", stages.loader),
+        ("kernel", stages.kernel),
         ("node, until it is ready", stages.node),
         ("all", stages.total),
     ];
@@ -79,9 +105,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_ready_line_is_read() {
-        assert_eq!(parse("[    0.031500] ready, 120 ms after reset"), Some((31.5, 120.0)));
-        assert_eq!(parse("[    0.031500] node a on hermit"), None);
-        assert_eq!(parse("ready"), None);
+    fn the_consoles_lines_are_read() {
+        let line = "[    0.031500] loader 92000 us, kernel 101500 us, node 140000 us after reset";
+        assert_eq!(parse_loaded(line), Some([92.0, 101.5, 140.0]));
+        assert_eq!(parse_time(line), Some(31.5));
+        assert_eq!(parse_loaded("[    0.031500] node a on hermit"), None);
+        assert_eq!(parse_time("ready"), None);
     }
 }

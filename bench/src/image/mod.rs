@@ -26,6 +26,9 @@ pub struct Options {
     /// Payload sizes of the relay, in bytes
     #[arg(long, value_delimiter = ',', default_values_t = [0, 64, 512, 1400])]
     pub payload: Vec<usize>,
+    /// Relays to compare
+    #[arg(long, value_enum, value_delimiter = ',', default_values_t = relay::Row::ALL)]
+    pub rows: Vec<relay::Row>,
     /// Length of one trial of the relay, in seconds
     #[arg(long, default_value_t = 2.0)]
     pub seconds: f64,

@@ -31,13 +31,18 @@ const MEMORY: u32 = 128;
 const PATIENCE: Duration = Duration::from_secs(60);
 
 /// A relay on the image.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Row {
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum Row {
+    /// NodeOS: in-channel to out-channel, native code.
     Native,
+    /// The full node.
     Bees,
 }
 
 impl Row {
+    /// Both.
+    pub const ALL: [Self; 2] = [Self::Native, Self::Bees];
+
     fn name(self) -> &'static str {
         match self {
             Self::Native => "NodeOS, native (image)",
@@ -51,18 +56,18 @@ impl Row {
             ("next", "out", NEXT_MAC),
         ]);
         match self {
-            // The platform's self-test of that name relays from each link to the last neighbor.
-            Self::Native => format!("selftest = \"relay-nodeos\"\n{node}"),
+            // A self-test of the platform: `docs/boot.md`.
+            Self::Native => format!("selftest = \"relay-nodeos\"\nnext = \"{NEXT_MAC}\"\n"),
             Self::Bees => node,
         }
     }
 }
 
-/// Measures both rows.
+/// Measures the rows.
 pub fn run(image: &Image, options: &Options) -> Result<Vec<Figure>> {
     let mut figures = Vec::new();
     for &payload in &options.payload {
-        for row in [Row::Native, Row::Bees] {
+        for &row in &options.rows {
             figures.push(measure(image, row, payload, options)?);
         }
     }

@@ -45,10 +45,10 @@ pub fn inject(remote: &mut Remote, bundle: &Bundle, patience: Duration) -> Resul
 /// What a flow is doing, for people.
 pub fn state_text(state: &FlowState) -> String {
     match state {
-        FlowState::Tuple => "waits for its tuple".into(),
-        FlowState::Judging => "is being judged".into(),
-        FlowState::Download => "downloads its parts".into(),
-        FlowState::Compile => "is being compiled".into(),
+        FlowState::Tuple => "waiting for its tuple".into(),
+        FlowState::Judging => "being judged".into(),
+        FlowState::Download => "downloading its parts".into(),
+        FlowState::Compile => "being compiled".into(),
         FlowState::Running => "running".into(),
         FlowState::Ended(why) => format!("ended: {why}"),
     }

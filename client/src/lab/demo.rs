@@ -199,7 +199,10 @@ impl Stage {
                     return Err(failure(Code::TimedOut, format!("{} did not come to an end", flow.name)));
                 }
                 Received::Closed => {
-                    return Err(failure(Code::Failed, format!("{} closed the session", flow.name)));
+                    let now = Remote::login(&target)?.find_flow(&flow.hash.to_string())?;
+                    let state = inject::state_text(&now.state);
+                    let text = format!("{} closed the session; at {node} it is {state}", flow.name);
+                    return Err(failure(Code::Failed, text));
                 }
             }
         }

@@ -12,6 +12,8 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use authagent::keys::SigningKey;
+use nodeos::config::TeamConfig;
+use nodeos::units::Time;
 use sim::lab::{GATEWAY, GATEWAY_MAC, Keys, Lab, NodePlan, Plan};
 
 use super::process::Process;
@@ -105,7 +107,7 @@ enum Backend {
 
 impl<'a> Deployment<'a> {
     /// Makes keys, configurations and folders, or finds those of the first deployment.
-    fn prepare(folder: &'a Folder, text: &str, lab: Lab, options: &Options) -> Result<Self> {
+    fn prepare(folder: &'a Folder, text: &str, mut lab: Lab, options: &Options) -> Result<Self> {
         let before = folder.state()?;
         if before.is_some() {
             let same = fs::read_to_string(folder.path("lab.toml")).is_ok_and(|t| t == text);
@@ -121,6 +123,7 @@ impl<'a> Deployment<'a> {
         }
         let kept = before.as_ref().and_then(|s| s.accel);
         let backend = Backend::find(options, kept, folder)?;
+        backend.allow_for_translation(&mut lab);
         let identities = lab.nodes.iter().map(|n| folder.key(&format!("{}.key", n.name)));
         let identities = identities.collect::<Result<Vec<SigningKey>>>()?;
         let keys = Keys {
@@ -314,6 +317,15 @@ impl<'a> Deployment<'a> {
 }
 
 impl Backend {
+    /// Under translation the first run of guest code costs milliseconds, because QEMU translates it then:
+    /// where the lab file says nothing, events get ten times the usual deadline.
+    fn allow_for_translation(&self, lab: &mut Lab) {
+        let usual = TeamConfig::default().event;
+        if matches!(self, Self::Qemu { accel: Accel::Tcg, .. }) && lab.defaults.team.event == usual {
+            lab.defaults.team.event = Time(usual.0 * 10);
+        }
+    }
+
     fn find(options: &Options, kept: Option<Accel>, lab: &Folder) -> Result<Self> {
         match options.kind {
             Kind::Hosted => {

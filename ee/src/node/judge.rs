@@ -14,6 +14,7 @@ use wire::system::{DOWNLOAD, REQUEST, TRANSLATION, UNKNOWN, agent_id, download_i
 use wire::tuple::{Provider, Tuple};
 
 use super::{End, Node};
+use crate::admit;
 use crate::counters::Count;
 use crate::flow::{Source, Stage, tuple_bytes};
 use crate::job::Work;
@@ -223,6 +224,10 @@ impl Node {
 /// Whether this release and this grant let the tuple in.
 fn admissible(tuple: &Tuple, grant: &Grant) -> Result<(), (Erred, String)> {
     for (at, protocol) in tuple.body.protocols.iter().enumerate() {
+        if u64::from(protocol.code.len) > admit::bounds::MODULE {
+            let (len, most) = (protocol.code.len, admit::bounds::MODULE);
+            return Err((Erred::Principal, format!("a module of {len} bytes, {most} are admitted")));
+        }
         for companion in &protocol.companions {
             match &companion.provider {
                 // Every flow has these; naming them is harmless.

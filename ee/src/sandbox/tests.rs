@@ -978,3 +978,33 @@ fn without_packet_buffers_a_timer_still_runs() {
     drop(taken);
     assert!(b.account.used() < (1 << 20) - BLOCK as u64);
 }
+
+proptest::proptest! {
+    #![proptest_config(proptest::prelude::ProptestConfig { cases: 500, ..Default::default() })]
+
+    /// Whatever became of the module, its team starts or does not, and gives everything back.
+    #[test]
+    fn changed_modules_harm_nobody(
+        edits in proptest::collection::vec((0u8..8, proptest::prelude::any::<proptest::sample::Index>()), 1..5)
+    ) {
+        let text = module(&on_capsule(&say(&["(call $capsule_len (local.get $c))", "(local.get $from)"])));
+        let mut bytes = wat::parse_str(text).unwrap();
+        for (bit, at) in edits {
+            let at = at.index(bytes.len());
+            bytes[at] ^= 1 << bit;
+        }
+        let engine = engine(Metering::Fuel);
+        if let Ok(code) = engine.compile(wire::id::PartHash::of(&bytes), &bytes) {
+            let (account, buffers) = (Account::root(1 << 20), BufPool::new(8));
+            let setup = setup(engine, &account, buffers.clone(), |s| s.budget.event = Duration::from_millis(5));
+            if let Ok(mut sandbox) = Sandbox::start(engine, &Arc::new(code), setup, NOW) {
+                sandbox.deliver(NOW, Event::Boot);
+                let packet = buffers.copy_of(b"xyz").unwrap();
+                sandbox.deliver(NOW, Event::Capsule { kind: 0, from: Some(NeighborId(5)), packet });
+                sandbox.deliver(NOW, Event::Stop);
+            }
+            proptest::prop_assert_eq!((account.used(), buffers.lent()), (0, 0));
+            proptest::prop_assert!(account.peak() <= 1 << 20);
+        }
+    }
+}

@@ -144,3 +144,23 @@ pub fn answer(name: u8, constant: u8, number: u32) -> Vec<u8> {
     packet.extend(number.to_le_bytes());
     packet
 }
+
+/// The same flow with a module that is `bytes` longer: of bytes that do not compress.
+pub fn big(flow: Flow, bytes: usize) -> Flow {
+    let mut module = flow.module;
+    // A custom section: 0, its length, a name of one byte, contents (WebAssembly core specification, 5.5.3).
+    let mut random = super::Random::new(bytes as u64);
+    let mut section = vec![1, b'x'];
+    section.extend((0..bytes).map(|_| (random.number() >> 40) as u8));
+    module.push(0);
+    let mut len = section.len();
+    while len >= 0x80 {
+        module.push(len as u8 | 0x80);
+        len >>= 7;
+    }
+    module.push(len as u8);
+    module.extend(section);
+    let mut tuple = Tuple::decode(&flow.tuple).unwrap();
+    tuple.body.protocols[0].code = Part::of(&module).unwrap();
+    Flow { tuple: tuple.encode(), module }
+}

@@ -487,3 +487,32 @@ fn station(config: &NodeConfig, peers: Vec<Option<(usize, LinkId)>>, buffers: us
     let node = Node::new(config, platform.clone(), at(0)).unwrap();
     Station { node, buffers: platform.buffers, peers, down: false, wake: None }
 }
+
+/// Numbers that look random and are the same in every run (xorshift64*).
+#[derive(Debug, Clone)]
+pub struct Random(u64);
+
+impl Random {
+    /// A sequence for this seed.
+    pub fn new(seed: u64) -> Self {
+        Self(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1)
+    }
+
+    /// The next number.
+    pub fn number(&mut self) -> u64 {
+        self.0 ^= self.0 >> 12;
+        self.0 ^= self.0 << 25;
+        self.0 ^= self.0 >> 27;
+        self.0.wrapping_mul(0x2545_f491_4f6c_dd1d)
+    }
+
+    /// A number below `bound`, which is above 0.
+    pub fn below(&mut self, bound: usize) -> usize {
+        ((u128::from(self.number()) * bound as u128) >> 64) as usize
+    }
+
+    /// An array of bytes.
+    pub fn bytes<const N: usize>(&mut self) -> [u8; N] {
+        std::array::from_fn(|_| (self.number() >> 40) as u8)
+    }
+}

@@ -70,6 +70,7 @@ extern "C" fn main(information: usize, magic: u32) -> ! {
 }
 
 fn boot(information: usize, magic: u32) -> Result<core::convert::Infallible, String> {
+    let entered = cpu::tsc();
     let calibration = tsc::Calibration::start();
     // Safety: the address comes from the boot loader, memory is still mapped as it was.
     let information = unsafe { Information::read(information, magic) }?;
@@ -77,7 +78,7 @@ fn boot(information: usize, magic: u32) -> Result<core::convert::Infallible, Str
     let image = place::load(&plan)?;
 
     let khz = calibration.finish();
-    let arguments = arguments(&information, &plan, khz);
+    let arguments = arguments(&information, &plan, khz, entered);
     let tree = fdt::build(&information, &arguments);
     paging::protect(&image, plan.modules_end, &information)?;
 
@@ -111,11 +112,12 @@ fn boot(information: usize, magic: u32) -> Result<core::convert::Infallible, Str
 }
 
 /// The kernel's arguments: what the user gave, where the modules are, how fast the clock is.
-fn arguments(information: &Information, plan: &place::Plan, khz: u32) -> String {
+fn arguments(information: &Information, plan: &place::Plan, khz: u32, entered: u64) -> String {
     let (text, text_end) = paging::own_text();
     let mut extra = format!(
-        " env=BEES_TSC_KHZ={khz} env=BEES_LOADER={text:#x}:{:#x} env=BEES_MODULES={}",
+        " env=BEES_TSC_KHZ={khz} env=BEES_LOADER={text:#x}:{:#x} env=BEES_LOADED={entered}:{} env=BEES_MODULES={}",
         text_end - text,
+        cpu::tsc(),
         plan.modules.len()
     );
     // Without it the kernel measures for itself, which takes 40 ms. It knows whole MHz only.

@@ -14,6 +14,7 @@ mod wasm;
 use std::env;
 use std::fmt::Display;
 
+use nodeos::link::Mac;
 use serde::Deserialize;
 
 use crate::{Machine, exit};
@@ -26,6 +27,9 @@ pub struct Options {
     /// How long tests run that could go on for ever.
     #[serde(default)]
     seconds: Option<u64>,
+    /// The neighbor that a relay hands capsules on to.
+    #[serde(default)]
+    next: Option<Mac>,
 }
 
 type Test = fn(&mut Machine, &Options) -> Result<(), String>;
@@ -57,6 +61,7 @@ const TESTS: &[(&str, Test)] = &[
     ("idle", net::idle),
     ("relay", net::relay),
     ("relay-busy", net::relay_busy),
+    ("relay-nodeos", net::relay_nodeos),
 ];
 
 /// Runs the test that the arguments or the configuration name, and ends the machine. Returns when

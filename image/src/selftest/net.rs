@@ -2,6 +2,12 @@
 
 use std::time::Duration;
 
+use nodeos::buf::Buf;
+use nodeos::channel::{Address, OutChannel};
+use nodeos::config::LinkConfig;
+use nodeos::ip::StreamLimits;
+use nodeos::link::{LinkId, Mac};
+use nodeos::net::Net;
 use nodeos::platform::Instant;
 
 use super::wasm::{BIG, engine};
@@ -41,6 +47,46 @@ pub fn relay_busy(machine: &mut Machine, options: &Options) -> Result<(), String
 }
 
 type Compiler = Worker<Result<usize, String>>;
+
+/// Hands capsules on with NodeOS alone: from the in-channel of each card to one out-channel, the neighbor
+/// `next` of the configuration on the last card. The measure for what the execution environment adds.
+pub fn relay_nodeos(machine: &mut Machine, options: &Options) -> Result<(), String> {
+    let next = options.next.ok_or("the configuration does not say who is next")?;
+    let end: Option<Instant> = options.seconds.map(|s| machine.clock.mono() + Duration::from_secs(s));
+    let link = |(number, nic): (usize, &Nic)| LinkConfig {
+        queue: 1024,
+        ..LinkConfig::new(&number.to_string(), Mac(nic.mac()))
+    };
+    let links: Vec<LinkConfig> = machine.nics.iter().enumerate().map(link).collect();
+    let net = Net::new(&links, machine.pool.clone(), 0, StreamLimits::default());
+    let mut net = net.map_err(|error| error.to_string())?;
+    let last = u16::try_from(links.len()).ok().and_then(|n| n.checked_sub(1)).ok_or("there is no network card")?;
+    let out = OutChannel { link: LinkId(last), to: Address::Ethernet(next) };
+    let mut refused: Vec<Option<Buf>> = links.iter().map(|_| None).collect();
+    machine.console.line(format_args!("ready"));
+    while end.is_none_or(|end| machine.clock.mono() < end) {
+        let mut moved = 0;
+        for (link, nic) in (0..).map(LinkId).zip(&mut machine.nics) {
+            for frame in std::iter::from_fn(|| nic.receive()).take(BURST) {
+                moved += 1;
+                let now = machine.clock.mono();
+                if let Some(received) = net.frame(now, link, frame) {
+                    // A full queue has counted the drop.
+                    let _ = net.send(now, &out, received.packet);
+                }
+            }
+        }
+        let now = machine.clock.mono();
+        net.poll(now);
+        for ((link, nic), refused) in (0..).map(LinkId).zip(&mut machine.nics).zip(&mut refused) {
+            crate::node::send(nic, refused, || net.transmit(now, link));
+        }
+        if moved == 0 {
+            machine.idle.wait(&mut machine.nics, &machine.clock, end, false);
+        }
+    }
+    Ok(())
+}
 
 fn relay_until_stopped(
     machine: &mut Machine,

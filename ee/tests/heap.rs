@@ -1,0 +1,177 @@
+//! What sandboxes take from the heap: what they are charged bounds it, all of it comes back, and relaying
+//! a capsule takes nothing.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use ee::job::{Done, Job, JobId, Work};
+use ee::sandbox::{Effect, Event, NeighborId, NeighborRef, Sandbox, Setup};
+use ee::{Engine, Metering};
+use nodeos::account::Account;
+use nodeos::buf::BufPool;
+use nodeos::link::LinkId;
+use nodeos::platform::{Instant, Interrupter, Meter, Now};
+use nodeos::team::Budget;
+use peak_alloc::PeakAlloc;
+use wire::grant::Grant;
+use wire::id::{PartHash, TupleHash};
+use wire::limits::{Limits, Operation};
+use wire::tuple::{
+    Body, CapsuleType, Credentials, Events, Part, Protocol, Request, Tuple, VERSION, Validity,
+};
+
+#[global_allocator]
+static HEAP: PeakAlloc = PeakAlloc;
+
+struct Still;
+
+impl Meter for Still {
+    fn count(&self) -> u64 {
+        0
+    }
+    fn per_micro(&self) -> u64 {
+        1000
+    }
+}
+
+impl Interrupter for Still {
+    fn arm(&self, _: Duration) {}
+    fn disarm(&self) {}
+}
+
+/// Counts the capsules in its first bytes and passes each on to `c`.
+const RELAY: &str = r#"(module
+    (import "bees" "cap_lookup" (func $lookup (param i32 i32) (result i32)))
+    (import "bees" "capsule_write" (func $write (param i32 i32 i32 i32) (result i32)))
+    (import "bees" "capsule_send" (func $send (param i32 i32 i32) (result i32)))
+    (memory (export "memory") 1 2)
+    (global (export "bees_abi") i32 (i32.const 1))
+    (global (export "bees_inbox") i32 (i32.const 0))
+    (global $to (mut i32) (i32.const 0))
+    (data (i32.const 100) "neighbor/c")
+    (func (export "on_boot") (param i32)
+        (global.set $to (call $lookup (i32.const 100) (i32.const 10))))
+    (func (export "on_capsule") (param $c i32) (param $kind i32) (param $len i32) (param $from i32)
+        (i32.store (i32.const 0) (i32.add (i32.load (i32.const 0)) (i32.const 1)))
+        (if (call $write (local.get $c) (i32.const 0) (i32.const 0) (i32.const 4)) (then unreachable))
+        (if (call $send (local.get $c) (global.get $to) (i32.const 0)) (then unreachable))))"#;
+
+fn setup(account: &Account, buffers: &BufPool) -> Setup {
+    let kind = CapsuleType {
+        name: "Relay".into(),
+        limits: Limits::NONE.with(Operation::Sends, 1),
+        derives: vec![],
+    };
+    let main = Protocol {
+        name: "relay".into(),
+        code: Part::of(b"-").unwrap(),
+        data: vec![],
+        capsules: vec![kind],
+        events: Events::default(),
+        session: false,
+        params: vec![],
+        companions: vec![],
+    };
+    let body = Body {
+        version: VERSION,
+        nonce: [0; 16],
+        protocols: vec![main],
+        request: Request::default(),
+        validity: Validity::default(),
+        replaces: None,
+        extensions: vec![],
+    };
+    let neighbor = |id, name: &str| NeighborRef {
+        id: NeighborId(id),
+        name: name.into(),
+        link: LinkId(id),
+        max_payload: 1400,
+        overhead: 38,
+    };
+    Setup {
+        tuple: Arc::new(Tuple { body, credentials: Credentials::None }),
+        hash: TupleHash([1; 32]),
+        grant: Grant::everything(Default::default(), vec![]),
+        budget: Budget {
+            memory: 1 << 20,
+            event: Duration::from_millis(2),
+            rate: 1 << 40,
+            burst: 1 << 30,
+            queue: 64,
+            timers: 64,
+            cache_entries: 1024,
+            sessions: 8,
+            shares: 100,
+        },
+        account: account.clone(),
+        node_name: "b".into(),
+        buffers: buffers.clone(),
+        neighbors: vec![neighbor(0, "a"), neighbor(1, "c")],
+        links: 2,
+        data: vec![],
+        meter: Arc::new(Still),
+        interrupter: Arc::new(Still),
+        seed: Some([5; 32]),
+    }
+}
+
+fn now(at: u64) -> Now {
+    Now::mono(Instant(at))
+}
+
+/// One test, because all threads of a process share the heap that is measured.
+#[test]
+fn the_heap_is_accounted_for() {
+    let engine = Engine::new(Metering::Epoch).unwrap();
+    let module: Arc<[u8]> = wat::parse_str(RELAY).unwrap().into();
+    let compile = || {
+        let work = Work::Compile { engine: engine.clone(), hash: PartHash::of(&module), module: module.clone() };
+        match Job::new(JobId(0), work).run().result {
+            Done::Compiled(code) => code.unwrap(),
+            Done::Verified { .. } => panic!("a compilation was asked for"),
+        }
+    };
+    // What is made once, at the first compilation and the first call, is not counted.
+    let account = Account::root(8 << 20);
+    let buffers = BufPool::new(8);
+    drop(buffers.take());
+    let warm = compile();
+    drop(Sandbox::start(&engine, &warm, setup(&account, &buffers), now(0)).unwrap());
+
+    let before = HEAP.current_usage();
+    let code = compile();
+    let compiled = HEAP.current_usage() - before;
+    println!("compiled module: {compiled} bytes of heap, {} charged", code.size());
+    // The image itself may lie outside of the heap (mmap), and is part of the charge.
+    assert!(compiled as u64 <= code.size(), "{compiled} bytes, {} charged", code.size());
+
+    let before = HEAP.current_usage();
+    let given = setup(&account, &buffers);
+    let mut sandbox = Sandbox::start(&engine, &code, given, now(0)).unwrap();
+    let taken = HEAP.current_usage() - before;
+    let (linear, charged) = (sandbox.stats().linear, account.used());
+    let own = charged - linear - code.size();
+    println!("sandbox: {taken} bytes of heap, {own} charged beside {linear} of memory and the code");
+    assert!(taken as u64 <= own + linear, "{taken} bytes");
+
+    assert_eq!(sandbox.deliver(now(0), Event::Boot).end, Ok(()));
+    let relay = |sandbox: &mut Sandbox, n: u64| {
+        let packet = buffers.copy_of(b"some payload").unwrap();
+        let event = Event::Capsule { kind: 0, from: Some(NeighborId(0)), packet };
+        assert_eq!(sandbox.deliver(now(n), event).end, Ok(()));
+        let mut effects = sandbox.effects();
+        assert!(matches!(effects.next(), Some(Effect::Send { to: NeighborId(1), kind: 0, .. })));
+        assert!(effects.next().is_none());
+    };
+    (0..10).for_each(|n| relay(&mut sandbox, n));
+    for n in 10..1000 {
+        HEAP.reset_peak_usage();
+        let before = HEAP.current_usage();
+        relay(&mut sandbox, n);
+        assert_eq!((HEAP.peak_usage(), HEAP.current_usage()), (before, before), "capsule {n} took heap");
+    }
+
+    drop(sandbox);
+    assert_eq!(account.used(), 0);
+    assert!(HEAP.current_usage() <= before, "{} bytes are lost", HEAP.current_usage() - before);
+}
