@@ -118,7 +118,9 @@ fn a_guest_that_traps_on_a_capsule_takes_nobody_along() {
 /// A flow that its operator stopped stays away, even if its guest fails while it is being stopped.
 #[test]
 fn what_the_operator_stops_stays_away_until_injected() {
-    for handlers in ["", "(func (export \"on_stop\") (unreachable))", "(func (export \"on_stop\") (loop $l (br $l)))"] {
+    for handlers in
+        ["", "(func (export \"on_stop\") (unreachable))", "(func (export \"on_stop\") (loop $l (br $l)))"]
+    {
         let mut world = World::line(2);
         let send = r#"(func (export "on_session") (param $c i32) (param $s i32) (param $what i32) (param $len i32)
             (drop (call $capsule_multicast (local.get $c) (call $cap_lookup (i32.const 64) (i32.const 12)) (i32.const 0))))"#;
@@ -212,7 +214,9 @@ fn a_thousand_ends_give_every_byte_back() {
             // What it said to the other node may have started it there once more.
             world.run(20 * MILLI);
             for node in [0, 1] {
-                let Answer::Flows(page) = world.control(node, Request::FlowShow { from: 0 }) else { panic!() };
+                let Answer::Flows(page) = world.control(node, Request::FlowShow { from: 0 }) else {
+                    panic!()
+                };
                 for info in page.items.iter().filter(|f| !matches!(f.state, FlowState::Ended(_))) {
                     world.stop(node, info.hash, true);
                 }
@@ -240,7 +244,10 @@ fn a_flow_that_ends_while_it_waits_leaves_no_job() {
         }
         let tuple = flow.tuple.clone();
         assert_eq!(node.control(now, "admin", Request::FlowInject { tuple }), Answer::Injected(flow.hash()));
-        assert_eq!(node.control(now, "admin", Request::FlowStop { flow: flow.hash(), kill: true }), Answer::Done);
+        assert_eq!(
+            node.control(now, "admin", Request::FlowStop { flow: flow.hash(), kill: true }),
+            Answer::Done
+        );
     }
     assert!(world.stations[0].node.job().is_none());
     assert_eq!(world.holds(0), empty);
@@ -256,13 +263,18 @@ fn the_injection_door() {
     };
     let inject = |tuple: Vec<u8>| Request::FlowInject { tuple };
     let good = ask("good", 1);
-    for garbage in [vec![], vec![0; 10], good.tuple[1..].to_vec(), [&good.tuple[..], &[0]].concat(), vec![9; 20_000]] {
+    for garbage in
+        [vec![], vec![0; 10], good.tuple[1..].to_vec(), [&good.tuple[..], &[0]].concat(), vec![9; 20_000]]
+    {
         assert_eq!(error(world.control(0, inject(garbage))).0, Erred::Operator);
     }
     // A tuple whose module was not put before.
     assert_eq!(world.control(0, inject(good.tuple.clone())), Answer::Injected(good.hash()));
     let why = world.why(0, good.hash());
-    assert!(why.starts_with("operator: part") && why.ends_with("was not put before the flow was injected"), "{why}");
+    assert!(
+        why.starts_with("operator: part") && why.ends_with("was not put before the flow was injected"),
+        "{why}"
+    );
     assert_eq!(world.holds(0), empty);
     // Twice the same.
     let hash = world.start(0, &good);
@@ -273,7 +285,14 @@ fn the_injection_door() {
     // Parts that are not what they are said to be.
     let part = PartHash::of(b"abc");
     let put = |total, offset, bytes: &[u8]| Request::PartPut { part, total, offset, bytes: bytes.to_vec() };
-    for bad in [put(3, 0, b"abd"), put(0, 0, b""), put(3, 1, b"bc"), put(3, 2, b"cd"), put(u32::MAX, 0, b"a"), put(9, u32::MAX, b"abc")] {
+    for bad in [
+        put(3, 0, b"abd"),
+        put(0, 0, b""),
+        put(3, 1, b"bc"),
+        put(3, 2, b"cd"),
+        put(u32::MAX, 0, b"a"),
+        put(9, u32::MAX, b"abc"),
+    ] {
         assert_eq!(error(world.control(0, bad)).0, Erred::Operator);
     }
     assert_eq!(error(world.stop(0, hash, true)).0, Erred::Operator);
@@ -287,7 +306,8 @@ fn the_injection_door() {
         why
     };
     let module = &good.module;
-    let late = flow("late", module.clone(), |b| b.validity = Validity { from: None, until: Some(common::WALL - 1) });
+    let late =
+        flow("late", module.clone(), |b| b.validity = Validity { from: None, until: Some(common::WALL - 1) });
     assert!(refused(&mut world, late).starts_with("principal:"));
     let hungry = flow("hungry", module.clone(), |b| b.request.budgets.memory = Some(1000));
     assert!(refused(&mut world, hungry).contains("memory"));
@@ -301,7 +321,10 @@ fn the_injection_door() {
     let tuple = Tuple::decode(&good.tuple).unwrap();
     let mut long = tuple.clone();
     long.body.protocols[0].code.len = 1 << 20;
-    assert_eq!(world.control(0, inject(long.encode())), Answer::Injected(guest::Flow { tuple: long.encode(), module: vec![] }.hash()));
+    assert_eq!(
+        world.control(0, inject(long.encode())),
+        Answer::Injected(guest::Flow { tuple: long.encode(), module: vec![] }.hash())
+    );
     assert_eq!(world.holds(0), empty);
     // No more than the table holds.
     for n in 0..4 {
@@ -439,13 +462,16 @@ fn timers_survive_a_full_queue() {
 /// More flows than the operator's client can read at once: the list comes in pages that fit a message.
 #[test]
 fn lists_fit_their_messages() {
-    let mut world = World::line_with(1, Options { node: "flows = 100\nmemory = \"64M\"", ..Options::default() });
+    let mut world =
+        World::line_with(1, Options { node: "flows = 100\nmemory = \"64M\"", ..Options::default() });
     let module = guest::module("");
     for n in 0..70 {
         let privilege = |i: u32| wire::tuple::Privilege { name: format!("{i:064}"), optional: true };
         world.inject(
             0,
-            &flow(&format!("{n:064}"), module.clone(), |b| b.request.privileges = (0..32).map(privilege).collect()),
+            &flow(&format!("{n:064}"), module.clone(), |b| {
+                b.request.privileges = (0..32).map(privilege).collect()
+            }),
         );
     }
     world.run(SECOND);
@@ -462,7 +488,14 @@ fn lists_fit_their_messages() {
         }
     }
     assert_eq!(seen, 70);
-    for request in [Request::NodeShow, Request::LinkShow, Request::NeighborShow, Request::ProtocolShow, Request::Log { from: 0 }, Request::TeamShow { from: 0 }] {
+    for request in [
+        Request::NodeShow,
+        Request::LinkShow,
+        Request::NeighborShow,
+        Request::ProtocolShow,
+        Request::Log { from: 0 },
+        Request::TeamShow { from: 0 },
+    ] {
         let answer = world.control(0, request);
         assert!(wire::control::encode(&answer).len() <= wire::control::MAX_MESSAGE);
     }

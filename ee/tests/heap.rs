@@ -57,11 +57,8 @@ const RELAY: &str = r#"(module
         (if (call $send (local.get $c) (global.get $to) (i32.const 0)) (then unreachable))))"#;
 
 fn setup(account: &Account, buffers: &BufPool) -> Setup {
-    let kind = CapsuleType {
-        name: "Relay".into(),
-        limits: Limits::NONE.with(Operation::Sends, 1),
-        derives: vec![],
-    };
+    let kind =
+        CapsuleType { name: "Relay".into(), limits: Limits::NONE.with(Operation::Sends, 1), derives: vec![] };
     let main = Protocol {
         name: "relay".into(),
         code: Part::of(b"-").unwrap(),
@@ -125,7 +122,8 @@ fn the_heap_is_accounted_for() {
     let engine = Engine::new(Metering::Epoch).unwrap();
     let module: Arc<[u8]> = wat::parse_str(RELAY).unwrap().into();
     let compile = || {
-        let work = Work::Compile { engine: engine.clone(), hash: PartHash::of(&module), module: module.clone() };
+        let work =
+            Work::Compile { engine: engine.clone(), hash: PartHash::of(&module), module: module.clone() };
         match Job::new(JobId(0), work).run().result {
             Done::Compiled(code) => code.unwrap(),
             Done::Verified { .. } => panic!("a compilation was asked for"),

@@ -70,10 +70,16 @@ fn what_is_not_admitted_is_named() {
     let inbox = "(global (export \"bees_inbox\") i32 (i32.const 65473))";
     assert_eq!(export(&format!("{memory})")), "bees_abi");
     assert_eq!(export(&format!("{memory} (global (export \"bees_abi\") i32 (i32.const 2)))")), "bees_abi");
-    assert_eq!(export(&format!("{memory} (global (export \"bees_abi\") (mut i32) (i32.const 1)))")), "bees_abi");
+    assert_eq!(
+        export(&format!("{memory} (global (export \"bees_abi\") (mut i32) (i32.const 1)))")),
+        "bees_abi"
+    );
     assert_eq!(export(&format!("{memory} (func (export \"bees_abi_1\")) {inbox})")), "bees_inbox");
     assert_eq!(refusal(&with("(func $s) (start $s)")), Refusal::Has("a start function"));
-    assert_eq!(refusal("(module (memory (export \"memory\") 1))"), Refusal::Has("a memory without a maximum"));
+    assert_eq!(
+        refusal("(module (memory (export \"memory\") 1))"),
+        Refusal::Has("a memory without a maximum")
+    );
 }
 
 #[test]
@@ -119,7 +125,10 @@ fn every_bound_is_kept() {
     assert_eq!(bound(&format!("(func {})", n("nop ", bounds::BODY))), "bytes of a function");
     assert_eq!(bound(&format!("(func (local {}))", n("i32 ", bounds::LOCALS + 1))), "locals");
     assert_eq!(bound(&format!("(func (param {}))", n("i32 ", bounds::ARITY + 1))), "parameters");
-    assert_eq!(bound(&format!("(func {} {})", n("block ", bounds::DEPTH), n("end ", bounds::DEPTH))), "nested blocks");
+    assert_eq!(
+        bound(&format!("(func {} {})", n("block ", bounds::DEPTH), n("end ", bounds::DEPTH))),
+        "nested blocks"
+    );
     assert_eq!(bound(&format!("(func {})", n("block end ", bounds::BLOCKS))), "blocks");
     assert_eq!(
         bound(&format!("(func (local {}) {})", n("i32 ", 200), n("block end ", 1000))),
@@ -129,7 +138,9 @@ fn every_bound_is_kept() {
     assert_eq!(bound("(table 1 1 funcref) (table 1 1 funcref)"), "tables");
     assert_eq!(bound(&n("(global i32 (i32.const 0))", bounds::GLOBALS)), "globals");
     assert_eq!(bound(&n("(data (i32.const 0) \"\")", bounds::DATA_SEGMENTS + 1)), "data segments");
-    let many: String = (0..bounds::TYPES + 1).map(|i| format!("(type (func (param {})))", ["i32 ", "i64 "][i as usize % 2])).collect();
+    let many: String = (0..bounds::TYPES + 1)
+        .map(|i| format!("(type (func (param {})))", ["i32 ", "i64 "][i as usize % 2]))
+        .collect();
     assert_eq!(bound(&many), "types");
     let table = format!("(func (br_table {} (i32.const 0)))", n("0 ", bounds::BRANCH_TABLE + 2));
     assert_eq!(bound(&table), "targets of a branch table");

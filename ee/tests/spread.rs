@@ -12,8 +12,8 @@ use common::{Fate, Frame, World};
 use wire::control::FlowState;
 use wire::id::{CapsuleId, Path, TupleHash};
 use wire::system::{
-    DownloadRequest, DownloadResponse, REQUEST, RESPONSE, Translation, TranslationResponse, decode, download_id,
-    encode, translation_id,
+    DownloadRequest, DownloadResponse, REQUEST, RESPONSE, Translation, TranslationResponse, decode,
+    download_id, encode, translation_id,
 };
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -89,7 +89,10 @@ fn a_part_with_a_flipped_bit_is_refused_and_fetched_anew_later() {
     let (hash, session) = set_going(&mut world, &flow);
     world.run(SECOND);
     let why = world.why(2, hash);
-    assert!(why.starts_with("peer: part") && why.ends_with("does not have the hashes that the tuple names"), "{why}");
+    assert!(
+        why.starts_with("peer: part") && why.ends_with("does not have the hashes that the tuple names"),
+        "{why}"
+    );
     assert_eq!((world.count(2, "peer_bad_parts"), world.count(2, "flows_started")), (1, 0));
     assert_eq!(world.holds(2), empty);
     // Its identifiers are not asked for at once.
@@ -150,13 +153,41 @@ fn a_translation_that_names_the_wrong_flow_is_refused() {
 #[test]
 fn false_paths_kinds_and_lengths_are_refused() {
     type Lie = fn(&mut Translation);
-    let path: Lie = |t| if let Translation::Known { path, .. } = t { *path = Path(vec![0]) };
-    let kind: Lie = |t| if let Translation::Known { kind, .. } = t { *kind = 1 };
-    let coupled: Lie = |t| if let Translation::Known { coupled, .. } = t { *coupled = vec![[1; 32]] };
-    let long: Lie = |t| if let Translation::Known { tuple_len, .. } = t { *tuple_len += 1 };
-    let short: Lie = |t| if let Translation::Known { tuple_len, .. } = t { *tuple_len = 1 };
-    let none: Lie = |t| if let Translation::Known { tuple_len, .. } = t { *tuple_len = 0 };
-    let huge: Lie = |t| if let Translation::Known { tuple_len, .. } = t { *tuple_len = u32::MAX };
+    let path: Lie = |t| {
+        if let Translation::Known { path, .. } = t {
+            *path = Path(vec![0])
+        }
+    };
+    let kind: Lie = |t| {
+        if let Translation::Known { kind, .. } = t {
+            *kind = 1
+        }
+    };
+    let coupled: Lie = |t| {
+        if let Translation::Known { coupled, .. } = t {
+            *coupled = vec![[1; 32]]
+        }
+    };
+    let long: Lie = |t| {
+        if let Translation::Known { tuple_len, .. } = t {
+            *tuple_len += 1
+        }
+    };
+    let short: Lie = |t| {
+        if let Translation::Known { tuple_len, .. } = t {
+            *tuple_len = 1
+        }
+    };
+    let none: Lie = |t| {
+        if let Translation::Known { tuple_len, .. } = t {
+            *tuple_len = 0
+        }
+    };
+    let huge: Lie = |t| {
+        if let Translation::Known { tuple_len, .. } = t {
+            *tuple_len = u32::MAX
+        }
+    };
     let lies = [
         (path, "peer_false_translations"),
         (kind, "peer_false_translations"),
@@ -200,7 +231,11 @@ fn answers_that_nobody_asked_for_change_nothing() {
     for (id, payload) in [
         (
             translation_id(RESPONSE),
-            encode(&TranslationResponse { nonce: 1, unknown: CapsuleId([1; 16]), answer: Translation::Unknown }),
+            encode(&TranslationResponse {
+                nonce: 1,
+                unknown: CapsuleId([1; 16]),
+                answer: Translation::Unknown,
+            }),
         ),
         (
             download_id(RESPONSE, &hash, None),
@@ -231,7 +266,8 @@ fn lost_chunks_are_asked_for_again() {
         let (mut seen, mut random) = (std::collections::HashSet::new(), common::Random::new(5));
         world.tap(move |frame| {
             let Some((id, payload)) = frame.capsule() else { return Fate::Pass };
-            let system = id == translation_id(REQUEST) || id == translation_id(RESPONSE) || payload.len() > 20;
+            let system =
+                id == translation_id(REQUEST) || id == translation_id(RESPONSE) || payload.len() > 20;
             let lost = match every {
                 0 => seen.insert((frame.to, id)),
                 n => random.below(10) < n && system,
@@ -388,7 +424,8 @@ fn a_refused_identifier_is_not_asked_for_again_at_once() {
     let requests = Rc::new(RefCell::new(0));
     let count = requests.clone();
     world.tap(move |frame| {
-        *count.borrow_mut() += u32::from(frame.capsule().is_some_and(|(id, _)| id == translation_id(REQUEST)));
+        *count.borrow_mut() +=
+            u32::from(frame.capsule().is_some_and(|(id, _)| id == translation_id(REQUEST)));
         Fate::Pass
     });
     let mut frame = [2, 0, 0, 0, 0, 1, 2, 0, 0, 0, 0, 0, 0x88, 0xb5].to_vec();
@@ -417,7 +454,8 @@ fn crumbs_are_not_collected() {
     let seen = nonce.clone();
     world.tap(move |frame| {
         let Some((found, payload)) = frame.capsule() else { return Fate::Pass };
-        if found == download_id(REQUEST, &flow.hash(), Some(&flow.part())) && frame.to == 1 && frame.from == 2 {
+        if found == download_id(REQUEST, &flow.hash(), Some(&flow.part())) && frame.to == 1 && frame.from == 2
+        {
             *seen.borrow_mut() = decode::<DownloadRequest>(payload).map(|r| r.nonce);
             return Fate::Lose;
         }
@@ -435,5 +473,8 @@ fn crumbs_are_not_collected() {
         world.hand(2, frame.link, &frame.bytes);
     }
     assert_eq!(world.state(2, hash), Some(FlowState::Download));
-    assert!(world.count(2, "peer_unasked_answers") > u64::from(total) / 2 - 100, "all but a few were ignored");
+    assert!(
+        world.count(2, "peer_unasked_answers") > u64::from(total) / 2 - 100,
+        "all but a few were ignored"
+    );
 }

@@ -21,7 +21,8 @@ const MEMORY: usize = 32 << 20;
 
 /// What this thread has used of a processor, whoever else is at work on the machine.
 fn processor_time() -> Duration {
-    let stat = std::fs::read_to_string("/proc/thread-self/schedstat").expect("Linux says how long a thread ran");
+    let stat =
+        std::fs::read_to_string("/proc/thread-self/schedstat").expect("Linux says how long a thread ran");
     Duration::from_nanos(stat.split(' ').next().and_then(|n| n.parse().ok()).expect("a number comes first"))
 }
 
@@ -70,7 +71,14 @@ fn module(params: usize, locals: u64, bodies: &[Vec<u8>]) -> Vec<u8> {
         section(3, &vector(&vec![vec![0]; bodies.len()])),
         section(4, &vector(&[table])),
         section(5, &vector(&[vec![1, 1, 4]])),
-        section(6, &vector(&[vec![0x7f, 0, 0x41, 1, 0x0b], vec![0x7f, 0, 0x41, 0, 0x0b], vec![0x7f, 1, 0x41, 0, 0x0b]])),
+        section(
+            6,
+            &vector(&[
+                vec![0x7f, 0, 0x41, 1, 0x0b],
+                vec![0x7f, 0, 0x41, 0, 0x0b],
+                vec![0x7f, 1, 0x41, 0, 0x0b],
+            ]),
+        ),
         section(7, &vector(&exports)),
         section(10, &vector(&code)),
     ]
@@ -91,7 +99,14 @@ struct Fill {
 impl Fill {
     /// Repeats `piece`, which leaves nothing on the stack; local 0 is a parameter whose last value is used.
     fn of(piece: &[u8]) -> Self {
-        Self { params: 1, locals: 0, before: vec![], piece: piece.to_vec(), after: vec![0x20, 0, 0x24, 2], most: u64::MAX }
+        Self {
+            params: 1,
+            locals: 0,
+            before: vec![],
+            piece: piece.to_vec(),
+            after: vec![0x20, 0, 0x24, 2],
+            most: u64::MAX,
+        }
     }
 
     fn locals(mut self, locals: u64) -> Self {
@@ -160,7 +175,12 @@ fn nasty() -> Vec<(&'static str, Vec<u8>)> {
     add("loops one after the other", Fill::of(&[0x03, 0x40, 0x20, 0, 0x0d, 0, 0x0b]));
     // Many values at once, which all live to the end.
     let deep = 1500;
-    add("values on the stack", Fill::of(&[0x20, 0, 0x28, 2, 0]).most(1).around(&[0x20, 0, 0x69].repeat(deep), &[&[0x6a; 1500][..], &[0x21, 0]].concat()));
+    add(
+        "values on the stack",
+        Fill::of(&[0x20, 0, 0x28, 2, 0])
+            .most(1)
+            .around(&[0x20, 0, 0x69].repeat(deep), &[&[0x6a; 1500][..], &[0x21, 0]].concat()),
+    );
     // Each local is set in the arm of a condition: a value that joins after every one of them.
     for (plain, looped, locals) in [
         ("conditions over 30 locals", "the same in a loop (30)", 30u8),
@@ -177,10 +197,16 @@ fn nasty() -> Vec<(&'static str, Vec<u8>)> {
     }
     let depth = bounds::DEPTH as usize - 2;
     let close = [0x20, 0, 0x0d, 0, 0x0b].repeat(depth);
-    add("nested blocks", Fill::of(&[0x01]).most(1).around(&[0x02, 0x40].repeat(depth), &[0x0b].repeat(depth)));
+    add(
+        "nested blocks",
+        Fill::of(&[0x01]).most(1).around(&[0x02, 0x40].repeat(depth), &[0x0b].repeat(depth)),
+    );
     add("nested loops", Fill::of(&[0x01]).most(1).around(&[0x03, 0x40].repeat(depth), &close));
     let sets: Vec<u8> = (0..100u8).flat_map(|i| [0x20, i, 0x41, 1, 0x6a, 0x21, (i + 1) % 100]).collect();
-    add("nested loops over 100 locals", Fill::of(&sets).locals(99).most(1).around(&[0x03, 0x40].repeat(depth), &close));
+    add(
+        "nested loops over 100 locals",
+        Fill::of(&sets).locals(99).most(1).around(&[0x03, 0x40].repeat(depth), &close),
+    );
     let piece = [&[0x03, 0x40][..], &sets, &[0x20, 0, 0x0d, 0, 0x0b]].concat();
     add("loops over 100 locals", Fill::of(&piece).locals(99));
     let table = |targets: u64| {
@@ -188,9 +214,15 @@ fn nasty() -> Vec<(&'static str, Vec<u8>)> {
         [vec![0x20, 0, 0x0e], leb(targets), labels, vec![0]].concat()
     };
     let big = table(bounds::BRANCH_TABLE);
-    add("branch tables", Fill::of(&[0x01]).most(1).around(&[&[0x02, 0x40].repeat(100)[..], &big].concat(), &[0x0b; 100]));
+    add(
+        "branch tables",
+        Fill::of(&[0x01]).most(1).around(&[&[0x02, 0x40].repeat(100)[..], &big].concat(), &[0x0b; 100]),
+    );
     let arms = [0x0b, 0x20, 1, 0x41, 1, 0x6a, 0x21, 2].repeat(100);
-    add("branch tables over 200 locals", Fill::of(&[0x01]).locals(200).most(1).around(&[&[0x02, 0x40].repeat(100)[..], &big].concat(), &arms));
+    add(
+        "branch tables over 200 locals",
+        Fill::of(&[0x01]).locals(200).most(1).around(&[&[0x02, 0x40].repeat(100)[..], &big].concat(), &arms),
+    );
     let one = [&[0x02, 0x40].repeat(100)[..], &table(100), &[0x0b; 100]].concat();
     add("several branch tables", Fill::of(&one));
     list
@@ -203,7 +235,15 @@ fn the_worst_module_compiles_in_time_and_heap() {
     let nasty = nasty();
     for metering in [Metering::Epoch, Metering::Fuel] {
         let engine = Engine::new(metering).unwrap();
-        println!("\n{:<42} {:>8} {:>9} {:>9} {:>9} {:>9}", format!("{metering:?}"), "bytes", "admit ms", "total ms", "heap KiB", "code KiB");
+        println!(
+            "\n{:<42} {:>8} {:>9} {:>9} {:>9} {:>9}",
+            format!("{metering:?}"),
+            "bytes",
+            "admit ms",
+            "total ms",
+            "heap KiB",
+            "code KiB"
+        );
         for (name, module) in &nasty {
             let bytes: Arc<[u8]> = module.as_slice().into();
             let start = Instant::now();

@@ -8,8 +8,8 @@ use ee::{Engine, JobDone, Metering, Node, Platform};
 use nodeos::buf::Buf;
 use nodeos::link::{LinkId, Mac};
 
-use crate::boot;
 use crate::Machine;
+use crate::boot;
 use crate::interrupt::Watchdog;
 use crate::jobs::Worker;
 use crate::meter::Cycles;

@@ -54,7 +54,8 @@ fn boot(image: &Image, configuration: &str) -> Result<Stages> {
     let mut machine = Machine::start(image, configuration, MEMORY, &[MAC])?;
     let (_, loaded) = machine.wait_for("] loader ", PATIENCE)?;
     let (total, ready) = machine.wait_for("] ready", PATIENCE)?;
-    let [loader, kernel, node] = parse_loaded(&loaded).with_context(|| format!("not understood: {loaded}"))?;
+    let [loader, kernel, node] =
+        parse_loaded(&loaded).with_context(|| format!("not understood: {loaded}"))?;
     let since_node = parse_time(&ready).with_context(|| format!("not understood: {ready}"))?;
     let total = total.as_secs_f64() * 1e3;
     Ok(Stages {

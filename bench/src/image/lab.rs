@@ -153,13 +153,12 @@ pub fn download(tools: &Tools, runs: usize) -> Result<Vec<Hops>> {
         let folder = Scratch::new("download")?;
         let reports = (0..runs.max(1)).map(|_| tools.demo(place, None, &folder.file("")));
         let reports = reports.collect::<Result<Vec<_>>>()?;
-        let first = reports.first().and_then(|r| r["flows"].as_object()).context("the report has no flows")?;
+        let first =
+            reports.first().and_then(|r| r["flows"].as_object()).context("the report has no flows")?;
         for node in first.keys() {
             let arrivals: Vec<&Value> = reports.iter().filter_map(|r| arrival(&r["flows"][node])).collect();
             ensure!(arrivals.len() == reports.len(), "{node} did not have the flow every time");
-            let middle = |key: &str| {
-                median(arrivals.iter().filter_map(|a| a[key].as_f64()).collect()) / 1e3
-            };
+            let middle = |key: &str| median(arrivals.iter().filter_map(|a| a[key].as_f64()).collect()) / 1e3;
             let bytes = arrivals[0]["bytes"].as_u64().unwrap_or(0);
             let stages = STAGES.iter().map(|(name, key)| (*name, middle(key))).collect();
             hops.push(Hops { place, node: node.clone(), bytes, stages });

@@ -110,7 +110,9 @@ impl Machine {
                     }
                     self.said.push(line);
                 }
-                Err(RecvTimeoutError::Timeout) => bail!("the image does not say {text:?}:\n{}", self.last_words()),
+                Err(RecvTimeoutError::Timeout) => {
+                    bail!("the image does not say {text:?}:\n{}", self.last_words())
+                }
                 Err(RecvTimeoutError::Disconnected) => bail!("the image ended:\n{}", self.last_words()),
             }
         }

@@ -96,7 +96,9 @@ pub fn run(options: &Options) -> Result<Report> {
             Part::Boot => report.boot = Some(boot::run(&image()?, options.runs)?),
             Part::Size => report.size = Some(size::run(&image()?)?),
             Part::Memory => report.memory = Some(lab::memory(&lab::Tools::find(options)?, options.runs)?),
-            Part::Download => report.download = Some(lab::download(&lab::Tools::find(options)?, options.runs)?),
+            Part::Download => {
+                report.download = Some(lab::download(&lab::Tools::find(options)?, options.runs)?)
+            }
         }
     }
     Ok(report)

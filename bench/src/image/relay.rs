@@ -51,10 +51,11 @@ impl Row {
     }
 
     fn configuration(self) -> String {
-        let node = node_configuration("relay", &[("in", IN_MAC), ("out", OUT_MAC)], &[
-            ("source", "in", SOURCE_MAC),
-            ("next", "out", NEXT_MAC),
-        ]);
+        let node = node_configuration(
+            "relay",
+            &[("in", IN_MAC), ("out", OUT_MAC)],
+            &[("source", "in", SOURCE_MAC), ("next", "out", NEXT_MAC)],
+        );
         match self {
             // A self-test of the platform: `docs/boot.md`.
             Self::Native => format!("selftest = \"relay-nodeos\"\nnext = \"{NEXT_MAC}\"\n"),

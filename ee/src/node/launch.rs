@@ -24,10 +24,8 @@ impl Node {
         let Some(flow) = self.flows.get_mut(handle) else { return };
         let (Some(data), Some(Some(module))) = (&flow.tuple, flow.parts.first()) else { return };
         let (hash, module) = (data.tuple.main().code.sha256, module.bytes.clone());
-        if matches!(flow.stage, Stage::Download { .. }) {
-            flow.arrival.download_us = now.mono.since(flow.since).as_micros() as u64;
-            flow.since = now.mono;
-        }
+        flow.arrival.download_us = now.mono.since(flow.since).as_micros() as u64;
+        flow.since = now.mono;
         if let Some(code) = self.cache.get(&hash) {
             return self.start(now, handle, code);
         }

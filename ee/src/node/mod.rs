@@ -149,7 +149,8 @@ impl Node {
         // Nonces are seen by others, so they share no seed with the rest.
         let mut seed = [0; 24];
         let healthy = platform.entropy.fill(&mut seed).is_ok();
-        let [a, b, c] = [0, 8, 16].map(|at| u64::from_le_bytes(seed[at..at + 8].try_into().expect("eight bytes")));
+        let [a, b, c] =
+            [0, 8, 16].map(|at| u64::from_le_bytes(seed[at..at + 8].try_into().expect("eight bytes")));
         let budget = Budget { memory: config.node.memory.0, ..config.team.budget() };
         let net = Net::new(&config.links, platform.buffers.clone(), a, StreamLimits::default())
             .map_err(|e| bad(e.0))?;

@@ -169,11 +169,26 @@ const LIES: [(&str, &str); 19] = [
     ("lie-read", "(call $capsule_read (local.get $c) (i32.const 0) (i32.const -1) (i32.const 2))"),
     ("lie-write", "(call $capsule_write (local.get $c) (i32.const 0) (i32.const 65535) (i32.const 2))"),
     ("lie-lookup", "(call $cap_lookup (i32.const 0) (i32.const -1))"),
-    ("lie-name", "(call $cap_name (call $cap_lookup (i32.const 64) (i32.const 12)) (i32.const 65536) (i32.const 1))"),
-    ("lie-list", "(call $neighborhood_list (call $cap_lookup (i32.const 64) (i32.const 12)) (i32.const 65533) (i32.const 1))"),
-    ("lie-list-count", "(call $neighborhood_list (call $cap_lookup (i32.const 64) (i32.const 12)) (i32.const 0) (i32.const 0x40000001))"),
-    ("lie-put-key", "(call $cache_put (i32.const -4) (i32.const 4) (i32.const 0) (i32.const 1) (i32.const 1))"),
-    ("lie-put-value", "(call $cache_put (i32.const 0) (i32.const 4) (i32.const 1) (i32.const 65536) (i32.const 1))"),
+    (
+        "lie-name",
+        "(call $cap_name (call $cap_lookup (i32.const 64) (i32.const 12)) (i32.const 65536) (i32.const 1))",
+    ),
+    (
+        "lie-list",
+        "(call $neighborhood_list (call $cap_lookup (i32.const 64) (i32.const 12)) (i32.const 65533) (i32.const 1))",
+    ),
+    (
+        "lie-list-count",
+        "(call $neighborhood_list (call $cap_lookup (i32.const 64) (i32.const 12)) (i32.const 0) (i32.const 0x40000001))",
+    ),
+    (
+        "lie-put-key",
+        "(call $cache_put (i32.const -4) (i32.const 4) (i32.const 0) (i32.const 1) (i32.const 1))",
+    ),
+    (
+        "lie-put-value",
+        "(call $cache_put (i32.const 0) (i32.const 4) (i32.const 1) (i32.const 65536) (i32.const 1))",
+    ),
     ("lie-get", "(call $cache_get (i32.const 65535) (i32.const 4) (i32.const 1) (i32.const 1))"),
     ("lie-refresh", "(call $cache_refresh (i32.const 65535) (i32.const 4) (i32.const 1))"),
     ("lie-remove", "(call $cache_remove (i32.const 65535) (i32.const 4))"),

@@ -60,7 +60,8 @@ pub fn relay_nodeos(machine: &mut Machine, options: &Options) -> Result<(), Stri
     let links: Vec<LinkConfig> = machine.nics.iter().enumerate().map(link).collect();
     let net = Net::new(&links, machine.pool.clone(), 0, StreamLimits::default());
     let mut net = net.map_err(|error| error.to_string())?;
-    let last = u16::try_from(links.len()).ok().and_then(|n| n.checked_sub(1)).ok_or("there is no network card")?;
+    let last =
+        u16::try_from(links.len()).ok().and_then(|n| n.checked_sub(1)).ok_or("there is no network card")?;
     let out = OutChannel { link: LinkId(last), to: Address::Ethernet(next) };
     let mut refused: Vec<Option<Buf>> = links.iter().map(|_| None).collect();
     machine.console.line(format_args!("ready"));
