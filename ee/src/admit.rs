@@ -51,7 +51,7 @@ pub mod bounds {
     /// Targets of one branch table.
     pub const BRANCH_TABLE: u64 = 1024;
     /// Work for the compiler in one function, as [`weight`](super::weight) counts it: bounds the heap.
-    pub const FUNCTION_WEIGHT: u64 = 24_000;
+    pub const FUNCTION_WEIGHT: u64 = 16_000;
     /// Work for the compiler in all functions: bounds the time.
     pub const MODULE_WEIGHT: u64 = 160_000;
     /// Locals times blocks of all functions.
@@ -415,7 +415,7 @@ pub fn weight(op: &Operator<'_>) -> u64 {
         | O::I64TruncF32U
         | O::I64TruncF64S
         | O::I64TruncF64U => 32,
-        O::Loop { .. } => 24,
+        O::Loop { .. } | O::MemoryGrow { .. } => 24,
         O::I32DivS
         | O::I32DivU
         | O::I32RemS
@@ -434,7 +434,7 @@ pub fn weight(op: &Operator<'_>) -> u64 {
         | O::I64TruncSatF64U => 8,
         O::BrTable { targets } => 8 + u64::from(targets.len()) / 2,
         O::If { .. } | O::Else | O::Br { .. } | O::BrIf { .. } | O::Return | O::Unreachable => 8,
-        O::Call { .. } | O::MemoryGrow { .. } => 4,
+        O::Call { .. } => 4,
         O::I32Load { .. }
         | O::I64Load { .. }
         | O::F32Load { .. }

@@ -96,3 +96,45 @@ impl CodeCache {
         Arc::strong_count(code) == 1
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::engine::{Engine, Metering};
+
+    fn code(engine: &Engine, n: u8) -> Arc<Code> {
+        let text = format!(
+            r#"(module (memory (export "memory") 1 1) (global (export "bees_abi") i32 (i32.const 1))
+                (global (export "bees_inbox") i32 (i32.const {n})))"#
+        );
+        let module = wat::parse_str(text).unwrap();
+        Arc::new(engine.compile(PartHash::of(&[n]), &module).unwrap())
+    }
+
+    #[test]
+    fn the_least_recently_used_goes_and_what_is_used_stays() {
+        let engine = Engine::new(Metering::Epoch).unwrap();
+        let hash = |n: u8| PartHash::of(&[n]);
+        let size = code(&engine, 0).size();
+        let mut cache = CodeCache::new(2 * size);
+        cache.insert(code(&engine, 1)).unwrap();
+        cache.insert(code(&engine, 2)).unwrap();
+        cache.get(&hash(1)).unwrap();
+        cache.insert(code(&engine, 3)).unwrap();
+        assert!(cache.get(&hash(2)).is_none());
+        assert_eq!((cache.used(), cache.iter().count()), (2 * size, 2));
+        // The same again changes nothing.
+        cache.insert(code(&engine, 3)).unwrap();
+        assert_eq!(cache.used(), 2 * size);
+
+        let (one, three) = (cache.get(&hash(1)).unwrap(), cache.get(&hash(3)).unwrap());
+        assert_eq!(cache.insert(code(&engine, 4)), Err(CacheFull { wanted: size, left: 0 }));
+        drop(one);
+        cache.insert(code(&engine, 4)).unwrap();
+        assert!(cache.get(&hash(1)).is_none());
+        assert_eq!(cache.get(&hash(3)).map(|c| c.hash()), Some(three.hash()));
+        drop(three);
+        cache.clear_unused();
+        assert_eq!((cache.used(), cache.iter().count()), (0, 0));
+    }
+}

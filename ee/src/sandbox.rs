@@ -286,17 +286,22 @@ pub struct SandboxStats {
 
 /// One team's code and state.
 pub struct Sandbox {
-    store: Store<TeamState>,
+    run: Running,
     /// In the order of [`TeamState::instances`].
     instances: Vec<Protocol>,
-    interrupter: Arc<dyn Interrupter>,
-    event: Duration,
     budget: Budget,
-    calls: u64,
     ended: bool,
     /// The compiled module may go only after the store.
     _code: Arc<Code>,
     _charge: Charge,
+}
+
+/// The store, and what bounds a call into it; apart from the handlers, so that calling one copies nothing.
+struct Running {
+    store: Store<TeamState>,
+    interrupter: Arc<dyn Interrupter>,
+    event: Duration,
+    calls: u64,
 }
 
 /// One protocol's instance.
@@ -361,12 +366,9 @@ impl Sandbox {
         store.data_mut().instances[0].memory = Some(memory);
         let inbox = code.admitted().inbox as usize;
         Ok(Self {
-            store,
+            run: Running { store, interrupter, event: budget.event, calls: 0 },
             instances: vec![Protocol { memory, inbox, handlers, events }],
-            interrupter,
-            event: budget.event,
             budget,
-            calls: 0,
             ended: false,
             _code: code.clone(),
             _charge: charge,
@@ -378,7 +380,7 @@ impl Sandbox {
         if self.ended {
             return Outcome { units: 0, end: Err(GuestFault::Ended), refused: Refused::default() };
         }
-        let state = self.store.data_mut();
+        let state = self.run.store.data_mut();
         state.now = now;
         state.refused = Refused::default();
         if state.effects.is_empty() {
@@ -386,7 +388,7 @@ impl Sandbox {
         }
         let before = state.effects.len();
         let result = self.handle(event);
-        let state = self.store.data_mut();
+        let state = self.run.store.data_mut();
         state.objects.clear();
         state.refused.memory =
             state.refused.memory.saturating_add(std::mem::take(&mut state.limiter.refused));
@@ -404,7 +406,7 @@ impl Sandbox {
 
     /// Takes out what the guest wants done, in order.
     pub fn effects(&mut self) -> impl Iterator<Item = Effect> + '_ {
-        let state = self.store.data_mut();
+        let state = self.run.store.data_mut();
         state.lent.shrink(u64::MAX);
         state.effects.drain(..)
     }
@@ -415,7 +417,7 @@ impl Sandbox {
             return None;
         }
         let asked = self.instances[0].handlers.expiry.is_some();
-        let state = self.store.data_mut();
+        let state = self.run.store.data_mut();
         while let Some(soft) = &mut state.soft
             && let Some(entry) = soft.due(now.mono)
         {
@@ -432,31 +434,31 @@ impl Sandbox {
         if self.ended {
             return None;
         }
-        let state = self.store.data();
+        let state = self.run.store.data();
         let expiry = state.soft.as_ref().and_then(|s| s.deadline());
         [expiry, state.timers.deadline()].into_iter().flatten().min()
     }
 
     /// Revokes every capability for a neighbor.
     pub fn neighbor_gone(&mut self, id: NeighborId) {
-        self.store.data_mut().neighbors.gone(id);
+        self.run.store.data_mut().neighbors.gone(id);
     }
 
     /// What the team holds.
     pub fn stats(&self) -> SandboxStats {
-        let state = self.store.data();
+        let state = self.run.store.data();
         SandboxStats {
-            linear: self.instances.iter().map(|i| i.memory.data_size(&self.store) as u64).sum(),
+            linear: self.instances.iter().map(|i| i.memory.data_size(&self.run.store) as u64).sum(),
             timers: state.timers.len() as u32,
             cache_entries: state.soft.as_ref().map_or(0, |s| s.len() as u32),
             sessions: state.sessions.len() as u32,
-            calls: self.calls,
+            calls: self.run.calls,
         }
     }
 
     /// How much of each bounded resource is in use, and the bound: for the team policy.
     pub fn usage(&self) -> [(Resource, u64, u64); 4] {
-        let (state, stats) = (self.store.data(), self.stats());
+        let (state, stats) = (self.run.store.data(), self.stats());
         [
             (Resource::Memory, state.account.used(), state.account.limit()),
             (Resource::Timers, stats.timers.into(), self.budget.timers.into()),
@@ -473,58 +475,62 @@ impl Sandbox {
     fn handle(&mut self, event: Event) -> Result<u64, (u64, GuestFault)> {
         match event {
             Event::Boot => {
-                let Some(f) = self.instances[0].handlers.boot.clone() else { return Ok(0) };
-                let capsule = self.fresh(self.instances[0].events.boot);
-                self.call(&f, capsule).map(|(units, ())| units)
+                let main = &self.instances[0];
+                let Some(f) = &main.handlers.boot else { return Ok(0) };
+                let capsule = self.run.fresh(main.events.boot);
+                self.run.call(f, capsule).map(|(units, ())| units)
             }
             Event::Capsule { kind, from, packet } => self.capsule(kind, from, packet),
             Event::Timer(fired) => {
-                let Some(f) = self.instances[0].handlers.timer.clone() else { return Ok(0) };
-                if !self.store.data().timers.is_wanted(&fired) {
+                let main = &self.instances[0];
+                let Some(f) = &main.handlers.timer else { return Ok(0) };
+                if !self.run.store.data().timers.is_wanted(&fired) {
                     return Ok(0);
                 }
-                let capsule = self.fresh(self.instances[0].events.timer);
-                self.call(&f, (capsule, abi::number_of(fired.timer), fired.token)).map(|(units, ())| units)
+                let capsule = self.run.fresh(main.events.timer);
+                let params = (capsule, abi::number_of(fired.timer), fired.token);
+                self.run.call(f, params).map(|(units, ())| units)
             }
             Event::Session { session, what } => self.session(session, what),
             Event::Expiry { entry } => self.expiry(entry),
             Event::Warning(resource) => {
-                let Some(f) = self.instances[0].handlers.warning.clone() else { return Ok(0) };
-                self.call(&f, resource as i32).map(|(units, ())| units)
+                let Some(f) = &self.instances[0].handlers.warning else { return Ok(0) };
+                self.run.call(f, resource as i32).map(|(units, ())| units)
             }
             Event::Stop => {
-                let stop = self.instances[0].handlers.stop.clone();
-                self.event /= STOP_PART;
-                let result = stop.map_or(Ok(0), |f| self.call(&f, ()).map(|(units, ())| units));
                 self.ended = true;
-                result
+                self.run.event /= STOP_PART;
+                let Some(f) = &self.instances[0].handlers.stop else { return Ok(0) };
+                self.run.call(f, ()).map(|(units, ())| units)
             }
         }
     }
 
     fn capsule(&mut self, kind: u8, from: Option<NeighborId>, packet: Buf) -> Result<u64, (u64, GuestFault)> {
-        let Some(f) = self.instances[0].handlers.capsule.clone() else { return Ok(0) };
-        let state = self.store.data_mut();
+        let main = &self.instances[0];
+        let Some(f) = &main.handlers.capsule else { return Ok(0) };
+        let state = self.run.store.data_mut();
         let Some(left) = state.kinds().get(kind).map(|k| k.limits) else { return Ok(0) };
         let origin = from.and_then(|id| state.neighbors.position(id));
         let cap = origin.and_then(|at| state.caps.of_neighbor(at, &mut state.neighbors).ok());
         let len = packet.len() as u32;
-        self.instances[0].fill_inbox(&mut self.store, |inbox, _| {
+        main.fill_inbox(&mut self.run.store, |inbox, _| {
             let n = packet.len().min(INBOX);
             inbox[..n].copy_from_slice(&packet[..n]);
         });
         let object = Object { kind, depth: 0, origin, left, payload: packet };
-        let Ok(capsule) = self.store.data_mut().objects.insert(object) else { return Ok(0) };
+        let Ok(capsule) = self.run.store.data_mut().objects.insert(object) else { return Ok(0) };
         let from = cap.map_or(0, abi::number_of);
-        self.call(&f, (abi::number_of(capsule), kind.into(), len, from)).map(|(units, ())| units)
+        self.run.call(f, (abi::number_of(capsule), kind.into(), len, from)).map(|(units, ())| units)
     }
 
     fn session(&mut self, session: SessionId, what: SessionInput) -> Result<u64, (u64, GuestFault)> {
-        let handler = self.instances[0].handlers.session.clone();
-        let state = self.store.data_mut();
+        let main = &self.instances[0];
+        let handler = main.handlers.session.as_ref();
+        let state = self.run.store.data_mut();
         let known = state.sessions.iter().find(|(_, s)| **s == session).map(|(h, _)| h);
         let (number, packet, handle) = match (what, known) {
-            (SessionInput::Open, None) => match handler.as_ref().map(|_| state.sessions.insert(session)) {
+            (SessionInput::Open, None) => match handler.map(|_| state.sessions.insert(session)) {
                 Some(Ok(handle)) => (abi::session::OPEN, Vec::new(), handle),
                 other => {
                     state.refused.sessions += u16::from(other.is_some());
@@ -541,13 +547,13 @@ impl Sandbox {
         let len = packet.len() as u32;
         (state.packet, state.speaking) = (packet, Some(handle));
         let closing = number == abi::session::CLOSE;
-        let capsule = if closing { 0 } else { self.fresh(self.instances[0].events.session) };
-        self.instances[0].fill_inbox(&mut self.store, |inbox, state| {
+        let capsule = if closing { 0 } else { self.run.fresh(main.events.session) };
+        main.fill_inbox(&mut self.run.store, |inbox, state| {
             let n = state.packet.len().min(INBOX);
             inbox[..n].copy_from_slice(&state.packet[..n]);
         });
-        let result = self.call(&f, (capsule, abi::number_of(handle), number, len));
-        let state = self.store.data_mut();
+        let result = self.run.call(f, (capsule, abi::number_of(handle), number, len));
+        let state = self.run.store.data_mut();
         (state.packet, state.speaking) = (Vec::new(), None);
         if closing {
             state.sessions.remove(handle);
@@ -557,8 +563,9 @@ impl Sandbox {
 
     /// The guest may keep the entry; else it goes.
     fn expiry(&mut self, entry: Handle) -> Result<u64, (u64, GuestFault)> {
-        let Some(f) = self.instances[0].handlers.expiry.clone() else { return Ok(0) };
-        let state = self.store.data_mut();
+        let main = &self.instances[0];
+        let Some(f) = &main.handlers.expiry else { return Ok(0) };
+        let state = self.run.store.data_mut();
         let now = state.now.mono;
         // It may have been set again, kept or taken out since it was due.
         let Some(key_len) =
@@ -566,20 +573,22 @@ impl Sandbox {
         else {
             return Ok(0);
         };
-        self.instances[0].fill_inbox(&mut self.store, |inbox, state| {
+        main.fill_inbox(&mut self.run.store, |inbox, state| {
             if let Some(key) = state.soft.as_ref().and_then(|s| s.key(entry)) {
                 inbox[..key.len()].copy_from_slice(key);
             }
         });
-        let result = self.call(&f, key_len as u32);
-        let Some(soft) = &mut self.store.data_mut().soft else { return result.map(|(units, _)| units) };
+        let result = self.run.call(f, key_len as u32);
+        let Some(soft) = &mut self.run.store.data_mut().soft else { return result.map(|(units, _)| units) };
         let ttl = result.as_ref().map_or(0, |(_, ttl)| (*ttl).max(0) as u32);
         if soft.is_over(now, entry) && soft.refresh(now, entry, ttl).is_err() {
             soft.remove(entry);
         }
         result.map(|(units, _)| units)
     }
+}
 
+impl Running {
     /// A capsule object of `kind` with an empty payload, for an event that replenishes one; 0 if none.
     fn fresh(&mut self, kind: Option<u8>) -> u32 {
         let state = self.store.data_mut();

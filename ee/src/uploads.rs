@@ -27,6 +27,8 @@ struct Upload {
 pub struct Uploads {
     parts: HashMap<PartHash, Upload>,
     account: Account,
+    /// Not later than the first end of a part's time.
+    next: Option<Instant>,
 }
 
 /// The operator's client erred.
@@ -58,7 +60,7 @@ impl std::error::Error for UploadError {}
 impl Uploads {
     /// An empty store that `account` pays for.
     pub fn new(account: Account) -> Self {
-        Self { parts: HashMap::new(), account }
+        Self { parts: HashMap::new(), account, next: None }
     }
 
     /// Takes a piece; the first one reserves the memory for the whole part.
@@ -70,7 +72,7 @@ impl Uploads {
         offset: u32,
         piece: &[u8],
     ) -> Result<(), UploadError> {
-        self.parts.retain(|_, u| u.until > now);
+        self.due(now);
         let (total, offset) = (total as usize, offset as usize);
         if total == 0 || total > MAX_PART as usize || offset + piece.len() > total {
             return Err(UploadError::Bounds);
@@ -87,11 +89,25 @@ impl Uploads {
         }
         upload.bytes.extend_from_slice(piece);
         upload.until = now + KEPT_FOR;
+        self.next.get_or_insert(upload.until);
         if upload.bytes.len() == total && PartHash::of(&upload.bytes) != part {
             self.parts.remove(&part);
             return Err(UploadError::Hash);
         }
         Ok(())
+    }
+
+    /// Lets go of what has waited too long.
+    pub fn due(&mut self, now: Instant) {
+        if self.next.is_some_and(|at| at <= now) {
+            self.parts.retain(|_, u| u.until > now);
+            self.next = self.parts.values().map(|u| u.until).min();
+        }
+    }
+
+    /// When [`due`](Self::due) must be called at the latest.
+    pub fn deadline(&self) -> Option<Instant> {
+        self.next
     }
 
     /// Who pays for what waits.

@@ -18,12 +18,15 @@ pub struct Options {
     /// Show what cargo does
     #[arg(short, long)]
     verbose: bool,
+    /// Put the modules here instead of in target/capsules
+    #[arg(short, long, value_name = "FOLDER")]
+    out: Option<PathBuf>,
 }
 
 /// Builds and prints sizes.
 pub fn run_command(options: &Options) -> Result<()> {
     let root = root();
-    for module in build(options.verbose)? {
+    for module in build(options.verbose, options.out.as_deref())? {
         let size = fs::metadata(&module)?.len();
         let name = module.strip_prefix(&root).unwrap_or(&module);
         println!("{:<36} {size:>7} bytes", name.display());
@@ -31,8 +34,9 @@ pub fn run_command(options: &Options) -> Result<()> {
     Ok(())
 }
 
-/// Builds what has changed and returns the paths of all modules, sorted.
-pub fn build(verbose: bool) -> Result<Vec<PathBuf>> {
+/// Builds what has changed and returns the paths of all modules, sorted. They land in `place`, or in
+/// `target/capsules`.
+pub fn build(verbose: bool, place: Option<&Path>) -> Result<Vec<PathBuf>> {
     let root = root();
     let toolchain = Toolchain::find()?;
     let out = root.join("target/capsules");
@@ -49,7 +53,7 @@ pub fn build(verbose: bool) -> Result<Vec<PathBuf>> {
         command.arg("--verbose");
     }
     run("build the capsules", &mut command)?;
-    install(&target_dir.join(TARGET).join("release"), &out)
+    install(&target_dir.join(TARGET).join("release"), place.unwrap_or(&out))
 }
 
 fn install(from: &Path, to: &Path) -> Result<Vec<PathBuf>> {

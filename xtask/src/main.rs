@@ -8,6 +8,7 @@ mod image;
 mod kernel;
 mod process;
 mod setup;
+mod test;
 mod toolchain;
 
 use std::path::PathBuf;
@@ -33,6 +34,10 @@ enum Command {
     Boot(boot::Options),
     /// Build the capsules to WebAssembly
     Capsules(capsules::Options),
+    /// Run every check: format, lints, tests, simulator, labs, boots
+    Test(test::Options),
+    /// Run what takes too long for the test command
+    Soak,
 }
 
 fn main() -> ExitCode {
@@ -41,6 +46,8 @@ fn main() -> ExitCode {
         Command::Image(options) => image::run_command(&options),
         Command::Boot(options) => boot::run_command(&options),
         Command::Capsules(options) => capsules::run_command(&options),
+        Command::Test(options) => test::run_command(&options),
+        Command::Soak => test::soak(),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

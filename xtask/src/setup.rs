@@ -9,7 +9,7 @@ use crate::process::{find, output, run};
 use crate::toolchain::{Missing, Toolchain};
 
 /// Find or install what the build and the emulator need
-#[derive(clap::Args)]
+#[derive(clap::Args, Default)]
 pub struct Options {
     /// Only say what is there and what is missing
     #[arg(long)]

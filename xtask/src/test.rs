@@ -2,14 +2,14 @@
 //!
 //! What needs root or QEMU is left out, by name, where there is none; with `--ci` that is a failure.
 
-use std::process::{Command, ExitCode};
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail};
 
-use crate::{capsules, image, process, root, setup};
+use crate::{boot, capsules, image, process, root, setup};
 
-/// Run every check: format, lints, tests, simulator, labs, boots
+/// What to run.
 #[derive(clap::Args)]
 pub struct Options {
     /// Set up first, and fail where something would be left out
@@ -45,7 +45,7 @@ const CHECKS: &[Check] = &[
     Check { name: "simulator", needs: Needs::Nothing, run: simulator },
     Check { name: "image size", needs: Needs::Nothing, run: image_size },
     Check { name: "hosted labs", needs: Needs::Nothing, run: hosted_labs },
-    Check { name: "namespace labs", needs: Needs::Root, run: namespace_labs },
+    Check { name: "namespace links", needs: Needs::Root, run: namespace_links },
     Check { name: "QEMU boots", needs: Needs::Qemu, run: boots },
     Check { name: "QEMU labs", needs: Needs::Qemu, run: qemu_labs },
 ];
@@ -59,13 +59,14 @@ enum Outcome {
     Skipped(&'static str),
 }
 
-pub fn run(options: &Options) -> Result<ExitCode> {
+/// Runs the checks; an error if one failed.
+pub fn run_command(options: &Options) -> Result<()> {
     if options.list {
         CHECKS.iter().for_each(|c| println!("{}", c.name));
-        return Ok(ExitCode::SUCCESS);
+        return Ok(());
     }
     if options.ci {
-        setup::run(&setup::Options::default())?;
+        setup::run_command(&setup::Options::default())?;
     }
     let wanted = |c: &&Check| options.only.as_ref().is_none_or(|text| c.name.contains(text.as_str()));
     let mut results = Vec::new();
@@ -79,10 +80,10 @@ pub fn run(options: &Options) -> Result<ExitCode> {
         };
         results.push((check.name, outcome, start.elapsed()));
     }
-    Ok(report(&results))
+    report(&results)
 }
 
-fn report(results: &[(&str, Outcome, Duration)]) -> ExitCode {
+fn report(results: &[(&str, Outcome, Duration)]) -> Result<()> {
     let mut counts = [0; 3];
     println!();
     for (name, outcome, time) in results {
@@ -96,7 +97,10 @@ fn report(results: &[(&str, Outcome, Duration)]) -> ExitCode {
     }
     let [passed, failed, skipped] = counts;
     println!("\n{passed} passed, {failed} failed, {skipped} skipped");
-    if failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+    if failed > 0 {
+        bail!("{failed} of the checks failed");
+    }
+    Ok(())
 }
 
 fn missing(needs: Needs) -> Option<&'static str> {
@@ -121,10 +125,12 @@ fn cargo(arguments: &[&str]) -> Command {
 
 fn format() -> Result<()> {
     process::run("format of the workspace", &mut cargo(&["fmt", "--all", "--check"]))?;
-    for folder in ["capsules", "image/boot"] {
-        process::run(&format!("format of {folder}"), cargo(&["fmt", "--all", "--check"]).current_dir(root().join(folder)))?;
-    }
-    Ok(())
+    let capsules = ["bees-sdk", "template", "hello", "ping", "benchmark", "checks"].map(|p| format!("-p{p}"));
+    process::run(
+        "format of capsules",
+        cargo(&["fmt", "--check"]).args(capsules).current_dir(root().join("capsules")),
+    )?;
+    process::run("format of image/boot", cargo(&["fmt", "--check"]).current_dir(root().join("image/boot")))
 }
 
 fn lints() -> Result<()> {
@@ -134,19 +140,42 @@ fn lints() -> Result<()> {
 }
 
 fn capsules_tests() -> Result<()> {
-    capsules::run(&capsules::Options::default())?;
-    process::run("tests of the capsules", cargo(&["test", "--quiet"]).current_dir(root().join("capsules")))
+    capsules::build(false, None)?;
+    process::run(
+        "tests of the capsules",
+        cargo(&["test", "--quiet", "--workspace"]).current_dir(root().join("capsules")),
+    )
 }
 
 fn units() -> Result<()> {
     let packages = ["wire", "nodeos", "authagent", "ee", "host", "client", "bench"];
     let mut command = cargo(&["test", "--quiet", "--lib", "--bins"]);
-    packages.iter().for_each(|p| drop(command.args(["-p", p])));
+    for package in packages {
+        command.args(["-p", package]);
+    }
     process::run("unit and property tests", &mut command)?;
     let mut command = cargo(&["test", "--quiet", "--doc"]);
-    ["wire", "nodeos", "authagent", "ee", "sim"].iter().for_each(|p| drop(command.args(["-p", p])));
+    for package in ["wire", "nodeos", "authagent", "ee", "sim"] {
+        command.args(["-p", package]);
+    }
     process::run("examples in the documentation", &mut command)?;
-    process::run("integration tests of the core", &mut cargo(&["test", "--quiet", "-p", "ee", "--test", "*"]))
+    let integration = [
+        "test",
+        "--quiet",
+        "-p",
+        "nodeos",
+        "-p",
+        "authagent",
+        "-p",
+        "ee",
+        "-p",
+        "host",
+        "-p",
+        "bench",
+        "--test",
+        "*",
+    ];
+    process::run("integration tests", &mut cargo(&integration))
 }
 
 fn simulator() -> Result<()> {
@@ -167,8 +196,9 @@ fn hosted_labs() -> Result<()> {
     lab_tests("hosted_")
 }
 
-fn namespace_labs() -> Result<()> {
-    lab_tests("namespace_")
+fn namespace_links() -> Result<()> {
+    let arguments = ["test", "--quiet", "-p", "host", "--test", "veth", "--", "--ignored"];
+    process::run("links over network namespaces", &mut cargo(&arguments))
 }
 
 fn qemu_labs() -> Result<()> {
@@ -176,16 +206,23 @@ fn qemu_labs() -> Result<()> {
 }
 
 fn boots() -> Result<()> {
-    lab_tests("boot_")
+    boot::run_all()
 }
 
-/// Labs and boots need the image, the capsules and the hosted node. Each kind's tests are named by their
-/// first word; they run one after the other, since each uses the whole machine.
+/// What takes longer than the test command may.
+pub fn soak() -> Result<()> {
+    image::build(false)?;
+    capsules::build(false, None)?;
+    let arguments = ["test", "-p", "sim", "-p", "ee", "-p", "client", "--", "--ignored", "--test-threads=1"];
+    process::run("the tests that take long", &mut cargo(&arguments))
+}
+
+/// Labs need the image, the capsules and the hosted node. Each kind's tests are named by their first
+/// word; they run one after the other, since each uses the whole machine.
 fn lab_tests(kind: &str) -> Result<()> {
     image::build(false)?;
-    capsules::run(&capsules::Options::default())?;
+    capsules::build(false, None)?;
     process::run("hosted node and client", &mut cargo(&["build", "--quiet", "-p", "host", "-p", "client"]))?;
-    let arguments =
-        ["test", "--quiet", "-p", "client", "--test", "*", "--", "--test-threads=1", kind];
+    let arguments = ["test", "--quiet", "-p", "client", "--test", "*", "--", "--test-threads=1", kind];
     process::run(&format!("tests {kind}*"), &mut cargo(&arguments))
 }

@@ -16,7 +16,7 @@ const QUIET: Duration = Duration::from_millis(60);
 /// The search for the highest rate without loss ends when it is known so well.
 const PRECISION: f64 = 0.02;
 /// Trials of one rate: one hiccup of the machine must not count as the relay's loss.
-const ATTEMPTS: usize = 2;
+const ATTEMPTS: usize = 3;
 
 /// Where frames come out of the relay.
 pub trait Sink {

@@ -1,7 +1,7 @@
 //! Which node a command is for, and how to get in.
 
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, Result};
@@ -68,7 +68,12 @@ impl Access {
                         return Err(failure(Code::Usage, text));
                     }
                 };
-                folder.target(&state, name, self.timeout()?)
+                let mut target = folder.target(&state, name, self.timeout()?)?;
+                if let Some(file) = &self.key {
+                    target.key = read_key(file)?;
+                }
+                target.principal.clone_from(&self.principal);
+                Ok(target)
             }
         }
     }
@@ -87,9 +92,7 @@ impl Access {
     fn outside(&self, address: &str) -> Result<Target> {
         let missing = |what| failure(Code::Usage, format!("--address needs {what}"));
         let file = self.key.as_ref().ok_or_else(|| missing("--key FILE"))?;
-        let text = fs::read_to_string(file)
-            .map_err(|e| failure(Code::Missing, format!("cannot read {}: {e}", file.display())))?;
-        let key = SigningKey::from_hex(text.trim()).with_context(|| file.display().to_string())?;
+        let key = read_key(file)?;
         let identity = self.identity.as_ref().map(|hex| hex.parse::<Ed25519Key>()).transpose();
         let identity = identity.map_err(|e| failure(Code::Usage, format!("--identity: {e}")))?;
         let session = match &self.session_address {
@@ -106,6 +109,12 @@ impl Access {
             timeout: self.timeout()?,
         })
     }
+}
+
+fn read_key(file: &Path) -> Result<SigningKey> {
+    let text = fs::read_to_string(file)
+        .map_err(|e| failure(Code::Missing, format!("cannot read {}: {e}", file.display())))?;
+    SigningKey::from_hex(text.trim()).with_context(|| file.display().to_string())
 }
 
 fn next_port(address: &str) -> Option<String> {

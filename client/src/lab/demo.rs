@@ -106,9 +106,13 @@ fn play(lab: &Lab, file: &Path, options: &Options, output: Output) -> Result<Rep
         let flow = stage.inject(&wanted.protocol, node)?;
         say(&format!("\n{} ({:.8}) is injected at {node}\n", wanted.protocol, flow.hash))?;
         if wanted.protocol == "hello" {
-            report.answers = stage.hello(node, &flow)?;
-            say(&format!("{} nodes answered {node}\n\n", report.answers.len()))?;
+            let reachable = connected(lab, wanted.node);
+            report.answers = stage.hello(node, &flow, reachable)?;
+            say(&format!("{} nodes of {reachable} answered {node}\n\n", report.answers.len()))?;
             output_table(output, hello_table(&report.answers))?;
+            if report.answers.len() < reachable {
+                return Err(failure(Code::Failed, "not every node answered; `bees log` may say why"));
+            }
         }
     }
     report.flows = stage.flows()?;
@@ -163,9 +167,18 @@ impl Stage {
         self.state.nodes.iter().map(flows).collect()
     }
 
-    fn hello(&self, node: &str, flow: &FlowInfo) -> Result<Vec<Hello>> {
-        let lines = self.talk(node, flow, "find", |_| Ok(()))?;
-        Ok(lines.iter().filter_map(|line| parse_hello(line)).collect())
+    /// Who answers. `hello` gives up after some rounds that bring nothing new, which a slow machine may need
+    /// for compiling the code; then it is asked again, until `wanted` nodes have answered or time is up.
+    fn hello(&self, node: &str, flow: &FlowInfo, wanted: usize) -> Result<Vec<Hello>> {
+        let deadline = Instant::now() + ANSWERS;
+        loop {
+            let lines = self.talk(node, flow, "find", |_| Ok(()))?;
+            let answers: Vec<Hello> = lines.iter().filter_map(|line| parse_hello(line)).collect();
+            if answers.len() >= wanted || Instant::now() > deadline {
+                return Ok(answers);
+            }
+            progress(format!("{} of {wanted} nodes have answered; asking again", answers.len()));
+        }
     }
 
     /// Makes a request and collects the answer's lines up to the one that says it is done.
@@ -207,6 +220,23 @@ impl Stage {
             }
         }
     }
+}
+
+/// How many nodes a flood from `start` can reach, itself included.
+fn connected(lab: &Lab, start: usize) -> usize {
+    let mut reached = vec![false; lab.nodes.len()];
+    reached[start] = true;
+    let mut open = vec![start];
+    while let Some(at) = open.pop() {
+        for link in lab.links.iter().filter(|l| l.ends.contains(&at)) {
+            for end in link.ends {
+                if !std::mem::replace(&mut reached[end], true) {
+                    open.push(end);
+                }
+            }
+        }
+    }
+    reached.iter().filter(|r| **r).count()
 }
 
 /// Reads `node NAME hops N us N via NAME round N [tag TEXT]`.
@@ -267,6 +297,14 @@ fn hints(lab: &Lab) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn only_connected_nodes_are_waited_for() {
+        assert_eq!(connected(&Lab::ring(5), 3), 5);
+        let mut lab = Lab::line(4);
+        lab.links.remove(1);
+        assert_eq!([connected(&lab, 0), connected(&lab, 3)], [2, 2]);
+    }
 
     #[test]
     fn answers_are_read() {

@@ -232,6 +232,7 @@ impl Node {
         self.questions_due(now);
         self.downloads_due(now);
         self.agent_due(now);
+        self.uploads.due(now.mono);
         self.timers_due(now);
         let more = self.run_teams(now);
         self.net.poll(now.mono);
@@ -263,6 +264,7 @@ impl Node {
             self.wakes.first().map(|(at, _)| *at),
             self.clients.deadline(),
             self.sessions.deadline(),
+            self.uploads.deadline(),
         ];
         candidates.into_iter().flatten().min()
     }

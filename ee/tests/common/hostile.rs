@@ -96,6 +96,15 @@ pub fn attacks() -> Vec<Attack> {
         attack(
             "timers",
             timer(&times(500, "(call $timer_set (i64.const 1) (i64.const 1) (i64.const 7))")),
+            Some("kept asking for what it may not have"),
+            Some("teams_struck_out"),
+        ),
+        attack(
+            "timer-storm",
+            format!(
+                "(func (export \"on_boot\") (param $c i32) (local $n i32) {}) (func (export \"on_timer\") (param i32 i32 i64))",
+                times(64, "(call $timer_set (i64.const 1) (i64.const 1) (i64.const 7))")
+            ),
             None,
             None,
         ),

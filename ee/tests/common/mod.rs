@@ -392,22 +392,27 @@ impl World {
         self.control(node, Request::FlowStop { flow, kill })
     }
 
-    /// A flow as a node shows it; of those that ended the last.
+    /// Every flow that a node shows: those that are there, then those that ended, oldest first.
+    pub fn flows(&mut self, node: usize) -> Vec<FlowInfo> {
+        let (mut all, mut next) = (Vec::new(), Some(0));
+        while let Some(from) = next {
+            let Answer::Flows(page) = self.control(node, Request::FlowShow { from }) else {
+                panic!("no flows")
+            };
+            all.extend(page.items);
+            next = page.next;
+        }
+        all
+    }
+
+    /// A flow as a node shows it; if it ended, as it was the last time.
     pub fn flow(&mut self, node: usize, hash: TupleHash) -> Option<FlowInfo> {
-        let mut from = 0;
-        let mut found = None;
-        loop {
-            let Answer::Flows(page) = self.control(node, Request::FlowShow { from }) else { panic!("flows") };
-            for info in page.items.into_iter().filter(|f| f.hash == hash) {
-                let over = matches!(info.state, FlowState::Ended(_));
-                if !over || found.as_ref().is_none_or(|f: &FlowInfo| matches!(f.state, FlowState::Ended(_))) {
-                    found = Some(info);
-                }
-            }
-            match page.next {
-                Some(next) => from = next,
-                None => return found,
-            }
+        let mut all = self.flows(node);
+        all.retain(|f| f.hash == hash);
+        let there = all.iter().position(|f| !matches!(f.state, FlowState::Ended(_)));
+        match there {
+            Some(at) => Some(all.swap_remove(at)),
+            None => all.pop(),
         }
     }
 

@@ -3,6 +3,8 @@
 
 #![allow(dead_code, reason = "each test file uses its part")]
 
+pub mod real;
+
 use std::time::Duration;
 
 use sim::{Session, Sim, SimError};

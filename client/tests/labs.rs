@@ -1,0 +1,257 @@
+//! Labs as their users run them: the `bees` command on QEMU nodes (`qemu_`) and on hosted nodes
+//! (`hosted_`). `cargo xtask test` builds what they need: image, capsules, `bees-node`.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+use wire::id::PartHash;
+
+const BEES: &str = env!("CARGO_BIN_EXE_bees");
+/// A piece of a module that is looked for elsewhere: long enough not to be there by chance.
+const PIECE: usize = 48;
+
+fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("..").canonicalize().unwrap()
+}
+
+/// A lab in a folder of its own, taken down in any case.
+struct Lab {
+    folder: PathBuf,
+    file: PathBuf,
+}
+
+impl Lab {
+    fn deploy(file: &str, on: &str) -> Self {
+        let name = format!("bees-{on}-{}-{}", std::process::id(), file.replace(['/', '.'], "-"));
+        let folder = std::env::temp_dir().join(name);
+        fs::create_dir_all(&folder).unwrap();
+        let lab = Self { folder, file: root().join("emulab").join(file) };
+        let image = root().join("target/image");
+        let (image, file) = (image.to_str().unwrap().to_string(), lab.file.to_str().unwrap().to_string());
+        lab.bees(&["lab", "deploy", &file, "--on", on, "--image", &image, "--patience", "120"]);
+        lab
+    }
+
+    fn run(&self, arguments: &[&str]) -> Output {
+        Command::new(BEES).args(arguments).current_dir(&self.folder).output().unwrap()
+    }
+
+    /// Runs a command that must succeed; its output.
+    #[track_caller]
+    fn bees(&self, arguments: &[&str]) -> String {
+        let output = self.run(arguments);
+        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+        assert!(
+            output.status.success(),
+            "bees {arguments:?}: {}\n{}{}",
+            output.status,
+            text(&output.stdout),
+            text(&output.stderr)
+        );
+        text(&output.stdout)
+    }
+
+    #[track_caller]
+    fn json(&self, arguments: &[&str]) -> Value {
+        let text = self.bees(&[&["-j"], arguments].concat());
+        serde_json::from_str(&text).unwrap_or_else(|e| panic!("bees -j {arguments:?}: {e}\n{text}"))
+    }
+
+    fn state(&self) -> PathBuf {
+        let labs = fs::read_dir(self.folder.join(".lab")).unwrap();
+        labs.map(|entry| entry.unwrap().path()).next().expect("a deployed lab has its folder")
+    }
+}
+
+impl Drop for Lab {
+    fn drop(&mut self) {
+        let destroyed = self.run(&["lab", "destroy"]);
+        if destroyed.status.success() {
+            let _ = fs::remove_dir_all(&self.folder);
+        } else {
+            eprintln!("the lab in {} could not be destroyed: {destroyed:?}", self.folder.display());
+        }
+    }
+}
+
+/// `hello` with a constant that did not exist before this run.
+fn tagged_hello(folder: &Path) -> (PathBuf, String) {
+    let mut random = [0; 8];
+    getrandom::fill(&mut random).unwrap();
+    let tag = format!("tag-{:016x}", u64::from_le_bytes(random));
+    let out = folder.join("modules");
+    let status = Command::new(env!("CARGO"))
+        .args(["run", "--quiet", "-p", "xtask", "--", "capsules", "--out"])
+        .arg(&out)
+        .env("HELLO_TAG", &tag)
+        .current_dir(root())
+        .status()
+        .unwrap();
+    assert!(status.success(), "the tagged module could not be built");
+    (out.join("hello.wasm"), tag)
+}
+
+/// Where `needle` first is in `hay`.
+fn find(hay: &[u8], needle: &[u8]) -> Option<usize> {
+    hay.windows(needle.len()).position(|window| window == needle)
+}
+
+/// The seconds at which a frame with `needle` in it first crossed a link, out of its capture.
+fn first_crossing(pcap: &Path, needle: &[u8]) -> Option<f64> {
+    let bytes = fs::read(pcap).unwrap();
+    let word = |at: usize| u32::from_le_bytes(bytes[at..at + 4].try_into().unwrap());
+    assert_eq!(word(0), 0xa1b2_c3d4, "{} is a capture with microseconds", pcap.display());
+    let mut at = 24;
+    while at + 16 <= bytes.len() {
+        let (seconds, micros, len) = (word(at), word(at + 4), word(at + 8) as usize);
+        let frame = &bytes[at + 16..at + 16 + len];
+        if find(frame, needle).is_some() {
+            return Some(f64::from(seconds) + f64::from(micros) / 1e6);
+        }
+        at += 16 + len;
+    }
+    None
+}
+
+/// The whole demonstration: code that nobody but the client had spreads from a over b to c, and answers.
+fn spreads_along_the_line(on: &str) {
+    let lab = Lab::deploy("line3.toml", on);
+    let (module, tag) = tagged_hello(&lab.folder);
+    let code = fs::read(&module).unwrap();
+
+    // Nothing that the nodes booted from has the module in it, by bytes or by hash.
+    let hash = PartHash::of(&code);
+    let state = lab.state();
+    let mut booted_from: Vec<PathBuf> = fs::read_dir(&state)
+        .unwrap()
+        .map(|e| e.unwrap().path())
+        .filter(|p| p.extension().is_some_and(|e| e == "toml"))
+        .collect();
+    booted_from.extend([root().join("target/image/node"), root().join("target/image/loader.bin")]);
+    for file in &booted_from {
+        let bytes = fs::read(file).unwrap();
+        let text = hash.to_string();
+        for needle in [tag.as_bytes(), &hash.0, text.as_bytes(), &code[code.len() / 2..][..PIECE]] {
+            assert_eq!(find(&bytes, needle), None, "{} knows the module", file.display());
+        }
+    }
+
+    lab.bees(&["-n", "a", "flow", "inject", module.to_str().unwrap(), "--patience", "60"]);
+    let answers = lab.bees(&["-n", "a", "session", "hello", "--wait", "60", "--until", "done", "--", "find"]);
+    for (node, hops) in [("a", 0), ("b", 1), ("c", 2)] {
+        let start = format!("node {node} hops {hops} ");
+        let line =
+            answers.lines().find(|l| l.starts_with(&start)).unwrap_or_else(|| panic!("{start}: {answers}"));
+        assert!(line.ends_with(&tag), "{line} lacks {tag}");
+    }
+    assert!(answers.lines().any(|l| l.starts_with("done") && l.contains("nodes 3")), "{answers}");
+
+    // How the code came: from the neighbor before, all of its bytes.
+    for (node, source) in [("b", "a"), ("c", "b")] {
+        let flows = lab.json(&["-n", node, "flow", "show"]);
+        let flow = flows.as_array().unwrap().iter().find(|f| f["name"] == "hello").unwrap().clone();
+        assert_eq!((flow["source"].as_str(), flow["state"].as_str()), (Some(source), Some("running")));
+        let bytes = flow["arrival"]["bytes"].as_u64().unwrap();
+        assert!(bytes > code.len() as u64, "{bytes} bytes of at least {}", code.len());
+    }
+    let piece = &code[code.len() / 2..][..PIECE];
+    let ab = first_crossing(&state.join("ab.pcap"), piece).expect("the code crosses a-b");
+    let bc = first_crossing(&state.join("bc.pcap"), piece).expect("the code crosses b-c");
+    assert!(ab < bc, "a-b at {ab}, b-c at {bc}");
+
+    // A ping from a to c, over code that c gets for it.
+    let ping = root().join("target/capsules/ping.wasm");
+    lab.bees(&["-n", "a", "flow", "inject", ping.to_str().unwrap(), "--patience", "60"]);
+    // The first one waits for the compilers on the way.
+    let request = "ping c count 5 interval 200 timeout 30000";
+    let replies = lab.bees(&["-n", "a", "session", "ping", "--wait", "60", "--until", "done", "--", request]);
+    assert!(replies.contains("5 sent, 5 received, 0% loss"), "{replies}");
+    assert!(replies.contains("from c: seq=5 hops=2"), "{replies}");
+
+    // Everything that ends gives back what it had.
+    for node in ["a", "b", "c"] {
+        for name in ["hello", "ping"] {
+            lab.bees(&["-n", node, "flow", "stop", name]);
+        }
+        let info = lab.json(&["-n", node, "node", "show"]);
+        let teams = lab.json(&["-n", node, "team", "show"]);
+        assert_eq!(teams.as_array().map(Vec::len), Some(1), "only the root is left on {node}: {teams}");
+        assert_eq!(info["flows"]["running"].as_u64(), Some(0), "{info}");
+        assert!(info["memory"]["used"].as_u64().unwrap() < 1024, "{info}");
+    }
+}
+
+#[test]
+fn hosted_code_spreads_along_the_line() {
+    spreads_along_the_line("hosted");
+}
+
+#[test]
+fn qemu_code_spreads_along_the_line() {
+    spreads_along_the_line("qemu");
+}
+
+/// Processor time of a process so far.
+fn processor_time(pid: u64) -> Duration {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
+    let fields: Vec<&str> = stat.rsplit(')').next().unwrap().split_whitespace().collect();
+    let ticks: u64 = fields[11].parse::<u64>().unwrap() + fields[12].parse::<u64>().unwrap();
+    Duration::from_millis(ticks * 10)
+}
+
+#[test]
+fn qemu_idle_nodes_leave_the_processor_alone() {
+    let lab = Lab::deploy("line3.toml", "qemu");
+    let nodes = lab.json(&["lab", "inspect"]);
+    let pids: Vec<u64> =
+        nodes["nodes"].as_array().unwrap().iter().map(|n| n["pid"].as_u64().unwrap()).collect();
+    assert_eq!(pids.len(), 3);
+    std::thread::sleep(Duration::from_secs(2));
+    let before: Vec<Duration> = pids.iter().map(|&p| processor_time(p)).collect();
+    let start = Instant::now();
+    std::thread::sleep(Duration::from_secs(10));
+    let elapsed = start.elapsed();
+    for (pid, before) in pids.iter().zip(before) {
+        let used = processor_time(*pid) - before;
+        assert!(used.as_secs_f64() <= 0.03 * elapsed.as_secs_f64(), "{used:?} of {elapsed:?}");
+    }
+}
+
+#[test]
+fn hosted_ring_and_star_answer() {
+    for (file, nodes) in [("ring4.toml", 4), ("star5.toml", 5)] {
+        let lab = Lab::deploy(file, "hosted");
+        let hello = root().join("target/capsules/hello.wasm");
+        let first = lab.json(&["lab", "inspect"])["nodes"][0]["name"].as_str().unwrap().to_string();
+        lab.bees(&["-n", &first, "flow", "inject", hello.to_str().unwrap()]);
+        let answers =
+            lab.bees(&["-n", &first, "session", "hello", "--wait", "60", "--until", "done", "--", "find"]);
+        assert!(answers.contains(&format!("nodes {nodes}")), "{file}: {answers}");
+    }
+}
+
+#[test]
+fn hosted_errors_say_what_to_do() {
+    let lab = Lab::deploy("line3.toml", "hosted");
+    let failed = |arguments: &[&str]| {
+        let output = lab.run(arguments);
+        (output.status.code(), String::from_utf8_lossy(&output.stderr).into_owned())
+    };
+    let (code, text) = failed(&["-n", "x", "node", "show"]);
+    assert_eq!(code, Some(3), "{text}");
+    let (code, text) = failed(&["-n", "a", "flow", "stop", "nothing"]);
+    assert_eq!(code, Some(3), "{text}");
+    let noise = lab.folder.join("noise.wasm");
+    fs::write(&noise, b"\0asm\x01\0\0\0").unwrap();
+    let (code, text) = failed(&["-n", "a", "flow", "inject", noise.to_str().unwrap()]);
+    assert!(code.is_some_and(|c| c != 0) && text.contains("bees"), "{text}");
+    // Another key than the administrator's opens nothing.
+    let stranger = lab.folder.join("stranger.key");
+    fs::write(&stranger, "07".repeat(32)).unwrap();
+    let (code, text) = failed(&["-n", "a", "--key", stranger.to_str().unwrap(), "node", "show"]);
+    assert_eq!(code, Some(4), "{text}");
+    lab.bees(&["-n", "a", "node", "show"]);
+}
