@@ -18,7 +18,7 @@ use crate::hop::Hop;
 use crate::relay::Figure;
 use crate::relay::frames::{CAPSULE_PAYLOAD, capsule};
 use crate::relay::rows::node_configuration;
-use crate::relay::traffic::Source;
+use crate::relay::traffic::{Source, Waiting};
 use crate::relay::trial::{Bench, Sink};
 use crate::table::{Align, Table, kilo, ratio};
 
@@ -78,7 +78,7 @@ pub fn run(image: &Image, options: &Options) -> Result<Vec<Figure>> {
 fn measure(image: &Image, row: Row, payload: usize, options: &Options) -> Result<Figure> {
     let flow = RelayFlow::new()?;
     let mut machine = Machine::start(image, &row.configuration(), MEMORY, &[IN_MAC, OUT_MAC])?;
-    let mut source = Source::new(machine.link(0)?);
+    let mut source = Source::new(machine.link(0)?, Waiting::Sleep);
     let mut sink = Drained::new(machine.link(1)?);
     machine.wait_for("] ready", PATIENCE)?;
     let mut hop = match row {
@@ -161,6 +161,7 @@ pub fn table(figures: &[Figure]) -> Table {
         ("loss-free", Align::Right),
         ("saturated", Align::Right),
         ("to NodeOS", Align::Right),
+        ("offered", Align::Right),
     ]);
     for f in figures {
         let native = figures.iter().find(|n| n.relay == Row::Native.name() && n.payload == f.payload);
@@ -170,6 +171,7 @@ pub fn table(figures: &[Figure]) -> Table {
             kilo(f.loss_free),
             kilo(f.saturated),
             native.map_or(String::new(), |n| ratio(f.saturated / n.saturated)),
+            kilo(f.offered),
         ]);
     }
     table

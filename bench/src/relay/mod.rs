@@ -17,7 +17,7 @@ use crate::hop::Hop;
 use crate::sys::{pin, processors};
 use crate::table::{Align, Table, kilo, ratio};
 use rows::{Row, build_peer, node_configuration};
-use traffic::Source;
+use traffic::{Source, Waiting};
 use trial::{Bench, Rates, Sink};
 use world::{NEXT_MAC, RELAY_IN_MAC, SOURCE_MAC, World};
 
@@ -89,7 +89,7 @@ pub fn run(options: &Options) -> Result<Vec<Figure>> {
 fn measure(world: &World, row: Row, payload: usize, options: &Options) -> Result<Rates> {
     let flow = RelayFlow::new()?;
     let source = world.source.run(|| Ok(Link::packet("src0", SOURCE_MAC.0)?))?;
-    let mut source = Source::new(source);
+    let mut source = Source::new(source, Waiting::Spin);
     let mut sink = Counted { world, watched: None, pool: BufPool::new(256), batch: Batch::default() };
     let frame = |payload: &[u8]| row.frame(payload, &flow.id);
     let mut bench = Bench {

@@ -16,8 +16,18 @@ const RETRY: Duration = Duration::from_micros(20);
 /// A source of frames on one link.
 pub struct Source {
     link: Link,
+    waiting: Waiting,
     pool: BufPool,
     batch: Batch,
+}
+
+/// What the source does until the next frame is due.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Waiting {
+    /// It has a processor of its own, and looks at the clock again and again.
+    Spin,
+    /// It leaves the processor to the relay.
+    Sleep,
 }
 
 /// What a trial sent.
@@ -31,8 +41,11 @@ pub struct Sent {
 
 impl Source {
     /// A source that sends on `link`.
-    pub fn new(link: Link) -> Self {
-        Self { link, pool: BufPool::new(1024), batch: Batch::default() }
+    pub fn new(link: Link, waiting: Waiting) -> Self {
+        if waiting == Waiting::Sleep {
+            host::wait::exact_timers();
+        }
+        Self { link, waiting, pool: BufPool::new(1024), batch: Batch::default() }
     }
 
     /// The link, and what is needed to use it for something else.
@@ -82,7 +95,10 @@ impl Source {
             let due = (start.elapsed().as_secs_f64() * rate) as u64;
             if due < frames + burst {
                 meanwhile()?;
-                std::hint::spin_loop();
+                match self.waiting {
+                    Waiting::Spin => std::hint::spin_loop(),
+                    Waiting::Sleep => std::thread::sleep(RETRY),
+                }
                 continue;
             }
             for _ in 0..burst.min(total - frames) {

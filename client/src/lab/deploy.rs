@@ -99,6 +99,9 @@ struct Deployment<'a> {
     backend: Backend,
 }
 
+/// The deadline of an event on a node under translation.
+const TRANSLATED_EVENT: Duration = Duration::from_millis(50);
+
 /// What nodes are made of.
 enum Backend {
     Qemu { image: Image, accel: Accel },
@@ -317,12 +320,13 @@ impl<'a> Deployment<'a> {
 }
 
 impl Backend {
-    /// Under translation the first run of guest code costs milliseconds, because QEMU translates it then:
-    /// where the lab file says nothing, events get ten times the usual deadline.
+    /// Under translation the first run of guest code costs milliseconds, because QEMU translates it then,
+    /// and the virtual processor shares the real ones: where the lab file says nothing, events get more
+    /// time than usual.
     fn allow_for_translation(&self, lab: &mut Lab) {
         let usual = TeamConfig::default().event;
         if matches!(self, Self::Qemu { accel: Accel::Tcg, .. }) && lab.defaults.team.event == usual {
-            lab.defaults.team.event = Time(usual.0 * 10);
+            lab.defaults.team.event = Time(TRANSLATED_EVENT);
         }
     }
 

@@ -34,8 +34,6 @@ const PAGE: usize = 32;
 const PAGE_BYTES: usize = MAX_MESSAGE - 4096;
 /// Bytes that may wait for a client to read them.
 const MAX_OUTPUT: usize = 4 * MAX_MESSAGE;
-/// After a refused login nobody may log in for this long: guessing is slow.
-const LOGIN_PAUSE: Duration = Duration::from_millis(200);
 
 struct Client {
     stream: StreamId,
@@ -52,7 +50,6 @@ pub(super) struct Clients {
     gate: Option<Arc<Gate>>,
     identity: Option<Ed25519Key>,
     list: Vec<Client>,
-    pause_until: Instant,
 }
 
 impl Clients {
@@ -149,7 +146,7 @@ impl Node {
 
     fn client_opened(&mut self, now: Now, stream: StreamId) {
         let entropy = entropy_of(&self.platform.entropy);
-        let open = self.clients.list.len() < MAX_CLIENTS && now.mono >= self.clients.pause_until;
+        let open = self.clients.list.len() < MAX_CLIENTS;
         let gate = self.clients.gate.clone().filter(|_| open);
         match gate.and_then(|gate| Server::new(gate, &entropy).ok()) {
             Some(channel) => self.clients.list.push(Client {
@@ -220,9 +217,6 @@ impl Node {
         client.closing = true;
         let before_login = client.principal.is_none();
         self.counters.add(if before_login { Count::LoginsRefused } else { Count::StreamErrors });
-        if before_login {
-            self.clients.pause_until = now.mono + LOGIN_PAUSE;
-        }
         self.log_limited(now, || format!("{}: control: {error}", error.erred()));
     }
 

@@ -925,7 +925,7 @@ fn warnings_are_passed_on() {
 
 #[test]
 fn a_module_that_declares_otherwise_does_not_start() {
-    let description = wire::describe::Description {
+    let description = describe::Description {
         name: "other".into(),
         capsules: vec![],
         events: Events::default(),
@@ -980,7 +980,7 @@ fn without_packet_buffers_a_timer_still_runs() {
 }
 
 proptest::proptest! {
-    #![proptest_config(proptest::prelude::ProptestConfig { cases: 500, ..Default::default() })]
+    #![proptest_config(proptest::prelude::ProptestConfig { cases: 500, failure_persistence: None, ..Default::default() })]
 
     /// Whatever became of the module, its team starts or does not, and gives everything back.
     #[test]
