@@ -7,7 +7,9 @@ use std::process::{Command, Output};
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
+use wire::describe::{self, Description};
 use wire::id::PartHash;
+use wire::tuple::Events;
 
 const BEES: &str = env!("CARGO_BIN_EXE_bees");
 /// A piece of a module that is looked for elsewhere: long enough not to be there by chance.
@@ -254,4 +256,121 @@ fn hosted_errors_say_what_to_do() {
     let (code, text) = failed(&["-n", "a", "--key", stranger.to_str().unwrap(), "node", "show"]);
     assert_eq!(code, Some(4), "{text}");
     lab.bees(&["-n", "a", "node", "show"]);
+}
+
+/// README's first protocol: its text is the template's source, and its commands do what it says.
+#[test]
+fn hosted_readme_protocol_runs() {
+    let readme = fs::read_to_string(root().join("README.md")).unwrap();
+    let blocks = |language: &str| -> Vec<String> {
+        let fence = format!("```{language}\n");
+        let starts = readme.split(&fence).skip(1);
+        starts.map(|rest| rest.split("```").next().unwrap().to_string()).collect()
+    };
+    let source = fs::read_to_string(root().join("capsules/template/src/lib.rs")).unwrap();
+    let shown = blocks("rust").into_iter().next().expect("README shows a protocol");
+    assert_eq!(shown.trim_end(), source.split("#[cfg(test)]").next().unwrap().trim_end());
+
+    // The commands, all but those that build, in a folder of their own.
+    let script = blocks("sh").concat();
+    let commands = script.lines().filter(|l| !l.starts_with("cargo ") && !l.starts_with("export "));
+    let script = commands.collect::<Vec<_>>().join("\n");
+    let folder = std::env::temp_dir().join(format!("bees-readme-{}", std::process::id()));
+    fs::create_dir_all(&folder).unwrap();
+    for part in ["emulab", "target"] {
+        std::os::unix::fs::symlink(root().join(part), folder.join(part)).unwrap();
+    }
+    let path = format!("{}:{}", Path::new(BEES).parent().unwrap().display(), std::env::var("PATH").unwrap());
+    let output = Command::new("bash")
+        .args(["-e", "-c", &script])
+        .current_dir(&folder)
+        .env("PATH", path)
+        .output()
+        .unwrap();
+    let (out, err) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    assert!(output.status.success(), "{script}\n{out}{err}");
+    assert!(out.lines().any(|l| l == "good morning"), "{out}{err}");
+    assert!(out.lines().any(|l| l.contains("template") && l.contains("running")), "b runs it: {out}");
+    fs::remove_dir_all(&folder).unwrap();
+}
+
+/// A module about as large as a node admits, which keeps its compiler busy.
+fn large_module() -> Vec<u8> {
+    let mut text = String::from(
+        "(module (memory (export \"memory\") 1 1) (global (export \"bees_inbox\") i32 (i32.const 64))
+         (func (export \"bees_abi_1\"))",
+    );
+    for function in 0..1400 {
+        text.push_str(&format!(
+            "(func (param $a i64) (result i64) (local $b i64)
+               (loop $l
+                 (local.set $b (i64.add (i64.mul (local.get $a) (i64.const {function}))
+                   (i64.rotl (local.get $b) (i64.const 7))))
+                 (i64.store (i32.wrap_i64 (i64.and (local.get $b) (i64.const 65528))) (local.get $a))
+                 (if (i64.eqz (i64.and (local.get $a) (i64.const 3)))
+                   (then (local.set $b (i64.xor (local.get $b) (i64.const {function}))))
+                   (else (local.set $b (i64.sub (local.get $b) (local.get $a)))))
+                 (br_if $l (i64.lt_u (local.tee $a (i64.add (local.get $a) (i64.const 1))) (local.get $b))))
+               local.get $a)"
+        ));
+    }
+    text.push(')');
+    let mut module = wat::parse_str(&text).unwrap();
+    let description = Description {
+        name: "large".into(),
+        capsules: vec![],
+        events: Events::default(),
+        session: false,
+        params: vec![],
+        companions: vec![],
+    };
+    let mut section = vec![describe::SECTION.len() as u8];
+    section.extend(describe::SECTION.as_bytes());
+    section.extend(description.encode());
+    module.push(0);
+    module.push(u8::try_from(section.len()).unwrap());
+    module.extend(section);
+    module
+}
+
+/// While a large module is compiled at b, every ping passes through b.
+fn compiling_delays_nobody(on: &str) {
+    let lab = Lab::deploy("line3.toml", on);
+    let module = lab.folder.join("large.wasm");
+    fs::write(&module, large_module()).unwrap();
+    let ping = root().join("target/capsules/ping.wasm");
+    lab.bees(&["-n", "a", "flow", "inject", ping.to_str().unwrap(), "--patience", "60"]);
+    let session = |request: &str| {
+        let mut command = Command::new(BEES);
+        command.args(["-n", "a", "session", "ping", "--wait", "90", "--until", "done", "--", request]);
+        command.current_dir(&lab.folder).stdout(std::process::Stdio::piped()).spawn().unwrap()
+    };
+    let replies =
+        |child: std::process::Child| String::from_utf8(child.wait_with_output().unwrap().stdout).unwrap();
+    // The first one waits for the compilers on the way; the next ones show the path at rest.
+    replies(session("ping c count 1 timeout 30000"));
+    let rest = replies(session("ping c count 20 interval 100 timeout 2000"));
+    let pinging = session("ping c count 200 interval 100 timeout 2000");
+    std::thread::sleep(Duration::from_millis(500));
+    lab.bees(&["-n", "b", "flow", "inject", module.to_str().unwrap(), "--patience", "120"]);
+    let busy = replies(pinging);
+    let flows = lab.json(&["-n", "b", "flow", "show"]);
+    let large = flows.as_array().unwrap().iter().find(|f| f["name"] == "large").unwrap();
+    let compiled = large["arrival"]["compile_us"].as_u64().unwrap();
+    let rtt = |text: &str| text.lines().find(|l| l.starts_with("rtt")).unwrap_or_default().to_string();
+    println!("{on}: {} bytes compiled in {compiled} us", fs::metadata(&module).unwrap().len());
+    println!("{on}: at rest {}", rtt(&rest));
+    println!("{on}: compiling {}", rtt(&busy));
+    assert!(rest.contains("20 sent, 20 received"), "{rest}");
+    assert!(busy.contains("200 sent, 200 received"), "{busy}");
+}
+
+#[test]
+fn hosted_compiling_delays_nobody() {
+    compiling_delays_nobody("hosted");
+}
+
+#[test]
+fn qemu_compiling_delays_nobody() {
+    compiling_delays_nobody("qemu");
 }

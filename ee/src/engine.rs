@@ -18,7 +18,7 @@ use crate::sandbox::TeamState;
 /// Bytes of native stack that guest code may use.
 pub const STACK: usize = 128 * 1024;
 /// Bytes that an idle store and its one instance take beside memory, table and what grows with the
-/// number of functions (measured by `tests/memory.rs`).
+/// number of functions (measured by `tests/heap.rs`).
 pub const STORE_BYTES: u64 = 12 * 1024;
 /// Bytes of an instance for each of its functions, at most.
 pub const FUNCTION_BYTES: u64 = 48;
@@ -96,19 +96,22 @@ impl Engine {
         let range = module.image_range();
         let image = (range.end as usize - range.start as usize) as u64;
         let pre = self.0.linker.instantiate_pre(&module).map_err(failed)?;
-        let size = image + u64::from(admitted.functions) * FUNCTION_BYTES + CODE_BYTES;
-        Ok(Code { hash, pre, size, admitted })
+        let size = image + CODE_BYTES + u64::from(admitted.functions) * CODE_FUNCTION_BYTES;
+        Ok(Code { hash, pre, image, size, admitted })
     }
 }
 
 /// Bytes of a compiled module beside its image and what grows with its functions, at most.
 const CODE_BYTES: u64 = 16 * 1024;
+/// Bytes of a compiled module beside its image for each of its functions, at most.
+const CODE_FUNCTION_BYTES: u64 = 72;
 
 /// A compiled module, shared by all teams that run it. A clone shares the machine code.
 #[derive(Clone)]
 pub struct Code {
     hash: PartHash,
     pre: InstancePre<TeamState>,
+    image: u64,
     size: u64,
     admitted: Admitted,
 }
@@ -122,6 +125,11 @@ impl Code {
     /// Bytes that the compiled module takes. Each team that runs it is charged all of them (D4).
     pub fn size(&self) -> u64 {
         self.size
+    }
+
+    /// Bytes of it that are machine code and constants, in whole pages.
+    pub fn image(&self) -> u64 {
+        self.image
     }
 
     /// What admission learned.

@@ -11,7 +11,7 @@ use common::{Fate, Options, Random, World};
 use ee::node::SessionId;
 use wire::control::{Answer, Erred, FlowState, Request};
 use wire::id::PartHash;
-use wire::tuple::{Tuple, Validity};
+use wire::tuple::{Companion, Coupling, Provider, Tuple, Validity};
 
 const SECOND: Duration = Duration::from_secs(1);
 const MILLI: Duration = Duration::from_millis(1);
@@ -313,11 +313,14 @@ fn the_injection_door() {
     assert!(refused(&mut world, late).starts_with("principal:"));
     let hungry = flow("hungry", module.clone(), |b| b.request.budgets.memory = Some(1000));
     assert!(refused(&mut world, hungry).contains("memory"));
-    let circle = flow("circle", module.clone(), |b| {
-        b.protocols[0].capsules[0].derives = vec![0];
-        b.protocols[0].capsules[0].limits = guest::all(1);
+    let companion = flow("companion", module.clone(), |b| {
+        let mut second = b.protocols[0].clone();
+        second.name = "second".into();
+        b.protocols.push(second);
+        let (interface, coupling) = ("second".into(), Coupling::Capsules);
+        b.protocols[0].companions = vec![Companion { interface, coupling, provider: Provider::Tuple(1) }];
     });
-    assert!(refused(&mut world, circle).contains("derived from itself"));
+    assert!(refused(&mut world, companion).starts_with("node: this release runs no companions"));
     let broken = flow("broken", module[..module.len() - 3].to_vec(), |_| ());
     assert!(refused(&mut world, broken).starts_with("principal: module refused"));
     let tuple = Tuple::decode(&good.tuple).unwrap();

@@ -97,7 +97,7 @@ pub fn relay(kind: Kind, capsules: u64, payload_len: usize) -> Result<()> {
 
 /// What is counted.
 enum Relay {
-    Native(Net, OutChannel),
+    Native(Box<Net>, OutChannel),
     Bees(Box<Node>),
 }
 
@@ -105,7 +105,7 @@ impl Relay {
     fn native(config: &NodeConfig, pool: BufPool) -> Result<Self> {
         let net = Net::new(&config.links, pool, 0, StreamLimits::default())?;
         let next = config.neighbors.iter().find(|n| n.name == "next").context("no neighbor \"next\"")?;
-        Ok(Self::Native(net, OutChannel { link: OUT, to: next.address }))
+        Ok(Self::Native(Box::new(net), OutChannel { link: OUT, to: next.address }))
     }
 
     fn bees(config: &NodeConfig, pool: BufPool, flow: &RelayFlow) -> Result<Self> {

@@ -112,11 +112,6 @@ impl Relay {
         std::thread::spawn(move || output.lines().for_each(drop));
         Ok(())
     }
-
-    /// The relay's process.
-    pub fn id(&self) -> u32 {
-        self.child.id()
-    }
 }
 
 impl Drop for Relay {

@@ -266,3 +266,187 @@ fn admissible(tuple: &Tuple, grant: &Grant) -> Result<(), (Erred, String)> {
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::Arc;
+    use std::time::Duration;
+
+    use nodeos::buf::BufPool;
+    use nodeos::link::LinkId;
+    use nodeos::platform::{Entropy, EntropyError, Interrupter, Meter};
+    use wire::capsule::{Capsule, HEADER_LEN};
+    use wire::control::{Answer, FlowState, Request};
+    use wire::grant::Neighbors;
+    use wire::id::PartHash;
+    use wire::tuple::{Body, CapsuleType, Credentials, Events, Part, Protocol, VERSION, Validity};
+
+    use crate::config::{ADMIN, NodeConfig};
+    use crate::{Engine, Metering, Platform};
+
+    struct Still;
+
+    impl Meter for Still {
+        fn count(&self) -> u64 {
+            0
+        }
+        fn per_micro(&self) -> u64 {
+            1000
+        }
+    }
+
+    impl Interrupter for Still {
+        fn arm(&self, _: Duration) {}
+        fn disarm(&self) {}
+    }
+
+    impl Entropy for Still {
+        fn fill(&self, _: &mut [u8]) -> Result<(), EntropyError> {
+            Err(EntropyError)
+        }
+    }
+
+    /// Grants everything, but only one neighbor; on a timer takes that one away, and then revokes.
+    struct Picky;
+
+    impl Picky {
+        fn grant(names: &[&str]) -> Grant {
+            let names = names.iter().map(|n| n.to_string()).collect();
+            Grant { neighbors: Neighbors::Only(names), ..Grant::everything(Default::default(), vec![]) }
+        }
+    }
+
+    impl AuthAgent for Picky {
+        fn name(&self) -> &str {
+            "picky"
+        }
+
+        fn handle(&mut self, now: AgentTime, event: AgentEvent<'_>, out: &mut Vec<AgentAction>) {
+            let flow = TupleHash::of(&tuple().1);
+            match event {
+                AgentEvent::TupleSeen { flow, .. } => {
+                    out.push(AgentAction::Grant { flow, grant: Self::grant(&["c"]) });
+                    out.push(AgentAction::SetTimer { timer: 1, at_us: now.mono_us + 1000 });
+                    out.push(AgentAction::SetTimer { timer: 2, at_us: now.mono_us + 2000 });
+                }
+                AgentEvent::Timer { timer: 1 } => {
+                    out.push(AgentAction::Clamp { flow, grant: Self::grant(&[]) });
+                }
+                AgentEvent::Timer { .. } => {
+                    out.push(AgentAction::Revoke { flow, reason: authagent::agent::Reason::Expired { until: 7 } });
+                }
+                _ => {}
+            }
+        }
+    }
+
+    const CONFIG: &str = r#"
+        [node]
+        name = "b"
+        [[link]]
+        name = "x"
+        mac = "02:00:00:00:00:01"
+        [[neighbor]]
+        name = "a"
+        link = "x"
+        mac = "02:00:00:00:00:0a"
+        [[neighbor]]
+        name = "c"
+        link = "x"
+        mac = "02:00:00:00:00:0c"
+    "#;
+
+    fn tuple() -> (Vec<u8>, Vec<u8>) {
+        let text = r#"(module (memory (export "memory") 1 1) (func (export "bees_abi_1"))
+            (global (export "bees_inbox") i32 (i32.const 0)))"#;
+        let module = wat::parse_str(text).unwrap();
+        let protocol = Protocol {
+            name: "p".into(),
+            code: Part::of(&module).unwrap(),
+            data: vec![],
+            capsules: vec![CapsuleType { name: "k".into(), limits: Default::default(), derives: vec![] }],
+            events: Events::default(),
+            session: false,
+            params: vec![],
+            companions: vec![],
+        };
+        let body = Body {
+            version: VERSION,
+            nonce: [0; 16],
+            protocols: vec![protocol],
+            request: Default::default(),
+            validity: Validity::default(),
+            replaces: None,
+            extensions: vec![],
+        };
+        (module, Tuple { body, credentials: Credentials::None }.encode())
+    }
+
+    #[test]
+    fn a_neighbor_that_is_not_granted_is_denied() {
+        let platform = Platform {
+            name: "test",
+            meter: Arc::new(Still),
+            interrupter: Arc::new(Still),
+            entropy: Arc::new(Still),
+            engine: Engine::new(Metering::Fuel).unwrap(),
+            buffers: BufPool::new(64),
+        };
+        let mut now = Now::mono(Instant(0));
+        let mut node = Node::new(&NodeConfig::parse(CONFIG).unwrap(), platform.clone(), now).unwrap();
+        node.agent = AgentHost::new(Box::new(Picky));
+        let empty = node.memory.used();
+        let (module, tuple) = tuple();
+        let hash = TupleHash::of(&tuple);
+        let put =
+            Request::PartPut { part: PartHash::of(&module), total: module.len() as u32, offset: 0, bytes: module };
+        assert_eq!(node.control(now, ADMIN, put), Answer::Done);
+        assert_eq!(node.control(now, ADMIN, Request::FlowInject { tuple }), Answer::Injected(hash));
+        let done = node.job().unwrap().run();
+        node.job_done(now, done);
+        node.poll(now);
+
+        let said = |node: &mut Node, now, from: u8, id: &CapsuleId, payload: &[u8]| {
+            let mut bytes = vec![2, 0, 0, 0, 0, 1, 2, 0, 0, 0, 0, from, 0x88, 0xb5];
+            bytes.resize(14 + HEADER_LEN, 0);
+            Capsule::emit_header(&mut bytes[14..], id, payload.len());
+            bytes.extend(payload);
+            node.frame(now, LinkId(0), platform.buffers.copy_of(&bytes).unwrap());
+            node.poll(now);
+            std::iter::from_fn(|| node.transmit(now, LinkId(0)).map(|f| f[14 + HEADER_LEN..].to_vec())).last()
+        };
+        let id = CapsuleId::compute(&hash, &Path::default(), 0, &[]);
+        let counts = |node: &Node| {
+            (node.counters.get(Count::CapsulesReceived), node.counters.get(Count::NeighborDenied))
+        };
+        said(&mut node, now, 0x0c, &id, b"x");
+        assert_eq!(counts(&node), (1, 0));
+        said(&mut node, now, 0x0a, &id, b"x");
+        assert_eq!(counts(&node), (1, 1));
+
+        // Nor is it told what the capsule belongs to, nor given the code.
+        use wire::system::{DownloadResponse, Translation, TranslationRequest, TranslationResponse};
+        use wire::system::{decode, encode, translation_id};
+        let ask = encode(&TranslationRequest { nonce: 1, unknown: id });
+        let load = encode(&wire::system::DownloadRequest { nonce: 1, offset: 0, len: 10 });
+        for (from, known) in [(0x0a, false), (0x0c, true)] {
+            let told = said(&mut node, now, from, &translation_id(REQUEST), &ask).unwrap();
+            let told: TranslationResponse = decode(&told).unwrap();
+            assert_eq!(matches!(told.answer, Translation::Known { .. }), known);
+            let given = said(&mut node, now, from, &download_id(REQUEST, &hash, None), &load).unwrap();
+            let given: DownloadResponse<'_> = decode(&given).unwrap();
+            assert_eq!(matches!(given, DownloadResponse::Chunk { .. }), known);
+        }
+
+        now.mono = Instant(1000);
+        node.poll(now);
+        said(&mut node, now, 0x0c, &id, b"x");
+        assert_eq!(counts(&node), (1, 2), "clamped");
+        now.mono = Instant(2000);
+        node.poll(now);
+        let Answer::Flows(flows) = node.control(now, ADMIN, Request::FlowShow { from: 0 }) else { panic!() };
+        assert!(matches!(&flows.items[..], [f] if matches!(&f.state, FlowState::Ended(why) if why.starts_with("revoked"))));
+        assert_eq!((node.memory.used(), platform.buffers.lent()), (empty, 0));
+    }
+}

@@ -126,7 +126,7 @@ pub fn attacks() -> Vec<Attack> {
             "floods",
             timer(&format!(
                 "(drop (call $capsule_resize (local.get $c) (i32.const 1400))) {}",
-                times(2000, &format!("(call $capsule_multicast (local.get $c) {hood} (i32.const 1))"))
+                times(600, &format!("(call $capsule_multicast (local.get $c) {hood} (i32.const 1))"))
             )),
             None,
             None,

@@ -1,8 +1,13 @@
-//! A small protocol for tests: a flood that leaves its round and its hop count at every node, and tells
-//! programs about it.
+//! What tests of the simulator share: the protocols that are shipped ([`real`]), the guests that the tests
+//! of `ee` use, and a small protocol: a flood that leaves its round and its hop count at every node, and
+//! tells programs about it.
 
 #![allow(dead_code, reason = "each test file uses its part")]
 
+#[path = "../../../ee/tests/common/guest.rs"]
+pub mod guest;
+#[path = "../../../ee/tests/common/hostile.rs"]
+pub mod hostile;
 pub mod real;
 
 use std::time::Duration;
@@ -11,6 +16,19 @@ use sim::{Session, Sim, SimError};
 use wire::id::PartHash;
 use wire::limits::{Limits, Operation};
 use wire::tuple::{Body, CapsuleType, Credentials, Events, Part, Protocol, Request, Tuple, Validity};
+
+/// Numbers for [`guest`], from a seed.
+pub struct Random(sim::random::Random);
+
+impl Random {
+    pub fn new(seed: u64) -> Self {
+        Self(sim::random::Random::new(seed, 0))
+    }
+
+    pub fn number(&mut self) -> u64 {
+        self.0.bits()
+    }
+}
 
 /// Packets from programs: byte 0 says flood (1) or tell (0), bytes 4 to 7 which round. Capsules have the
 /// same form, with the hop count in byte 1. A node that has seen a round tells the capsule that it saw.
