@@ -76,8 +76,12 @@ fn run(arguments: &Arguments) -> Result<()> {
             print(arguments.json, &costs, instructions::report(&costs))
         }
         Command::Image(options) => {
-            let report = image::run(options)?;
-            print(arguments.json, &report, image::text(&report))
+            let report = image::run(options);
+            print(arguments.json, &report, image::text(&report))?;
+            if !report.failed.is_empty() {
+                bail!("not everything could be measured");
+            }
+            Ok(())
         }
         Command::Count { kind, capsules, payload } => instructions::relays::relay(*kind, *capsules, *payload),
         Command::ServeNative => {

@@ -221,15 +221,22 @@ impl Flows {
         self.by_team.get(&team).copied()
     }
 
-    /// The running flow that a session's `open` line means: a main protocol's name (the newest such flow),
-    /// or a hash or its first eight or more digits.
+    /// The running flow that a session's `open` line means: a hash or its first eight or more digits, or a
+    /// main protocol's name: the newest such flow, those that were injected here before all others.
     pub fn by_selector(&self, selector: &str) -> Option<Handle> {
         let running = || self.iter().filter(|(_, f)| matches!(f.stage, Stage::Running { .. }));
-        let by_hash = running().find(|(_, f)| {
-            selector.len() >= 8 && f.hash.to_string().starts_with(&selector.to_ascii_lowercase())
-        });
-        let by_name = || running().filter(|(_, f)| f.name() == selector).max_by_key(|(_, f)| f.since);
-        by_hash.or_else(by_name).map(|(handle, _)| handle)
+        if selector.len() >= MIN_DIGITS {
+            let digits = selector.to_ascii_lowercase();
+            let mut found = running().filter(|(_, f)| f.hash.to_string().starts_with(&digits));
+            // Digits that mean two flows mean none: hashes that begin alike can be made.
+            if let Some((handle, _)) = found.next() {
+                return found.next().is_none().then_some(handle);
+            }
+        }
+        // A flow that was injected here is meant before one that came by itself under the same name.
+        let rank = |f: &Flow| (matches!(f.source, Source::Injected { .. }), f.since);
+        let by_name = running().filter(|(_, f)| f.name() == selector).max_by_key(|(_, f)| rank(f));
+        by_name.map(|(handle, _)| handle)
     }
 
     /// All flows.
@@ -256,6 +263,8 @@ impl Flows {
     }
 }
 
+/// The fewest digits of a hash that name a flow.
+const MIN_DIGITS: usize = 8;
 /// Bytes of a flow's record and of its identifiers in the registry, at most.
 const FLOW_BYTES: u64 = 8 * 1024;
 

@@ -23,8 +23,25 @@ pub struct Log {
     ring: VecDeque<LogEntry>,
     console: VecDeque<LogEntry>,
     next: u64,
-    period_start: Instant,
-    in_period: u32,
+    refused: Window,
+    guests: Window,
+}
+
+/// Counts the lines of one second.
+#[derive(Debug, Default)]
+struct Window {
+    start: Instant,
+    lines: u32,
+}
+
+impl Window {
+    fn allows(&mut self, now: Instant) -> bool {
+        if now.since(self.start) >= PERIOD {
+            *self = Self { start: now, lines: 0 };
+        }
+        self.lines = self.lines.saturating_add(1);
+        self.lines <= BURST
+    }
 }
 
 impl Log {
@@ -45,12 +62,17 @@ impl Log {
 
     /// Writes a line about something refused; `false` when it was left out by the rate limit.
     pub fn limited(&mut self, now: Instant, text: impl FnOnce() -> String) -> bool {
-        if now.since(self.period_start) >= PERIOD {
-            self.period_start = now;
-            self.in_period = 0;
+        let allowed = self.refused.allows(now);
+        if allowed {
+            self.line(now, text());
         }
-        self.in_period += 1;
-        let allowed = self.in_period <= BURST;
+        allowed
+    }
+
+    /// Writes a guest's line; `false` when it was left out. Guests have a rate limit of their own: they
+    /// cannot make the node silent about what it refuses.
+    pub fn guest(&mut self, now: Instant, text: impl FnOnce() -> String) -> bool {
+        let allowed = self.guests.allows(now);
         if allowed {
             self.line(now, text());
         }
@@ -92,7 +114,8 @@ mod tests {
         let mut log = Log::default();
         let written = (0..1000).filter(|_| log.limited(Instant::ZERO, || "refused".into())).count();
         assert_eq!(written, BURST as usize);
+        assert!(log.guest(Instant::ZERO, || "a guest's".into()));
         assert!(log.limited(Instant::ZERO + PERIOD, || "again".into()));
-        assert_eq!(log.since(20).len(), 1);
+        assert_eq!(log.since(20).len(), 2);
     }
 }

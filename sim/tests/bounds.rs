@@ -55,7 +55,10 @@ fn bytes() {
     let over = of_len(bounds::MODULE + 1);
     match sim.inject(0, &over.tuple, &[&over.module]) {
         Err(e) => println!("refused {e}"),
-        Ok(h) => { sim.run_for(SECOND); println!("{:?}", find_flow(&mut sim, 0, &h)); }
+        Ok(h) => {
+            sim.run_for(SECOND);
+            println!("{:?}", find_flow(&mut sim, 0, &h));
+        }
     }
     println!("{before:?} {:?}", held(&mut sim, 0));
 }
@@ -63,7 +66,8 @@ fn bytes() {
 #[test]
 fn work() {
     let fill = |n: usize| {
-        let body = "(global.set $g (i32.mul (global.get $g) (i32.add (local.get 0) (i32.const 77777))))".repeat(200);
+        let body =
+            "(global.set $g (i32.mul (global.get $g) (i32.add (local.get 0) (i32.const 77777))))".repeat(200);
         let f = format!("(func (param i32) {body})").repeat(n);
         format!("{} (global $g (mut i32) (i32.const 1)) {f}", "")
     };
@@ -72,8 +76,10 @@ fn work() {
         common::guest::module(&fill(n))
     };
     let mut n = 1;
-    while ee::admit::admit(&make(n + 1)).is_ok() { n += 1; }
-    println!("{n} functions, {} bytes, {:?}", make(n).len(), ee::admit::admit(&make(n+1)));
+    while ee::admit::admit(&make(n + 1)).is_ok() {
+        n += 1;
+    }
+    println!("{n} functions, {} bytes, {:?}", make(n).len(), ee::admit::admit(&make(n + 1)));
     let flow = guest::flow("work", make(n), |_| ());
     let mut sim = line();
     let hash = sim.inject(0, &flow.tuple, &[&flow.module]).unwrap();

@@ -19,7 +19,11 @@ const MIDDLE: usize = 1;
 
 /// A line whose links carry what one team may send, and half as much again.
 fn line() -> Sim {
-    let shape = Shape { rate: std::env::var("LR").ok().map(|s| s.parse().unwrap()), delay: MILLI, ..Shape::default() };
+    let shape = Shape {
+        rate: std::env::var("LR").ok().map(|s| s.parse().unwrap()),
+        delay: MILLI,
+        ..Shape::default()
+    };
     Sim::new(&Lab::line(3).shaped(shape), 1, Options::default()).unwrap()
 }
 
@@ -93,7 +97,11 @@ fn steady_flood() -> Attack {
 
 #[test]
 fn no_ping_is_lost_whatever_another_team_does() {
-    for attack in attacks().into_iter().chain([steady_flood()]).filter(|a| a.name.contains(&std::env::var("ATT").unwrap_or_default())) {
+    for attack in attacks()
+        .into_iter()
+        .chain([steady_flood()])
+        .filter(|a| a.name.contains(&std::env::var("ATT").unwrap_or_default()))
+    {
         let t = std::time::Instant::now();
         let r = std::panic::catch_unwind(|| attacked_by(&attack));
         println!("{} {:?} {}", attack.name, t.elapsed(), r.is_ok());

@@ -84,24 +84,34 @@ pub struct Report {
     /// Arrival of a flow at each node, in QEMU and in processes.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub download: Option<Vec<lab::Hops>>,
+    /// Parts that could not be measured, and why.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub failed: Vec<String>,
 }
 
-/// Measures.
-pub fn run(options: &Options) -> Result<Report> {
+/// Measures. A part that fails does not keep the others from being reported.
+pub fn run(options: &Options) -> Report {
     let mut report = Report::default();
-    let image = || Image::find(options.image.as_deref());
-    for part in &options.only {
-        match part {
-            Part::Relay => report.relay = Some(relay::run(&image()?, options)?),
-            Part::Boot => report.boot = Some(boot::run(&image()?, options.runs)?),
-            Part::Size => report.size = Some(size::run(&image()?)?),
-            Part::Memory => report.memory = Some(lab::memory(&lab::Tools::find(options)?, options.runs)?),
-            Part::Download => {
-                report.download = Some(lab::download(&lab::Tools::find(options)?, options.runs)?)
-            }
+    for &part in &options.only {
+        if let Err(error) = measure(part, options, &mut report) {
+            eprintln!("{part:?}: {error:#}");
+            report.failed.push(format!("{part:?}: {error:#}"));
         }
     }
-    Ok(report)
+    report
+}
+
+fn measure(part: Part, options: &Options, report: &mut Report) -> Result<()> {
+    let image = || Image::find(options.image.as_deref());
+    let tools = || lab::Tools::find(options);
+    match part {
+        Part::Relay => report.relay = Some(relay::run(&image()?, options)?),
+        Part::Boot => report.boot = Some(boot::run(&image()?, options.runs)?),
+        Part::Size => report.size = Some(size::run(&image()?)?),
+        Part::Memory => report.memory = Some(lab::memory(&tools()?, options.runs)?),
+        Part::Download => report.download = Some(lab::download(&tools()?, options.runs)?),
+    }
+    Ok(())
 }
 
 /// The report as text.

@@ -167,7 +167,7 @@ impl Node {
         }
         let name = data.tuple.main().name.clone();
         let budget = self.budget.clamp(&grant.budgets);
-        let Ok(team) = self.teams.create(self.teams.root(), &name, budget.clone()) else {
+        let Ok(team) = self.teams.create(self.teams.root(), &name, budget) else {
             return self.end_flow(now, handle, End::failed(Erred::Node, "there are as many teams as may be"));
         };
         // Besides the events that may wait, the end of each session is always told: of those that are open,
@@ -334,7 +334,10 @@ mod tests {
                     out.push(AgentAction::Clamp { flow, grant: Self::grant(&[]) });
                 }
                 AgentEvent::Timer { .. } => {
-                    out.push(AgentAction::Revoke { flow, reason: authagent::agent::Reason::Expired { until: 7 } });
+                    out.push(AgentAction::Revoke {
+                        flow,
+                        reason: authagent::agent::Reason::Expired { until: 7 },
+                    });
                 }
                 _ => {}
             }
@@ -399,8 +402,12 @@ mod tests {
         let empty = node.memory.used();
         let (module, tuple) = tuple();
         let hash = TupleHash::of(&tuple);
-        let put =
-            Request::PartPut { part: PartHash::of(&module), total: module.len() as u32, offset: 0, bytes: module };
+        let put = Request::PartPut {
+            part: PartHash::of(&module),
+            total: module.len() as u32,
+            offset: 0,
+            bytes: module,
+        };
         assert_eq!(node.control(now, ADMIN, put), Answer::Done);
         assert_eq!(node.control(now, ADMIN, Request::FlowInject { tuple }), Answer::Injected(hash));
         let done = node.job().unwrap().run();
@@ -446,7 +453,9 @@ mod tests {
         now.mono = Instant(2000);
         node.poll(now);
         let Answer::Flows(flows) = node.control(now, ADMIN, Request::FlowShow { from: 0 }) else { panic!() };
-        assert!(matches!(&flows.items[..], [f] if matches!(&f.state, FlowState::Ended(why) if why.starts_with("revoked"))));
+        assert!(
+            matches!(&flows.items[..], [f] if matches!(&f.state, FlowState::Ended(why) if why.starts_with("revoked")))
+        );
         assert_eq!((node.memory.used(), platform.buffers.lent()), (empty, 0));
     }
 }

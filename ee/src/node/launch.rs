@@ -135,7 +135,7 @@ impl Node {
             tuple: data.tuple.clone(),
             hash: flow.hash,
             grant: flow.team.as_ref()?.1.clone(),
-            budget: team.budget.clone(),
+            budget: team.budget,
             account: team.account().clone(),
             node_name: self.name.clone(),
             buffers: self.platform.buffers.clone(),

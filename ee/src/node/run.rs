@@ -221,7 +221,9 @@ impl Node {
                 Effect::Log { level, text } => {
                     let Some(flow) = self.flows.get(handle) else { continue };
                     let name = label(flow);
-                    self.log_limited(now, || format!("flow {name} {}: {text}", level.name()));
+                    if !self.log.guest(now.mono, || format!("flow {name} {}: {text}", level.name())) {
+                        self.counters.add(Count::LogSuppressed);
+                    }
                 }
             }
         }

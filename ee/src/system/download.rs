@@ -12,14 +12,15 @@ use nodeos::platform::Instant;
 
 /// Chunks asked for at a time.
 pub const WINDOW: u32 = 8;
-/// Requests without any progress before the source is given up.
-pub const MAX_TRIES: u32 = 8;
+/// Requests without any progress before the source is given up, which is after some eight seconds: so many
+/// that a link which loses every fifth request or answer does not make a source look gone.
+pub const MAX_TRIES: u32 = 11;
 /// Missing ranges remembered: a hop that sends crumbs does not make us keep a list of them.
 const MAX_PIECES: usize = 64;
 /// The first wait for an answer.
 pub const FIRST_WAIT: Duration = Duration::from_millis(60);
 /// The longest wait for an answer.
-pub const LONGEST_WAIT: Duration = Duration::from_secs(2);
+pub const LONGEST_WAIT: Duration = Duration::from_secs(1);
 
 /// One object on its way.
 #[derive(Debug)]

@@ -20,13 +20,15 @@ pub const MAX_OPEN: usize = 256;
 pub const MAX_OPEN_EACH: usize = 16;
 /// Capsules that wait for one identifier or flow.
 pub const MAX_WAITING: usize = 32;
-/// Questions sent before the previous hop is given up.
-pub const MAX_TRIES: u32 = 6;
+/// Questions sent before the previous hop is given up, which is after some three seconds: so many that
+/// a link which loses every fifth question or answer does not make a node look gone.
+pub const MAX_TRIES: u32 = 10;
 /// How long a refusal is remembered.
 pub const REFUSED_FOR: Duration = Duration::from_secs(2);
 /// Refusals remembered at a time.
 pub const MAX_REFUSED: usize = 256;
 const FIRST_WAIT: Duration = Duration::from_millis(50);
+const LONGEST_WAIT: Duration = Duration::from_millis(400);
 
 /// A capsule that waits for its flow, with the charge for its buffer.
 #[derive(Debug)]
@@ -137,7 +139,7 @@ impl Questions {
         if question.tries >= MAX_TRIES {
             return self.open.remove(&id).map(Err);
         }
-        question.again = now + FIRST_WAIT * 2u32.pow(question.tries);
+        question.again = now + (FIRST_WAIT * 2u32.pow(question.tries)).min(LONGEST_WAIT);
         question.tries += 1;
         Some(Ok((id, question.neighbor, question.nonce)))
     }

@@ -15,8 +15,9 @@ pub fn module(name: &str) -> Vec<u8> {
     let built = || PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../target/capsules");
     let folder = std::env::var_os("BEES_CAPSULES").map_or_else(built, PathBuf::from);
     let path = folder.join(format!("{name}.wasm"));
-    std::fs::read(&path)
-        .unwrap_or_else(|e| panic!("{}: {e}; build the protocols first: cargo xtask capsules", path.display()))
+    std::fs::read(&path).unwrap_or_else(|e| {
+        panic!("{}: {e}; build the protocols first: cargo xtask capsules", path.display())
+    })
 }
 
 /// The tuple of a module as the module describes itself; with another nonce it is another flow.

@@ -1,0 +1,114 @@
+//! Writes what the fuzz targets start from into `fuzz/seeds`: one sound input or a few for each of them.
+//!
+//! `cargo test -p ee --test seeds -- --ignored`, after a format has changed.
+
+mod common;
+
+use std::cell::RefCell;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::rc::Rc;
+use std::time::Duration;
+
+use common::guest::{ask, module, question};
+use common::{Fate, Frame, World};
+use wire::control::{Answer, Request, encode};
+use wire::describe::Description;
+use wire::id::PartHash;
+use wire::tuple::Tuple;
+
+/// Pieces as `fuzz::pieces` cuts them: a number, a length, bytes.
+fn pieces<'a>(list: impl IntoIterator<Item = (u8, &'a [u8])>) -> Vec<u8> {
+    let mut out = Vec::new();
+    for (number, bytes) in list {
+        out.push(number);
+        out.extend((bytes.len() as u16).to_le_bytes());
+        out.extend(bytes);
+    }
+    out
+}
+
+struct Seeds(PathBuf);
+
+impl Seeds {
+    fn put(&self, target: &str, name: &str, bytes: &[u8]) {
+        let folder = self.0.join(target);
+        fs::create_dir_all(&folder).unwrap();
+        fs::write(folder.join(name), bytes).unwrap();
+    }
+}
+
+#[test]
+#[ignore = "writes into the source tree"]
+fn write_the_seeds() {
+    let seeds = Seeds(Path::new(env!("CARGO_MANIFEST_DIR")).join("../fuzz/seeds"));
+    let flow = ask("ask", 7);
+    let tuple = Tuple::decode(&flow.tuple).unwrap();
+
+    let mut world = World::line(3);
+    let heard = Rc::new(RefCell::new(Vec::new()));
+    let copy = heard.clone();
+    world.tap(move |frame: &mut Frame| {
+        copy.borrow_mut().push(frame.clone());
+        Fate::Pass
+    });
+    world.start(0, &flow);
+    let session = world.session(0, "ask");
+    world.say(0, session, &question(b'c', 1));
+    world.run(Duration::from_secs(1));
+    let mut frames: Vec<Frame> = heard.take();
+    frames.retain(|f| f.to == 1 && f.from == 0);
+    for (n, frame) in frames.iter().enumerate() {
+        seeds.put("capsule", &format!("frame-{n}"), &frame.bytes[14..]);
+        seeds.put("system", &format!("payload-{n}"), frame.capsule().unwrap().1);
+    }
+    let spread: Vec<(u8, &[u8])> = frames.iter().map(|f| (0x51, &f.bytes[..])).collect();
+    seeds.put("net", "spread", &pieces(spread.iter().copied()));
+
+    seeds.put("tuple", "ask", &flow.tuple);
+    let main = &tuple.body.protocols[0];
+    let description = Description {
+        name: main.name.clone(),
+        capsules: main.capsules.clone(),
+        events: main.events,
+        session: main.session,
+        params: vec![],
+        companions: vec![],
+    };
+    seeds.put("description", "ask", &description.encode());
+    seeds.put("limits", "chain", &[0; 1].into_iter().chain((0..36).map(|i| i % 3)).collect::<Vec<u8>>());
+
+    let requests = [
+        Request::NodeShow,
+        Request::FlowShow { from: 1 },
+        Request::PartPut {
+            part: PartHash::of(&flow.module),
+            total: flow.module.len() as u32,
+            offset: 0,
+            bytes: flow.module.clone(),
+        },
+        Request::FlowInject { tuple: flow.tuple.clone() },
+        Request::FlowStop { flow: flow.hash(), kill: false },
+    ];
+    let requests: Vec<Vec<u8>> = requests.iter().map(encode).collect();
+    for (n, request) in requests.iter().enumerate() {
+        seeds.put("control", &format!("request-{n}"), request);
+    }
+    for (name, request) in [("node", Request::NodeShow), ("flows", Request::FlowShow { from: 0 })] {
+        let answer: Answer = world.control(1, request);
+        seeds.put("control", &format!("answer-{name}"), &encode(&answer));
+    }
+    let asked = requests.iter().map(|r| (0x53, &r[..]));
+    seeds.put("node", "inject", &pieces(asked.chain(spread.iter().copied())));
+
+    let packet = wire::session::frame(b"find hops 3").unwrap();
+    seeds.put("session", "hello", &pieces([(0, &b"open hello\n"[..]), (0, &packet), (0, &packet[..5])]));
+    seeds.put("admission", "ask", &flow.module);
+    seeds.put("admission", "empty", &module(""));
+    seeds.put("node_config", "small", include_str!("seeds/node.toml").as_bytes());
+    seeds.put("lab", "line", include_str!("seeds/lab.toml").as_bytes());
+    for stage in 0..3 {
+        let bytes: Vec<u8> = [stage].into_iter().chain(pieces([(0, &[0, 32][..]), (0, &[7; 32])])).collect();
+        seeds.put("channel", &format!("stage-{stage}"), &bytes);
+    }
+}
