@@ -1,4 +1,4 @@
-//! The largest module that is admitted travels like any other; a larger one does not even start.
+//! The largest modules that are admitted travel like any other; larger ones do not even start.
 
 mod common;
 
@@ -6,84 +6,96 @@ use std::time::Duration;
 
 use common::guest::{self, Flow, answer, ask, question};
 use common::real::{find_flow, held, open};
-use ee::admit::bounds;
+use ee::admit::{Refusal, admit, bounds};
 use sim::lab::Lab;
 use sim::medium::Shape;
-use sim::{Options, Sim, SimError};
+use sim::{Options, Sim};
 use wire::control::FlowState;
 
 const SECOND: Duration = Duration::from_secs(1);
+/// What the answers have in them.
+const CONSTANT: u8 = 9;
 
+/// Three nodes in a line whose names begin differently: the question is for the first byte of a name.
 fn line() -> Sim {
     let shape = Shape { rate: Some(12_500_000), delay: SECOND / 1000, ..Shape::default() };
-    Sim::new(&Lab::line(3).shaped(shape), 1, Options::default()).unwrap()
+    let mut lab = Lab::line(3).shaped(shape);
+    for (node, name) in lab.nodes.iter_mut().zip(["a", "b", "c"]) {
+        node.name = name.into();
+    }
+    Sim::new(&lab, 1, Options::default()).unwrap()
 }
 
-/// Asks the far end of the line.
-fn crosses(flow: &Flow) -> Duration {
+/// Asks the far end of the line, which has to get the code for it; the node in the middle tells what it took.
+fn crosses(flow: &Flow, what: &str) {
     let mut sim = line();
     let hash = sim.inject(0, &flow.tuple, &[&flow.module]).unwrap();
     let session = open(&mut sim, 0, &hash);
-    // A name's first byte says who is asked; all names of a line begin alike, but the first node passes on.
-    sim.send(session, &question(b'n', 7)).unwrap();
+    sim.send(session, &question(b'c', 7)).unwrap();
     let start = sim.now();
     let mut heard = Vec::new();
     sim.run_until(20 * SECOND, |sim| {
         heard.extend(sim.received(session).unwrap());
         !heard.is_empty()
     });
-    println!("{:?} {:?}", heard, find_flow(&mut sim, 1, &hash));
+    assert_eq!(heard, [answer(b'c', CONSTANT, 7)], "{what}");
     let took = sim.now().since(start);
-    assert_eq!(heard, [answer(b'n', 9, 7)]);
-    took
+    for at in 1..3 {
+        let flow_there = find_flow(&mut sim, at, &hash).unwrap();
+        assert!(flow_there.arrival.bytes > flow.module.len() as u64, "{what}: {:?}", flow_there.arrival);
+    }
+    println!("{what}: {} bytes, two hops, answer after {took:?}", flow.module.len());
+}
+
+/// Refused where it is injected, by a reason that says what and how much; neighbors never hear of it.
+fn refused(flow: &Flow, why: &str) {
+    let mut sim = line();
+    let before = held(&mut sim, 0);
+    let hash = sim.inject(0, &flow.tuple, &[&flow.module]).unwrap();
+    sim.run_for(SECOND);
+    let state = find_flow(&mut sim, 0, &hash).expect("it is remembered").state;
+    assert!(matches!(&state, FlowState::Ended(text) if text.contains(why)), "{state:?}");
+    assert!(sim.session(0, &hash.to_string()).is_err());
+    sim.run_for(61 * SECOND);
+    assert_eq!((held(&mut sim, 0), sim.stats().frames), (before, 0));
 }
 
 /// The question's module, with so much behind it that it has `len` bytes.
 fn of_len(len: u64) -> Flow {
     let some = 190_000;
-    let longer = guest::big(ask("ask", 9), some).module.len();
-    guest::big(ask("ask", 9), some + len as usize - longer)
+    let longer = guest::big(ask("ask", CONSTANT), some).module.len();
+    guest::big(ask("ask", CONSTANT), some + len as usize - longer)
 }
 
 #[test]
-fn bytes() {
-    let flow = of_len(bounds::MODULE);
-    assert_eq!(flow.module.len() as u64, bounds::MODULE);
-    println!("{:?}", crosses(&flow));
-    let mut sim = line();
-    let before = held(&mut sim, 0);
-    let over = of_len(bounds::MODULE + 1);
-    match sim.inject(0, &over.tuple, &[&over.module]) {
-        Err(e) => println!("refused {e}"),
-        Ok(h) => {
-            sim.run_for(SECOND);
-            println!("{:?}", find_flow(&mut sim, 0, &h));
+fn the_longest_module_crosses_the_line_and_a_byte_more_is_refused() {
+    let longest = of_len(bounds::MODULE);
+    assert_eq!(longest.module.len() as u64, bounds::MODULE);
+    crosses(&longest, "the longest module");
+    let text = format!("a module of {} bytes, {} are admitted", bounds::MODULE + 1, bounds::MODULE);
+    refused(&of_len(bounds::MODULE + 1), &text);
+}
+
+/// The question's module with so many functions besides that are hard to compile.
+fn of_functions(functions: usize) -> Flow {
+    let body = "(global.set $sum (i32.div_u (global.get $sum) (i32.load (global.get $sum))))".repeat(100);
+    let work = format!("(func {body})").repeat(functions);
+    let plain = ask("ask", CONSTANT);
+    let mut flow = guest::of("ask", &format!("(global $sum (mut i32) (i32.const 1)) {work}"));
+    let _ = plain;
+    flow.tuple = flow.tuple.clone();
+    flow
+}
+
+#[test]
+fn the_most_work_for_the_compiler_crosses_the_line_and_a_function_more_is_refused() {
+    let mut functions = 1;
+    let over = loop {
+        match admit(&of_functions(functions + 1).module) {
+            Ok(_) => functions += 1,
+            Err(refusal) => break refusal,
         }
-    }
-    println!("{before:?} {:?}", held(&mut sim, 0));
-}
-
-#[test]
-fn work() {
-    let fill = |n: usize| {
-        let body =
-            "(global.set $g (i32.mul (global.get $g) (i32.add (local.get 0) (i32.const 77777))))".repeat(200);
-        let f = format!("(func (param i32) {body})").repeat(n);
-        format!("{} (global $g (mut i32) (i32.const 1)) {f}", "")
     };
-    let make = |n: usize| {
-        // the ask handlers
-        common::guest::module(&fill(n))
-    };
-    let mut n = 1;
-    while ee::admit::admit(&make(n + 1)).is_ok() {
-        n += 1;
-    }
-    println!("{n} functions, {} bytes, {:?}", make(n).len(), ee::admit::admit(&make(n + 1)));
-    let flow = guest::flow("work", make(n), |_| ());
-    let mut sim = line();
-    let hash = sim.inject(0, &flow.tuple, &[&flow.module]).unwrap();
-    sim.run_for(SECOND);
-    println!("{:?}", find_flow(&mut sim, 0, &hash));
-    let _ = (FlowState::Running, |e: SimError| e);
+    println!("{functions} {over}");
+    assert!(matches!(over, Refusal::Bound { limit: bounds::MODULE_WEIGHT, .. }), "{over}");
 }

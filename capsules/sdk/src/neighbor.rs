@@ -6,6 +6,9 @@ use crate::sys;
 /// The most members that [`Neighborhood::members`] lists.
 pub const MAX_MEMBERS: usize = 64;
 
+/// What neighbors' names begin with among those of capabilities.
+const PREFIX: &[u8] = b"neighbor/";
+
 /// A capability for one neighbor.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Neighbor(u32);
@@ -25,7 +28,7 @@ impl Neighbor {
     /// The neighbor of this name in the node's configuration.
     pub fn find(name: &str) -> Result<Self, Error> {
         let mut full = crate::Text::<80>::new();
-        full.push("neighbor/");
+        full.push(PREFIX);
         full.push(name);
         check(sys::cap_lookup(full.as_bytes())).map(Self)
     }
@@ -42,8 +45,12 @@ impl Neighbor {
 
     /// Its name in this node's configuration, as much as fits `buffer`.
     pub fn name<'a>(&self, buffer: &'a mut [u8]) -> Result<&'a [u8], Error> {
-        let n = check(sys::cap_name(self.0, buffer))? as usize;
-        let n = n.min(buffer.len());
+        let mut full = [0; 80];
+        let n = check(sys::cap_name(self.0, &mut full))? as usize;
+        let full = &full[..n.min(full.len())];
+        let name = full.strip_prefix(PREFIX).unwrap_or(full);
+        let n = name.len().min(buffer.len());
+        buffer[..n].copy_from_slice(&name[..n]);
         Ok(&buffer[..n])
     }
 

@@ -476,7 +476,9 @@ impl Node {
     }
 
     pub(crate) fn cap_name(&mut self, capability: u32, buffer: &mut [u8]) -> i32 {
-        result(self.port(capability).map(|p| fill(self.ports[p].0.as_bytes(), buffer)))
+        // As a node names it: what `cap_lookup` would be asked.
+        let name = |p: usize| [b"neighbor/", self.ports[p].0.as_bytes()].concat();
+        result(self.port(capability).map(|p| fill(&name(p), buffer)))
     }
 
     pub(crate) fn cap_duplicate(&mut self, capability: u32, _rights: i32) -> i32 {
