@@ -5,7 +5,7 @@ mod common;
 use std::time::Duration;
 
 use common::guest::{self, Flow, answer, ask, question};
-use common::real::{find_flow, held, open};
+use common::real::{find_flow, held, open, teams};
 use ee::admit::{Refusal, admit, bounds};
 use sim::lab::Lab;
 use sim::medium::Shape;
@@ -76,16 +76,21 @@ fn the_longest_module_crosses_the_line_and_a_byte_more_is_refused() {
     refused(&of_len(bounds::MODULE + 1), &text);
 }
 
-/// The question's module with so many functions besides that are hard to compile.
+/// A flow that goes to all neighbors' neighbors when a program says something, with so many functions besides
+/// that are hard to compile.
 fn of_functions(functions: usize) -> Flow {
     let body = "(global.set $sum (i32.div_u (global.get $sum) (i32.load (global.get $sum))))".repeat(100);
     let work = format!("(func {body})").repeat(functions);
-    let plain = ask("ask", CONSTANT);
-    let mut flow = guest::of("ask", &format!("(global $sum (mut i32) (i32.const 1)) {work}"));
-    let _ = plain;
-    flow.tuple = flow.tuple.clone();
-    flow
+    guest::of("work", &format!("{PASS_ON} (global $sum (mut i32) (i32.const 1)) {work}"))
 }
+
+const PASS_ON: &str = r#"
+    (func $pass_on (param $c i32) (param $flags i32)
+        (drop (call $capsule_multicast (local.get $c) (call $cap_lookup (i32.const 64) (i32.const 12)) (local.get $flags))))
+    (func (export "on_session") (param $c i32) (param $s i32) (param $what i32) (param $len i32)
+        (if (i32.eq (local.get $what) (i32.const 1)) (then (call $pass_on (local.get $c) (i32.const 0)))))
+    (func (export "on_capsule") (param $c i32) (param $kind i32) (param $len i32) (param $from i32)
+        (call $pass_on (local.get $c) (i32.const 2)))"#;
 
 #[test]
 fn the_most_work_for_the_compiler_crosses_the_line_and_a_function_more_is_refused() {
@@ -96,6 +101,15 @@ fn the_most_work_for_the_compiler_crosses_the_line_and_a_function_more_is_refuse
             Err(refusal) => break refusal,
         }
     };
-    println!("{functions} {over}");
     assert!(matches!(over, Refusal::Bound { limit: bounds::MODULE_WEIGHT, .. }), "{over}");
+    let most = of_functions(functions);
+    let mut sim = line();
+    let hash = sim.inject(0, &most.tuple, &[&most.module]).unwrap();
+    let session = open(&mut sim, 0, &hash);
+    sim.send(session, b"go").unwrap();
+    let there = |sim: &mut Sim| find_flow(sim, 2, &hash).is_some_and(|f| f.state == FlowState::Running);
+    assert!(sim.run_until(20 * SECOND, there), "{:?}", find_flow(&mut sim, 1, &hash));
+    let team = teams(&mut sim, 2).into_iter().find(|t| t.flow == Some(hash)).unwrap();
+    println!("the most work: {} bytes, a team of {} bytes", most.module.len(), team.memory.1);
+    refused(&of_functions(functions + 1), &over.to_string());
 }

@@ -10,17 +10,16 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use common::real::{self, Found, ask, found, number, start, total, word};
+use common::real::{self, ask, found, number, start, total, word};
 use sim::lab::Lab;
 use sim::medium::Shape;
 use sim::{Options, Sim, Stats};
 
 const SECOND: Duration = Duration::from_secs(1);
 
-/// Rounds in which everybody has answered, and rounds after which the search is over; the code's own
-/// journey is part of both. `capsules/hello/README.md` states them.
-const MOST_ROUNDS: u64 = 24;
-const MOST_TO_END: u64 = 28;
+/// Rounds in which everybody has answered and the search is complete, the code's own journey included.
+/// `capsules/hello/README.md` states it.
+const MOST_ROUNDS: u64 = 30;
 
 /// 10 % of the frames are lost in each direction; the rest are links of 100 Mbit/s.
 fn lossy() -> Shape {
@@ -92,8 +91,7 @@ fn searches(seeds: std::ops::Range<u64>) {
         let last = found.iter().map(|f| f.round).max().unwrap_or(0);
         assert!(done.ends_with(" complete"), "seed {seed}: {done:?}");
         assert_eq!((found.len(), number(done, "nodes")), (500, 500), "seed {seed}");
-        assert!(last <= MOST_ROUNDS, "seed {seed}: {last} rounds");
-        assert!(number(done, "rounds") <= MOST_TO_END, "seed {seed}: {done:?}");
+        assert!(number(done, "rounds") <= MOST_ROUNDS, "seed {seed}: {done:?}");
         rounds.push(last);
         ends.push(number(done, "rounds"));
         times.push(number(done, "ms"));
@@ -101,7 +99,7 @@ fn searches(seeds: std::ops::Range<u64>) {
     let mean = |values: &[u64]| values.iter().sum::<u64>() as f64 / values.len() as f64;
     let most = |values: &[u64]| values.iter().max().copied().unwrap_or(0);
     let sum = |of: fn(&Search) -> u64| results.iter().map(|(_, s)| of(s)).sum::<u64>();
-    println!("{} searches among 500 nodes, 10 % loss: all nodes found, all complete", results.len());
+    println!("{} searches among 500 nodes, 10 % loss: all nodes found, all searches complete", results.len());
     for (what, values) in
         [("rounds to the last answer", &rounds), ("rounds to the end", &ends), ("milliseconds", &times)]
     {
@@ -161,7 +159,8 @@ fn exactly_the_connected_nodes_answer() {
         let lab = Lab::random(80, 3, seed).shaped(lossy());
         let mut sim = Sim::new(&lab, seed, Options::default()).unwrap();
         // Every third link is down: the graph falls apart.
-        let down: Vec<usize> = (0..lab.links.len()).filter(|l| (*l as u64 + seed) % 3 == 0).collect();
+        let down: Vec<usize> =
+            (0..lab.links.len()).filter(|l| (*l as u64 + seed).is_multiple_of(3)).collect();
         down.iter().for_each(|&l| sim.set_link(l, false));
         let session = start(&mut sim, 0, "hello");
         let lines = ask(&mut sim, session, "find", 120 * SECOND);
@@ -187,19 +186,15 @@ fn demonstration(file: &str, module: &[u8]) -> (Sim, Vec<String>) {
     (sim, lines)
 }
 
-/// What `bees lab demo` shows of these files on hosted nodes and in QEMU; the client's tests hold it
-/// against the same.
+/// What `bees lab demo` shows of this file on hosted nodes and in QEMU.
 #[test]
-fn lab_files_give_the_answers_that_hosted_nodes_give() {
-    let line3: &[(&str, u64, &[&str])] = &[("a", 0, &["-"]), ("b", 1, &["a"]), ("c", 2, &["b"])];
+fn a_lab_file_gives_the_answer_that_hosted_nodes_give() {
     let (_, lines) = demonstration("line3.toml", &real::module("hello"));
-    assert_eq!(number(lines.last().unwrap(), "nodes"), 3);
     let answers = found(&lines);
-    assert_eq!(answers.len(), line3.len());
-    for (Found { node, hops, via, .. }, (name, far, ways)) in answers.iter().zip(line3) {
-        assert_eq!((node.as_str(), *hops), (*name, *far));
-        assert!(ways.contains(&via.as_str()), "{node} via {via}");
-    }
+    let answers: Vec<_> = answers.iter().map(|f| (f.node.as_str(), f.hops, f.via.as_str())).collect();
+    assert_eq!(answers, [("a", 0, "-"), ("b", 1, "a"), ("c", 2, "b")]);
+    let done = lines.last().unwrap();
+    assert!(done.contains(" nodes 3 ") && done.ends_with(" complete"), "{done}");
 }
 
 #[test]

@@ -115,6 +115,10 @@ fn benchmark_goes_the_way_that_was_set_by_hand() {
     let mut sim = Sim::new(&Lab::ring(4).shaped(shape(0.0)), 1, Options::default()).unwrap();
     let session = start(&mut sim, 0, "benchmark");
     ask(&mut sim, session, "send n3 count 10", 60 * SECOND);
+    for (at, via) in [(1, "n2"), (3, "n4")] {
+        let relay = sim.session(at, "benchmark").unwrap();
+        assert_eq!(ask(&mut sim, relay, "route n3 via n3", SECOND), ["ok"], "{via}");
+    }
     for (link, via) in [(0, "n2"), (3, "n4")] {
         assert_eq!(ask(&mut sim, session, &format!("route n3 via {via}"), SECOND), ["ok"]);
         // The last link has n4 at its first end.

@@ -17,7 +17,7 @@ use wire::control::FlowState;
 use crate::flow::RelayFlow;
 use crate::hop::{flow_info, inject, platform};
 use crate::relay::frames::{CAPSULE_PAYLOAD, capsule, payload};
-use crate::relay::rows::node_configuration;
+use crate::relay::rows::{HOSTED_EVENT, node_configuration};
 
 const IN: LinkId = LinkId(0);
 const OUT: LinkId = LinkId(1);
@@ -67,7 +67,7 @@ pub fn relay(kind: Kind, capsules: u64, payload_len: usize) -> Result<()> {
         &[("source", "in", SOURCE_MAC), ("next", "out", NEXT_MAC)],
     );
     // Under valgrind everything takes fifty times as long.
-    let config = NodeConfig::parse(&text.replace("event = \"2ms\"", "event = \"1s\""))?;
+    let config = NodeConfig::parse(&text.replace(HOSTED_EVENT, "1s"))?;
     let flow = RelayFlow::new()?;
     let frame = capsule(&payload(payload_len, 0), &flow.id, SOURCE_MAC, IN_MAC)?;
     let wanted = payload(payload_len, u64::from(kind != Kind::Native));

@@ -135,6 +135,9 @@ pub fn build_peer(folder: &Path) -> Result<PathBuf> {
     if status.success() { Ok(program) } else { bail!("the C compiler failed on {source}") }
 }
 
+/// The deadline of an event where no emulator slows guests down.
+pub const HOSTED_EVENT: &str = "2ms";
+
 /// The relay node: every budget is finite, and none of them is what limits the rate.
 fn configuration() -> String {
     node_configuration(
@@ -144,11 +147,12 @@ fn configuration() -> String {
     )
 }
 
-/// A node's configuration with budgets that are finite and larger than what a benchmark needs.
+/// A node's configuration with budgets that are finite and larger than what a benchmark needs. The deadline
+/// of an event is that of hosted nodes.
 pub fn node_configuration(name: &str, links: &[(&str, Mac)], neighbors: &[(&str, &str, Mac)]) -> String {
     let mut text = format!(
         "[node]\nname = \"{name}\"\nmemory = \"32M\"\nbuffers = 4096\n\n\
-         [team]\nmemory = \"8M\"\nevent = \"2ms\"\nrate = \"100gbit\"\nburst = \"16M\"\nqueue = 1024\n"
+         [team]\nmemory = \"8M\"\nevent = \"{HOSTED_EVENT}\"\nrate = \"100gbit\"\nburst = \"16M\"\nqueue = 1024\n"
     );
     for (name, mac) in links {
         text += &format!("\n[[link]]\nname = \"{name}\"\nmac = \"{mac}\"\nqueue = 1024\n");
