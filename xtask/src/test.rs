@@ -159,27 +159,19 @@ fn units() -> Result<()> {
         command.args(["-p", package]);
     }
     process::run("examples in the documentation", &mut command)?;
-    let integration = [
-        "test",
-        "--quiet",
-        "-p",
-        "nodeos",
-        "-p",
-        "authagent",
-        "-p",
-        "ee",
-        "-p",
-        "host",
-        "-p",
-        "bench",
-        "--test",
-        "*",
-    ];
+    let integration =
+        ["test", "--quiet", "-p", "nodeos", "-p", "authagent", "-p", "ee", "-p", "host", "--test", "*"];
     process::run("integration tests", &mut cargo(&integration))
 }
 
 fn simulator() -> Result<()> {
-    process::run("simulator", &mut cargo(&["test", "--quiet", "-p", "sim"]))
+    process::run(
+        "simulator",
+        &mut cargo(&[
+            "test", "--quiet", "-p", "sim", "--lib", "--test", "bounds", "--test", "faults", "--test",
+            "flood",
+        ]),
+    )
 }
 
 fn image_size() -> Result<()> {
@@ -213,7 +205,20 @@ fn boots() -> Result<()> {
 pub fn soak() -> Result<()> {
     image::build(false)?;
     capsules::build(false, None)?;
-    let arguments = ["test", "-p", "sim", "-p", "ee", "-p", "client", "--", "--ignored", "--test-threads=1"];
+    let arguments = [
+        "test",
+        "-p",
+        "sim",
+        "-p",
+        "ee",
+        "-p",
+        "client",
+        "-p",
+        "bench",
+        "--",
+        "--include-ignored",
+        "--test-threads=1",
+    ];
     process::run("the tests that take long", &mut cargo(&arguments))
 }
 
