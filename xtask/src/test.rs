@@ -143,7 +143,9 @@ fn capsules_tests() -> Result<()> {
     capsules::build(false, None)?;
     process::run(
         "tests of the capsules",
-        cargo(&["test", "--quiet", "--workspace"]).current_dir(root().join("capsules")),
+        cargo(&["test", "--quiet", "--workspace"])
+            .env("BEES_CAPSULES", root().join("target/capsules"))
+            .current_dir(root().join("capsules")),
     )
 }
 
