@@ -135,7 +135,7 @@ impl From<BinaryReaderError> for Refusal {
     fn from(e: BinaryReaderError) -> Self {
         // The text may quote names out of the module.
         let text = e.message().chars().take(160).flat_map(char::escape_debug).collect();
-        Self::Invalid { offset: e.offset(), text }
+        Self::Invalid { offset: e.offset() as u64, text }
     }
 }
 

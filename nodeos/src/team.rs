@@ -1,9 +1,10 @@
 //! Teams: the unit of isolation, accounting and termination. A flow is a team; teams form a tree, and
 //! what a team uses counts as its ancestors' use as well.
 //!
-//! [`Teams`] holds the tree. A [`Team`] has a [`Budget`], a memory [`Account`] under its parent's, a token
-//! bucket per link, [`Counters`], and a [`Conduct`]: how it has kept to its budget. Ending a team ends its
-//! children; the records and everything charged to them come back.
+//! [`Teams`] holds the tree. A [`Team`] has a [`Budget`], a memory [`Account`] under its parent's,
+//! [`Counters`], and a [`Conduct`]: how it has kept to its budget. Ending a team ends its children; the
+//! records and everything charged to them come back. The token buckets that enforce its rate on each link
+//! are where it sends: in its cut-through channels, and beside its neighbor capabilities.
 //!
 //! # Policy
 //! A team is warned once when it passes a soft threshold, refused at the hard limit, given a strike when
@@ -23,11 +24,8 @@
 //! Eight strikes end a team; a strike is forgiven after a minute without another.
 
 use crate::account::{Account, Charge, Refused};
-use crate::bucket::TokenBucket;
-use crate::link::LinkId;
 use crate::platform::Instant;
 use crate::slab::{Handle, Slab};
-use alloc::boxed::Box;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::fmt;
@@ -317,7 +315,6 @@ pub struct Team {
     parent: Option<TeamId>,
     depth: u8,
     account: Account,
-    buckets: Box<[TokenBucket]>,
     /// What this record takes, at the team's own expense.
     _own: Charge,
 }
@@ -331,22 +328,6 @@ impl Team {
     /// Its memory account.
     pub fn account(&self) -> &Account {
         &self.account
-    }
-
-    /// Takes `bytes` out of the team's bucket for `link` and counts them, or refuses and counts that.
-    pub fn take_rate(&mut self, now: Instant, link: LinkId, bytes: usize) -> bool {
-        let passed = self.buckets.get_mut(link.index()).is_some_and(|bucket| bucket.take(now, bytes));
-        if passed {
-            self.counters.sent += bytes as u64;
-        } else {
-            self.counters.refused += 1;
-        }
-        passed
-    }
-
-    /// The first moment at which `bytes` pass on `link`; `None` if never.
-    pub fn rate_when(&self, now: Instant, link: LinkId, bytes: usize) -> Option<Instant> {
-        self.buckets.get(link.index())?.when(now, bytes)
     }
 }
 
@@ -381,17 +362,15 @@ impl core::error::Error for CreateError {}
 pub struct Teams {
     table: Slab<Team>,
     root: TeamId,
-    links: usize,
 }
 
 impl Teams {
-    /// The root team alone, with `budget` for all teams together. At most `limit` teams besides it; each
-    /// has a token bucket for each of `links` links.
-    pub fn new(budget: Budget, limit: usize, links: usize) -> Result<Self, CreateError> {
+    /// The root team alone, with `budget` for all teams together. At most `limit` teams besides it.
+    pub fn new(budget: Budget, limit: usize) -> Result<Self, CreateError> {
         let mut table = Slab::new(limit.saturating_add(1));
-        let team = make("root".into(), None, 0, Account::root(budget.memory), budget, links)?;
+        let team = make("root".into(), None, 0, Account::root(budget.memory), budget)?;
         let root = TeamId(table.insert(team).map_err(|_| CreateError::TooMany)?);
-        Ok(Self { table, root, links })
+        Ok(Self { table, root })
     }
 
     /// The team above all others.
@@ -409,7 +388,7 @@ impl Teams {
             return Err(CreateError::TooMany);
         }
         let account = above.account.child(Some(budget.memory));
-        let team = make(name.into(), Some(parent), above.depth + 1, account, budget, self.links)?;
+        let team = make(name.into(), Some(parent), above.depth + 1, account, budget)?;
         self.table.insert(team).map(TeamId).map_err(|_| CreateError::TooMany)
     }
 
@@ -470,13 +449,11 @@ fn make(
     depth: u8,
     account: Account,
     budget: Budget,
-    links: usize,
 ) -> Result<Team, CreateError> {
-    let bytes = size_of::<Team>() + name.len() + links * size_of::<TokenBucket>();
+    let bytes = size_of::<Team>() + name.len();
     let own = account.charge(bytes as u64).map_err(CreateError::Memory)?;
-    let buckets = (0..links).map(|_| TokenBucket::new(budget.rate, u64::from(budget.burst))).collect();
     let (counters, conduct) = Default::default();
-    Ok(Team { name, budget, counters, conduct, parent, depth, account, buckets, _own: own })
+    Ok(Team { name, budget, counters, conduct, parent, depth, account, _own: own })
 }
 
 #[cfg(test)]
@@ -519,7 +496,7 @@ mod tests {
 
     #[test]
     fn ending_a_team_ends_its_children_and_gives_everything_back() {
-        let mut teams = Teams::new(budget(1 << 20), 8, 2).unwrap();
+        let mut teams = Teams::new(budget(1 << 20), 8).unwrap();
         let root = teams.root();
         let idle = teams.get(root).unwrap().account().used();
         let a = teams.create(root, "a", budget(1 << 16)).unwrap();
@@ -540,7 +517,7 @@ mod tests {
 
     #[test]
     fn count_depth_and_memory_are_bounded() {
-        let mut teams = Teams::new(budget(1 << 20), 20, 1).unwrap();
+        let mut teams = Teams::new(budget(1 << 20), 20).unwrap();
         let mut parent = teams.root();
         for _ in 0..MAX_DEPTH {
             parent = teams.create(parent, "nested", budget(1 << 16)).unwrap();
@@ -555,26 +532,12 @@ mod tests {
 
     #[test]
     fn children_share_their_parents_memory() {
-        let mut teams = Teams::new(budget(1 << 20), 8, 0).unwrap();
+        let mut teams = Teams::new(budget(1 << 20), 8).unwrap();
         let parent = teams.create(teams.root(), "parent", budget(20_000)).unwrap();
         let a = teams.create(parent, "a", budget(20_000)).unwrap();
         let b = teams.create(parent, "b", budget(20_000)).unwrap();
         let _held = teams.get(a).unwrap().account().charge(15_000).unwrap();
         assert!(teams.get(b).unwrap().account().charge(10_000).is_err());
-    }
-
-    #[test]
-    fn each_link_has_its_own_bucket() {
-        let mut teams = Teams::new(budget(1 << 20), 1, 2).unwrap();
-        let id = teams.create(teams.root(), "a", budget(1 << 16)).unwrap();
-        let team = teams.get_mut(id).unwrap();
-        let now = Instant(0);
-        assert!(team.take_rate(now, LinkId(0), 3000));
-        assert!(!team.take_rate(now, LinkId(0), 1));
-        assert!(team.take_rate(now, LinkId(1), 3000));
-        assert!(!team.take_rate(now, LinkId(2), 1), "there is no such link");
-        assert_eq!(team.rate_when(now, LinkId(0), 1), Some(Instant(1)));
-        assert_eq!((team.counters.sent, team.counters.refused), (6000, 2));
     }
 
     #[test]
@@ -630,7 +593,7 @@ mod tests {
         /// Whatever is created and ended, the root is charged for exactly the teams that live.
         #[test]
         fn the_tree_balances(ops in proptest::collection::vec((any::<bool>(), any::<prop::sample::Index>()), 1..200)) {
-            let mut teams = Teams::new(budget(1 << 20), 30, 1).unwrap();
+            let mut teams = Teams::new(budget(1 << 20), 30).unwrap();
             let mut alive = std::vec![teams.root()];
             for (create, at) in ops {
                 let id = alive[at.index(alive.len())];

@@ -155,7 +155,7 @@ impl Node {
         let net = Net::new(&config.links, platform.buffers.clone(), a, StreamLimits::default())
             .map_err(|e| bad(e.0))?;
         let flows = usize::from(config.node.flows);
-        let teams = Teams::new(budget, flows + 1, config.links.len()).map_err(|e| bad(e.to_string()))?;
+        let teams = Teams::new(budget, flows + 1).map_err(|e| bad(e.to_string()))?;
         let memory = teams.get(teams.root()).map(|t| t.account().clone()).expect("a new table has its root");
         let agent = match config.node.agent {
             AgentKind::Everything => Everything::new(UnknownTime::Refuse),

@@ -1,7 +1,7 @@
 //! Answers other nodes' system requests: translations and downloads (seed 004, section V).
 //!
-//! The work is counted for the flow that is asked about. Only neighbors are answered, and a request sets
-//! off at most [`MAX_CHUNKS`] frames.
+//! Only neighbors are answered, and only about flows that may know of them; a request sets off at most
+//! [`MAX_CHUNKS`] frames.
 
 use nodeos::platform::Now;
 use nodeos::slab::Handle;
