@@ -69,8 +69,8 @@ target=$(realpath -m "${CARGO_TARGET_DIR:-target}")
     cargo xtask setup
     cargo xtask capsules
     if [ "$on" = qemu ]; then cargo xtask image; fi
-    cargo build --quiet --release --package client --package host
+    cargo build --quiet
 } >&2
 
 # Takes the lab down itself, also on Ctrl-C.
-exec "$target/release/bees" ${global[@]+"${global[@]}"} lab demo "$lab" --on "$on" ${demo[@]+"${demo[@]}"}
+exec "$target/debug/bees" ${global[@]+"${global[@]}"} lab demo "$lab" --on "$on" ${demo[@]+"${demo[@]}"}

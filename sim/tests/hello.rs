@@ -114,7 +114,6 @@ fn searches(seeds: std::ops::Range<u64>) {
 }
 
 #[test]
-#[ignore = "takes minutes: cargo xtask soak"]
 fn all_of_five_hundred_nodes_answer_in_a_stated_number_of_rounds() {
     searches(0..100);
 }

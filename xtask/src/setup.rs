@@ -9,17 +9,23 @@ use crate::process::{find, output, run};
 use crate::toolchain::{Missing, Toolchain};
 
 /// Find or install what the build and the emulator need
-#[derive(clap::Args, Default)]
+#[derive(clap::Args)]
 pub struct Options {
     /// Only say what is there and what is missing
     #[arg(long)]
-    check: bool,
+    pub check: bool,
+    /// Also what only the tests need
+    #[arg(long)]
+    pub tests: bool,
 }
 
+/// Programs that only tests use, and their packages.
+const FOR_TESTS: [(&str, &str); 2] = [("valgrind", "valgrind"), ("ip", "iproute2")];
 const QEMU: &str = "qemu-system-x86_64";
 
 /// Looks, installs, and looks again.
 pub fn run_command(options: &Options) -> Result<()> {
+    let look = || look(options.tests);
     let mut missing = look();
     if missing.what.is_empty() {
         return report();
@@ -42,8 +48,12 @@ pub fn run_command(options: &Options) -> Result<()> {
 }
 
 /// What is missing now.
-fn look() -> Missing {
+fn look(tests: bool) -> Missing {
     let mut missing = Toolchain::search().err().unwrap_or_default();
+    for (program, package) in FOR_TESTS.into_iter().filter(|(program, _)| tests && find(program).is_none()) {
+        missing.what.push(program.into());
+        missing.packages.push(package);
+    }
     if find(QEMU).is_none() {
         missing.what.push("the emulator QEMU".into());
         missing.packages.push("qemu-system-x86");

@@ -29,25 +29,29 @@ enum Needs {
     Nothing,
     Qemu,
     Root,
+    Valgrind,
 }
 
 struct Check {
     name: &'static str,
     needs: Needs,
+    /// Whether it uses the bootable node.
+    image: bool,
     run: fn() -> Result<()>,
 }
 
 const CHECKS: &[Check] = &[
-    Check { name: "format", needs: Needs::Nothing, run: format },
-    Check { name: "lints", needs: Needs::Nothing, run: lints },
-    Check { name: "capsules", needs: Needs::Nothing, run: capsules_tests },
-    Check { name: "units and properties", needs: Needs::Nothing, run: units },
-    Check { name: "simulator", needs: Needs::Nothing, run: simulator },
-    Check { name: "image size", needs: Needs::Nothing, run: image_size },
-    Check { name: "hosted labs", needs: Needs::Nothing, run: hosted_labs },
-    Check { name: "namespace links", needs: Needs::Root, run: namespace_links },
-    Check { name: "QEMU boots", needs: Needs::Qemu, run: boots },
-    Check { name: "QEMU labs", needs: Needs::Qemu, run: qemu_labs },
+    Check { name: "format", needs: Needs::Nothing, image: false, run: format },
+    Check { name: "lints", needs: Needs::Nothing, image: false, run: lints },
+    Check { name: "capsules", needs: Needs::Nothing, image: false, run: capsules_tests },
+    Check { name: "units and properties", needs: Needs::Nothing, image: false, run: units },
+    Check { name: "simulator", needs: Needs::Nothing, image: false, run: simulator },
+    Check { name: "instruction budget", needs: Needs::Valgrind, image: false, run: instruction_budget },
+    Check { name: "image size", needs: Needs::Nothing, image: true, run: image_size },
+    Check { name: "hosted labs", needs: Needs::Nothing, image: true, run: hosted_labs },
+    Check { name: "namespace links", needs: Needs::Root, image: false, run: namespace_links },
+    Check { name: "QEMU boots", needs: Needs::Qemu, image: true, run: boots },
+    Check { name: "QEMU labs", needs: Needs::Qemu, image: true, run: qemu_labs },
 ];
 
 /// The largest image that is accepted, in bytes.
@@ -66,9 +70,13 @@ pub fn run_command(options: &Options) -> Result<()> {
         return Ok(());
     }
     if options.ci {
-        setup::run_command(&setup::Options::default())?;
+        setup::run_command(&setup::Options { check: false, tests: true })?;
     }
     let wanted = |c: &&Check| options.only.as_ref().is_none_or(|text| c.name.contains(text.as_str()));
+    if CHECKS.iter().filter(wanted).any(|check| check.image) {
+        // Much of it is one processor's work. Whoever needs the image waits for it, and hears of a failure.
+        std::thread::spawn(|| image::build(false));
+    }
     let mut results = Vec::new();
     for check in CHECKS.iter().filter(wanted) {
         eprintln!("\n=== {}", check.name);
@@ -107,6 +115,9 @@ fn missing(needs: Needs) -> Option<&'static str> {
     match needs {
         Needs::Qemu if process::find("qemu-system-x86_64").is_none() => {
             Some("there is no qemu-system-x86_64: cargo xtask setup")
+        }
+        Needs::Valgrind if process::find("valgrind").is_none() => {
+            Some("there is no valgrind: cargo xtask setup --tests")
         }
         Needs::Root if !is_root() => Some("network namespaces need root"),
         _ => None,
@@ -150,30 +161,35 @@ fn capsules_tests() -> Result<()> {
 }
 
 fn units() -> Result<()> {
-    let packages = ["wire", "nodeos", "authagent", "ee", "host", "client", "bench"];
-    let mut command = cargo(&["test", "--quiet", "--lib", "--bins"]);
-    for package in packages {
-        command.args(["-p", package]);
-    }
-    process::run("unit and property tests", &mut command)?;
-    let mut command = cargo(&["test", "--quiet", "--doc"]);
-    for package in ["wire", "nodeos", "authagent", "ee", "sim"] {
-        command.args(["-p", package]);
-    }
-    process::run("examples in the documentation", &mut command)?;
-    let integration =
-        ["test", "--quiet", "-p", "nodeos", "-p", "authagent", "-p", "ee", "-p", "host", "--test", "*"];
-    process::run("integration tests", &mut cargo(&integration))
+    process::run("build of the tests", &mut cargo(&["test", "--quiet", "--no-run"]))?;
+    process::run("unit and property tests", &mut cargo(&["test", "--quiet", "--lib", "--bins"]))?;
+    process::run("examples in the documentation", &mut cargo(&["test", "--quiet", "--doc"]))?;
+    process::run("integration tests", &mut integration(&["nodeos", "authagent", "ee", "host"])?)
 }
 
 fn simulator() -> Result<()> {
-    process::run(
-        "simulator",
-        &mut cargo(&[
-            "test", "--quiet", "-p", "sim", "--lib", "--test", "bounds", "--test", "faults", "--test",
-            "flood",
-        ]),
-    )
+    process::run("simulator", &mut integration(&["sim"])?)
+}
+
+/// The tests in the `tests` folders of these packages.
+///
+/// Packages are never selected with `-p`: cargo would choose the features of their dependencies anew, and build the
+/// compiler of WebAssembly once more.
+fn integration(packages: &[&str]) -> Result<Command> {
+    let mut command = cargo(&["test", "--quiet"]);
+    for package in packages {
+        for file in std::fs::read_dir(root().join(package).join("tests"))? {
+            let path = file?.path();
+            if path.extension().is_some_and(|e| e == "rs") {
+                command.arg("--test").arg(path.file_stem().unwrap_or_default());
+            }
+        }
+    }
+    Ok(command)
+}
+
+fn instruction_budget() -> Result<()> {
+    process::run("instructions per capsule", &mut cargo(&["test", "--quiet", "--test", "instructions"]))
 }
 
 fn image_size() -> Result<()> {
@@ -191,7 +207,7 @@ fn hosted_labs() -> Result<()> {
 }
 
 fn namespace_links() -> Result<()> {
-    let arguments = ["test", "--quiet", "-p", "host", "--test", "veth", "--", "--ignored"];
+    let arguments = ["test", "--quiet", "--test", "veth", "--", "--ignored"];
     process::run("links over network namespaces", &mut cargo(&arguments))
 }
 
@@ -207,20 +223,7 @@ fn boots() -> Result<()> {
 pub fn soak() -> Result<()> {
     image::build(false)?;
     capsules::build(false, None)?;
-    let arguments = [
-        "test",
-        "-p",
-        "sim",
-        "-p",
-        "ee",
-        "-p",
-        "client",
-        "-p",
-        "bench",
-        "--",
-        "--include-ignored",
-        "--test-threads=1",
-    ];
+    let arguments = ["test", "--", "--include-ignored", "--test-threads=1"];
     process::run("the tests that take long", &mut cargo(&arguments))
 }
 
@@ -229,7 +232,8 @@ pub fn soak() -> Result<()> {
 fn lab_tests(kind: &str) -> Result<()> {
     image::build(false)?;
     capsules::build(false, None)?;
-    process::run("hosted node and client", &mut cargo(&["build", "--quiet", "-p", "host", "-p", "client"]))?;
-    let arguments = ["test", "--quiet", "-p", "client", "--test", "*", "--", "--test-threads=1", kind];
+    // With the tests of all packages come their programs.
+    process::run("hosted node and client", &mut cargo(&["test", "--quiet", "--no-run"]))?;
+    let arguments = ["test", "--quiet", "--test", "labs", "--", "--test-threads=1", kind];
     process::run(&format!("tests {kind}*"), &mut cargo(&arguments))
 }

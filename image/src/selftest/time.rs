@@ -66,9 +66,16 @@ pub fn priority(machine: &mut Machine, _: &Options) -> Result<(), String> {
     let clock = machine.clock;
     let released = Arc::new(AtomicU64::new(0));
     let release = released.clone();
+    // The job has the lock; somebody waits for it.
+    let [has, wanted] = [(); 2].map(|()| Arc::new(AtomicBool::new(false)));
+    let (it_has, it_is_wanted) = (has.clone(), wanted.clone());
     let mut worker = Worker::start().map_err(|error| error.to_string())?;
     worker.submit(move || {
         let mut guard = theirs.lock().expect("nobody panics");
+        it_has.store(true, Ordering::Relaxed);
+        while !it_is_wanted.load(Ordering::Relaxed) {
+            core::hint::spin_loop();
+        }
         spin(5_000, &clock);
         *guard += 1;
         release.store(tsc(), Ordering::Relaxed);
@@ -76,10 +83,10 @@ pub fn priority(machine: &mut Machine, _: &Options) -> Result<(), String> {
         // Long work that must not delay the other thread.
         spin(200_000, &clock);
     });
-    // Wait until the job has the lock.
-    while lock.try_lock().is_ok() {
+    while !has.load(Ordering::Relaxed) {
         kernel::wait_for_interrupt(kernel::interrupt_count(), Some(500));
     }
+    wanted.store(true, Ordering::Relaxed);
     let guard = lock.lock().expect("nobody panics");
     let late = machine.clock.micros(tsc() - released.load(Ordering::Relaxed));
     machine.console.line(format_args!("had the lock {late} us after it was given back"));
