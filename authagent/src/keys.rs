@@ -191,15 +191,6 @@ impl NodeIdentity {
         self.key.public()
     }
 
-    /// What an impostor has who lacks the identity's key: a certificate that it made by itself.
-    #[cfg(test)]
-    pub(crate) fn impostor(mut self, claimed: Ed25519Key, by: &SigningKey) -> Self {
-        let public = MontgomeryPoint::mul_base_clamped(*self.handshake).to_bytes();
-        self.certificate[..32].copy_from_slice(&claimed.to_bytes());
-        self.certificate[32..].copy_from_slice(&by.sign(&certified(&public)));
-        self
-    }
-
     /// The secret X25519 key of the node's handshakes.
     pub(crate) fn handshake(&self) -> &[u8; 32] {
         &self.handshake

@@ -282,6 +282,11 @@ impl Link {
         })
     }
 
+    /// The identity that the neighbor must prove.
+    pub fn peer(&self) -> Ed25519Key {
+        self.peer
+    }
+
     /// Whether packets can be sent.
     pub fn is_up(&self) -> bool {
         self.current.is_some()
@@ -295,6 +300,11 @@ impl Link {
     /// When [`poll`](Self::poll) must be called at the latest.
     pub fn wake(&self) -> u64 {
         self.wake
+    }
+
+    /// Nothing waits in [`output`](Self::output), [`event`](Self::event) and [`task`](Self::task).
+    pub fn is_quiet(&self) -> bool {
+        self.output.is_empty() && self.events.is_empty() && self.task.is_none()
     }
 
     /// The next handshake frame to send.

@@ -19,7 +19,7 @@ use crate::Secret;
 use crate::channel::noise;
 use crate::keys::{CERTIFICATE_LEN, Ed25519Key, NodeIdentity, certified_by};
 
-const PATTERN: &str = "Noise_XX_25519_ChaChaPoly_SHA256";
+pub(super) const PATTERN: &str = "Noise_XX_25519_ChaChaPoly_SHA256";
 /// What every prologue begins with.
 const CONTEXT: &[u8] = b"bees link 1";
 
@@ -98,7 +98,7 @@ impl fmt::Debug for Finished {
     }
 }
 
-fn prologue(initiator: Ed25519Key, responder: Ed25519Key) -> Vec<u8> {
+pub(super) fn prologue(initiator: Ed25519Key, responder: Ed25519Key) -> Vec<u8> {
     [CONTEXT, &initiator.to_bytes(), &responder.to_bytes()].concat()
 }
 

@@ -457,26 +457,81 @@ fn keys_that_are_not_renewed_end() {
 
 #[test]
 fn somebody_else_is_never_a_neighbor() {
-    // End 1 holds another key than end 0 knows; it knows end 0's, and both public keys.
-    let random = Random::new(13);
-    let [a, b] = keys();
+    // End 1 holds another key than end 0 knows; it knows end 0's.
+    let mut pair = Pair::new(13, Timing::default());
     let impostor = SigningKey::from_seed(&[99; 32]);
-    // It says who it is; it says it is the neighbor, with its own name or the neighbor's in the certificate.
-    for claims in [None, Some(impostor.public()), Some(b.public())] {
-        let mut pair = Pair::new(13, Timing::default());
-        let timing = Timing::default();
-        pair.ends[1] = match claims {
-            None => end(&impostor, &a, false, timing, &random),
-            Some(name) => {
-                let forged = NodeIdentity::new(b.clone(), &random).unwrap().impostor(name, &impostor);
-                Link::new(Arc::new(forged), a.public(), false, timing, &random).unwrap()
-            }
-        };
-        pair.run(100 * SECOND);
-        assert!(!pair.ends[0].is_up() && !pair.ends[1].is_up());
-        assert!(pair.events.concat().is_empty() && pair.heard.concat().is_empty());
-        assert!(pair.refused.concat().contains(&Refused::Handshake), "{:?}", pair.refused);
-        assert!(!pair.say(0, b"no") && !pair.say(1, b"no"));
+    pair.ends[1] = end(&impostor, &keys()[0], false, Timing::default(), &pair.random);
+    pair.run(100 * SECOND);
+    assert!(!pair.ends[0].is_up() && !pair.ends[1].is_up());
+    assert!(pair.events.concat().is_empty() && pair.heard.concat().is_empty());
+    assert!(pair.refused[0].contains(&Refused::Handshake), "{:?}", pair.refused);
+    assert!(!pair.say(0, b"no") && !pair.say(1, b"no"));
+}
+
+/// The handshake of somebody who knows both names and lacks the neighbor's key, and his certificate.
+fn impostor(random: &Random, claims: Ed25519Key) -> (snow::Builder<'static>, Vec<u8>) {
+    static PROLOGUES: std::sync::OnceLock<Vec<u8>> = std::sync::OnceLock::new();
+    let [a, b] = keys().map(|k| k.public());
+    let prologue = PROLOGUES.get_or_init(|| task::prologue(a, b));
+    const SECRET: [u8; 32] = [7; 32];
+    let ephemeral = draw(random).unwrap();
+    let builder = crate::channel::noise::builder(task::PATTERN, prologue, ephemeral).unwrap();
+    let public = curve25519_dalek::MontgomeryPoint::mul_base_clamped(SECRET).to_bytes();
+    let signature =
+        SigningKey::from_seed(&[99; 32]).sign(&[crate::keys::CERTIFICATE_CONTEXT, &public].concat());
+    let certificate = [&claims.to_bytes()[..], &signature[..]].concat();
+    (builder.local_private_key(&SECRET).unwrap(), certificate)
+}
+
+#[test]
+fn a_certificate_that_the_neighbor_did_not_make_is_worth_nothing() {
+    let own_name = SigningKey::from_seed(&[99; 32]).public();
+    let [a, b] = keys().map(|k| k.public());
+    for (claims_b, claims_a) in [(own_name, own_name), (b, a)] {
+        // As responder, to end 0.
+        let mut pair = Pair::new(20, Timing::default());
+        pair.settle();
+        pair.run(MS);
+        let hello = pair.seen.iter().find(|(to, _)| *to == 1).unwrap().1.clone();
+        let Ok(Frame::Hello { sender, noise, .. }) = Frame::parse(&hello) else { panic!("a hello") };
+        let (builder, certificate) = impostor(&pair.random, claims_b);
+        let mut state = builder.build_responder().unwrap();
+        state.read_message(noise, &mut []).unwrap();
+        let mut answer = [0; ANSWER_NOISE];
+        state.write_message(&certificate, &mut answer).unwrap();
+        let frame = Frame::Answer { receiver: sender, sender: 1, noise: &answer };
+        let mut bytes = vec![0; frame.len()];
+        frame.emit(&mut bytes);
+        assert_eq!(pair.hand(0, &bytes), Ok(Received::Handled));
+        let task = pair.ends[0].task().unwrap();
+        assert_eq!(pair.ends[0].finished(pair.now, task.run()), Err(Refused::Handshake));
+        assert!(!pair.ends[0].is_up() && pair.ends[0].output().is_none());
+
+        // As initiator, to end 1.
+        let (builder, certificate) = impostor(&pair.random, claims_a);
+        let mut state = builder.build_initiator().unwrap();
+        let mut hello = [0; HELLO_NOISE + 16];
+        state.write_message(&[], &mut hello).unwrap();
+        let noise = hello.first_chunk().unwrap();
+        let frame = Frame::Hello { sender: 2, cookie: [0; COOKIE_LEN], noise };
+        let mut bytes = vec![0; frame.len()];
+        frame.emit(&mut bytes);
+        let mut end = end(&keys()[1], &keys()[0], false, Timing::default(), &pair.random);
+        end.received(1, &bytes, &pair.random, &mut []).unwrap();
+        let task = end.task().unwrap();
+        end.finished(1, task.run()).unwrap();
+        let answer = end.output().unwrap();
+        let Ok(Frame::Answer { sender, noise, .. }) = Frame::parse(&answer) else { panic!("an answer") };
+        state.read_message(noise, &mut [0; 200]).unwrap();
+        let mut proof = [0; PROOF_NOISE];
+        state.write_message(&certificate, &mut proof).unwrap();
+        let frame = Frame::Proof { receiver: sender, noise: &proof };
+        bytes.resize(frame.len(), 0);
+        frame.emit(&mut bytes);
+        end.received(2, &bytes, &pair.random, &mut []).unwrap();
+        let task = end.task().unwrap();
+        assert_eq!(end.finished(3, task.run()), Err(Refused::Handshake));
+        assert!(!end.is_up() && end.event().is_none());
     }
 }
 
