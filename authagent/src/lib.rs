@@ -6,6 +6,7 @@
 //! | [`everything`] | the agent for friendly settings: grants what is asked for                  |
 //! | [`keys`]       | signing and public keys, a node's identity                                 |
 //! | [`channel`]    | the control channel: Noise over a byte stream, then a principal's login    |
+//! | [`link`]       | protected links: Noise over frames, between neighbors                      |
 //!
 //! Nothing here touches a clock, a socket or a random source of its own: time and bytes are arguments,
 //! and random bytes come from whoever implements [`Entropy`]. What all this protects against, and what
@@ -25,6 +26,7 @@ pub mod agent;
 pub mod channel;
 pub mod everything;
 pub mod keys;
+pub mod link;
 
 /// A source of random bytes that is fit for keys; a platform's own, or a test's.
 ///

@@ -4,6 +4,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
@@ -27,10 +28,23 @@ struct Lab {
 
 impl Lab {
     fn deploy(file: &str, on: &str) -> Self {
-        let name = format!("bees-{on}-{}-{}", std::process::id(), file.replace(['/', '.'], "-"));
+        Self::deploy_with(file, on, str::to_string)
+    }
+
+    /// The same with unprotected links, whose captures can be read.
+    fn deploy_readable(file: &str, on: &str) -> Self {
+        Self::deploy_with(file, on, |text| text.replacen("[defaults]", "[defaults]\nprotect = false", 1))
+    }
+
+    fn deploy_with(file: &str, on: &str, edit: impl Fn(&str) -> String) -> Self {
+        static COUNT: AtomicU32 = AtomicU32::new(0);
+        let number = COUNT.fetch_add(1, Ordering::Relaxed);
+        let name = format!("bees-{on}-{}-{number}-{}", std::process::id(), file.replace(['/', '.'], "-"));
         let folder = std::env::temp_dir().join(name);
         fs::create_dir_all(&folder).unwrap();
-        let lab = Self { folder, file: root().join("emulab").join(file) };
+        let text = fs::read_to_string(root().join("emulab").join(file)).unwrap();
+        let lab = Self { file: folder.join(file), folder };
+        fs::write(&lab.file, edit(&text)).unwrap();
         let image = root().join("target/image");
         let (image, file) = (image.to_str().unwrap().to_string(), lab.file.to_str().unwrap().to_string());
         lab.bees(&["lab", "deploy", &file, "--on", on, "--image", &image, "--patience", "120"]);
@@ -120,7 +134,8 @@ fn first_crossing(pcap: &Path, needle: &[u8]) -> Option<f64> {
 
 /// The whole demonstration: code that nobody but the client had spreads from a over b to c, and answers.
 fn spreads_along_the_line(on: &str) {
-    let lab = Lab::deploy("line3.toml", on);
+    // Where the code crosses is seen in the captures.
+    let lab = Lab::deploy_readable("line3.toml", on);
     let (module, tag) = tagged_hello(&lab.folder);
     let code = fs::read(&module).unwrap();
 
@@ -194,6 +209,31 @@ fn hosted_code_spreads_along_the_line() {
 #[test]
 fn qemu_code_spreads_along_the_line() {
     spreads_along_the_line("qemu");
+}
+
+/// In a lab as it is nodes prove who they are, and who captures its links learns nothing of what they say.
+#[test]
+fn hosted_links_are_protected() {
+    let lab = Lab::deploy("line3.toml", "hosted");
+    let hello = root().join("target/capsules/hello.wasm");
+    let code = fs::read(&hello).unwrap();
+    lab.bees(&["-n", "a", "flow", "inject", hello.to_str().unwrap(), "--patience", "60"]);
+    let answers = lab.bees(&["-n", "a", "session", "hello", "--wait", "60", "--until", "done", "--", "find"]);
+    assert!(answers.contains("nodes 3"), "{answers}");
+    for node in ["a", "b", "c"] {
+        let neighbors = lab.json(&["-n", node, "neighbor", "show"]);
+        for neighbor in neighbors.as_array().unwrap() {
+            assert_eq!(neighbor["protection"], "protected", "{neighbor}");
+            assert!(neighbor["received"].as_u64().unwrap() > 0, "{neighbor}");
+        }
+    }
+    let state = lab.state();
+    for capture in ["ab.pcap", "bc.pcap"] {
+        let capture = state.join(capture);
+        assert!(first_crossing(&capture, &[0x88, 0xb5, 1, 0, 0xbe, 0xe6]).is_some(), "sealed frames cross");
+        assert_eq!(first_crossing(&capture, &code[code.len() / 2..][..PIECE]), None);
+        assert_eq!(first_crossing(&capture, &[0x88, 0xb5, 1, 0, 0xbe, 0xe5]), None, "a readable capsule");
+    }
 }
 
 /// Processor time of a process so far.

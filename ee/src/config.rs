@@ -146,7 +146,7 @@ impl NodeConfig {
         nodeos::config::check(&self.links, &self.neighbors).map_err(|e| ConfigError(e.0))?;
         self.identity()?;
         self.admin()?;
-        Ok(())
+        self.neighbors.iter().try_for_each(|n| crate::node::protect::wanted(self, n).map(drop))
     }
 }
 

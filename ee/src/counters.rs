@@ -27,6 +27,24 @@ counters! {
     Malformed = "peer_malformed_capsules",
     /// A capsule came from an address that is no neighbor's.
     Stranger = "peer_strangers",
+    /// An unprotected frame came from a neighbor whose link is protected. The peer erred, or somebody else.
+    Unprotected = "peer_unprotected_frames",
+    /// A frame on a protected link was malformed, or not sealed by the neighbor. The peer erred, or somebody else.
+    Forged = "peer_forged_frames",
+    /// A frame on a protected link came again, or far too late.
+    Replayed = "peer_replayed_frames",
+    /// A frame on a protected link was for keys or a handshake that the node does not have (any more).
+    StaleKeys = "peer_stale_keys",
+    /// Whoever shook hands is not the neighbor, or a handshake message was changed on the way.
+    HandshakesRefused = "peer_handshakes_refused",
+    /// A handshake message was left unread: there were too many in that second.
+    HandshakesLimited = "peer_handshakes_limited",
+    /// A neighbor proved its identity, and the link to it has new keys.
+    LinkKeys = "link_keys_made",
+    /// A neighbor on a protected link is gone, or started anew.
+    LinksDown = "links_down",
+    /// A packet was dropped, or given up after a while, because its neighbor had not proven who it is.
+    Unproven = "link_unproven_dropped",
     /// A capsule's identifier was not known.
     Unknown = "capsules_unknown",
     /// A capsule waited for its flow and was dropped for want of room.

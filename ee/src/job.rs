@@ -7,10 +7,12 @@ use std::sync::Arc;
 
 use authagent::agent::Verification;
 use authagent::keys::PublicKey;
+use authagent::link::{Finished, Task};
 use wire::id::{PartHash, TupleHash};
 use wire::tuple::Tuple;
 
 use crate::engine::{Code, CompileError, Engine};
+use crate::neighbor::NeighborId;
 
 /// Names a job: the node's own number.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -43,6 +45,13 @@ pub enum Work {
         /// The key that the agent names.
         key: PublicKey,
     },
+    /// A step of the handshake with a neighbor.
+    Handshake {
+        /// The neighbor.
+        neighbor: NeighborId,
+        /// The step.
+        task: Task,
+    },
 }
 
 /// What became of a job.
@@ -65,6 +74,13 @@ pub enum Done {
         flow: TupleHash,
         /// What the agent asked for.
         verification: Verification,
+    },
+    /// Of [`Work::Handshake`].
+    Handshake {
+        /// The neighbor.
+        neighbor: NeighborId,
+        /// What came of the step.
+        finished: Finished,
     },
 }
 
@@ -93,6 +109,7 @@ impl Job {
             Work::Verify { flow, tuple, key } => {
                 Done::Verified { flow, verification: Verification::of(&tuple, key) }
             }
+            Work::Handshake { neighbor, task } => Done::Handshake { neighbor, finished: task.run() },
         };
         JobDone { id: self.id, result }
     }
@@ -103,6 +120,7 @@ impl fmt::Debug for Work {
         match self {
             Self::Compile { hash, module, .. } => write!(f, "Compile({hash:.8}, {} bytes)", module.len()),
             Self::Verify { flow, .. } => write!(f, "Verify({flow:.8})"),
+            Self::Handshake { task, .. } => write!(f, "Handshake({task:?})"),
         }
     }
 }

@@ -1,14 +1,16 @@
 //! Neighbors: the nodes that are directly reachable, from configuration.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 
-use nodeos::account::Account;
+use authagent::link::Link;
+use nodeos::account::{Account, Charge};
+use nodeos::buf::Buf;
 use nodeos::channel::{Address, OutChannel};
 use nodeos::link::LinkId;
 use nodeos::platform::Instant;
 use wire::capsule::HEADER_LEN;
-use wire::control::NeighborInfo;
+use wire::control::{NeighborInfo, Protection};
 
 /// Bytes of an Ethernet header (IEEE 802.3).
 const ETHERNET_HEADER: u16 = 14;
@@ -36,6 +38,32 @@ pub struct Neighbor {
     pub refused: u64,
     /// When it was last heard.
     pub last_heard: Option<Instant>,
+    /// What stands between its address and this node.
+    pub guard: Guard,
+    /// Packets that wait until it has proven who it is.
+    pub waiting: VecDeque<Waiting>,
+}
+
+/// What stands between a neighbor's address and this node.
+#[derive(Debug)]
+pub enum Guard {
+    /// Nothing: whoever writes from that address is the neighbor.
+    None,
+    /// There is no entropy for keys: nothing passes.
+    Closed,
+    /// Only what is sealed passes.
+    Sealed(Box<Link>),
+}
+
+/// A packet that waits for its neighbor.
+#[derive(Debug)]
+pub struct Waiting {
+    /// The packet.
+    pub packet: Buf,
+    /// When it is given up.
+    pub until: Instant,
+    /// What the neighbor's account pays for it.
+    pub charge: Charge,
 }
 
 /// The node's neighbors.
@@ -64,6 +92,11 @@ impl Neighbors {
         self.iter().find(|(_, n)| &*n.name == name).map(|(id, _)| id)
     }
 
+    /// The names of all of them in the order of the configuration.
+    pub fn ids(&self) -> impl Iterator<Item = NeighborId> + use<> {
+        (0..self.list.len() as u16).map(NeighborId)
+    }
+
     /// All of them in the order of the configuration.
     pub fn iter(&self) -> impl Iterator<Item = (NeighborId, &Neighbor)> {
         (0..).map(NeighborId).zip(&self.list)
@@ -80,6 +113,7 @@ impl Neighbors {
             sent: neighbor.sent,
             refused: neighbor.refused,
             last_heard_us: neighbor.last_heard.map(|t| now.since(t).as_micros() as u64),
+            protection: neighbor.guard.protection(now),
         }
     }
 }
@@ -103,6 +137,31 @@ impl Neighbor {
             sent: 0,
             refused: 0,
             last_heard: None,
+            guard: Guard::None,
+            waiting: VecDeque::new(),
+        }
+    }
+
+    /// Sets up what stands between, at the cost of so many bytes of each frame.
+    pub fn guard(&mut self, guard: Guard, overhead: u16) {
+        self.guard = guard;
+        self.max_payload = self.max_payload.saturating_sub(overhead);
+        self.overhead += overhead;
+    }
+}
+
+impl Guard {
+    fn protection(&self, now: Instant) -> Protection {
+        match self {
+            Self::None => Protection::None,
+            Self::Closed => Protection::Closed,
+            Self::Sealed(link) => match link.since() {
+                None => Protection::Handshake,
+                Some(since) => Protection::Protected {
+                    identity: link.peer().to_bytes(),
+                    age_us: now.micros().saturating_sub(since),
+                },
+            },
         }
     }
 }

@@ -15,6 +15,7 @@ use common::{Fate, Frame, World};
 use wire::control::{Answer, Request, encode};
 use wire::describe::Description;
 use wire::id::PartHash;
+use wire::link::Frame as LinkFrame;
 use wire::tuple::Tuple;
 
 /// Pieces as `fuzz::pieces` cuts them: a number, a length, bytes.
@@ -26,6 +27,13 @@ fn pieces<'a>(list: impl IntoIterator<Item = (u8, &'a [u8])>) -> Vec<u8> {
         out.extend(bytes);
     }
     out
+}
+
+/// A frame of a protected link.
+fn written(frame: &LinkFrame<'_>) -> Vec<u8> {
+    let mut bytes = vec![0; frame.len()];
+    frame.emit(&mut bytes);
+    bytes
 }
 
 struct Seeds(PathBuf);
@@ -107,6 +115,16 @@ fn write_the_seeds() {
     seeds.put("admission", "empty", &module(""));
     seeds.put("node_config", "small", include_str!("seeds/node.toml").as_bytes());
     seeds.put("lab", "line", include_str!("seeds/lab.toml").as_bytes());
+    let hello = LinkFrame::Hello { sender: 1, cookie: [0; 16], noise: &[9; 32] };
+    let answer = LinkFrame::Answer { receiver: 1, sender: 2, noise: &[9; 192] };
+    let proof = LinkFrame::Proof { receiver: 1, noise: &[9; 160] };
+    let cookie = LinkFrame::Cookie { receiver: 1, cookie: [9; 16] };
+    let sealed = LinkFrame::Sealed { receiver: 1, counter: 0, sealed: &[9; 40] };
+    let shakes: Vec<Vec<u8>> = [hello, answer, proof, cookie, sealed].iter().map(written).collect();
+    for stage in [0, 1, 2, 3, 0x83] {
+        let all = pieces(shakes.iter().map(|f| (0x20, &f[..])));
+        seeds.put("link", &format!("stage-{stage}"), &[vec![stage], all].concat());
+    }
     for stage in 0..3 {
         let bytes: Vec<u8> = [stage].into_iter().chain(pieces([(0, &[0, 32][..]), (0, &[7; 32])])).collect();
         seeds.put("channel", &format!("stage-{stage}"), &bytes);

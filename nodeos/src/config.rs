@@ -124,6 +124,29 @@ pub struct NeighborConfig {
     pub link: String,
     /// How to reach it there.
     pub address: Address,
+    /// Its Ed25519 identity, 64 hexadecimal digits.
+    pub key: Option<String>,
+    /// Whether the link to it is protected.
+    pub protect: Protect,
+}
+
+/// Whether the link to a neighbor is protected.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Protect {
+    /// If the neighbor's key is given and the node has an identity.
+    #[default]
+    WithKeys,
+    /// `false`: never.
+    Never,
+    /// `"require"`: in any case; a configuration that lacks what it takes is refused.
+    Require,
+}
+
+#[derive(Clone, Serialize, Deserialize)]
+#[serde(untagged)]
+enum ProtectText {
+    Switch(bool),
+    Word(String),
 }
 
 #[derive(Clone, Serialize, Deserialize)]
@@ -135,6 +158,10 @@ struct NeighborText {
     mac: Option<Mac>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     udp: Option<SocketAddr>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    key: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    protect: Option<ProtectText>,
 }
 
 impl TryFrom<NeighborText> for NeighborConfig {
@@ -145,7 +172,16 @@ impl TryFrom<NeighborText> for NeighborConfig {
             (None, Some(udp)) => Address::Udp(udp),
             _ => return Err(ConfigError(format!("neighbor {:?}: give either mac or udp", text.name))),
         };
-        Ok(Self { name: text.name, link: text.link, address })
+        let protect = match text.protect {
+            None => Protect::WithKeys,
+            Some(ProtectText::Switch(false)) => Protect::Never,
+            Some(ProtectText::Word(word)) if word == "require" => Protect::Require,
+            Some(_) => {
+                let what = "protect is false or \"require\"; it is on where key is given";
+                return Err(ConfigError(format!("neighbor {:?}: {what}", text.name)));
+            }
+        };
+        Ok(Self { name: text.name, link: text.link, address, key: text.key, protect })
     }
 }
 
@@ -155,7 +191,12 @@ impl From<NeighborConfig> for NeighborText {
             Address::Ethernet(mac) => (Some(mac), None),
             Address::Udp(udp) => (None, Some(udp)),
         };
-        Self { name: config.name, link: config.link, mac, udp }
+        let protect = match config.protect {
+            Protect::WithKeys => None,
+            Protect::Never => Some(ProtectText::Switch(false)),
+            Protect::Require => Some(ProtectText::Word("require".to_string())),
+        };
+        Self { name: config.name, link: config.link, mac, udp, key: config.key, protect }
     }
 }
 
@@ -398,6 +439,14 @@ mod tests {
         name = "c"
         link = "mgmt"
         udp = "10.1.0.2:3322"
+        key = "d75a980182b10ab7d54bfed3c964073a0ee172f3daa62325af021a68f707511a"
+        protect = "require"
+
+        [[neighbor]]
+        name = "d"
+        link = "ab"
+        mac = "02:00:00:00:02:02"
+        protect = false
     "#;
 
     #[test]
@@ -410,6 +459,8 @@ mod tests {
         assert_eq!(file.link[2].address, Some(LinkAddress::Dhcp));
         assert_eq!(file.neighbor[0].address, Address::Ethernet(Mac([2, 0, 0, 0, 2, 1])));
         assert_eq!(file.neighbor[1].address, Address::Udp("10.1.0.2:3322".parse().unwrap()));
+        let protect: Vec<_> = file.neighbor.iter().map(|n| n.protect).collect();
+        assert_eq!(protect, [Protect::WithKeys, Protect::Require, Protect::Never]);
         let again: File = toml::from_str(&toml::to_string(&file).unwrap()).unwrap();
         assert_eq!((again.link, again.neighbor, again.team), (file.link, file.neighbor, file.team));
     }
@@ -425,6 +476,8 @@ mod tests {
             "[[neighbor]]\nname = 'b'\nlink = 'x'",
             "[[neighbor]]\nname = 'b'\nlink = 'x'\nmac = '02:00:00:00:01:00'\nudp = '10.0.0.1:1'",
             "[[neighbor]]\nname = 'b'\nlink = 'x'\nip = '10.0.0.1'",
+            "[[neighbor]]\nname = 'b'\nlink = 'x'\nmac = '02:00:00:00:01:00'\nprotect = true",
+            "[[neighbor]]\nname = 'b'\nlink = 'x'\nmac = '02:00:00:00:01:00'\nprotect = 'maybe'",
             "[team]\nmemory = '1M'\ncolour = 'red'",
         ] {
             assert!(toml::from_str::<File>(text).is_err(), "{text}");

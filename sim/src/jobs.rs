@@ -15,7 +15,7 @@ pub struct JobTimes {
     pub compile: Duration,
     /// On top of that, for each KiB of the module.
     pub compile_per_kib: Duration,
-    /// Each verification of a signature.
+    /// Each verification of a signature, and each step of a handshake.
     pub verify: Duration,
 }
 
@@ -48,7 +48,7 @@ impl Worker {
                 let time = times.compile + times.compile_per_kib * kib;
                 (self.compile(job), time)
             }
-            Work::Verify { .. } => (job.run(), times.verify),
+            Work::Verify { .. } | Work::Handshake { .. } => (job.run(), times.verify),
         }
     }
 

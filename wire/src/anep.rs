@@ -21,6 +21,8 @@ pub const HEADER_LEN: usize = 8;
 pub const MAX_HEADER_LEN: usize = 128;
 /// The type identifier of capsules of this system.
 pub const TYPE_CAPSULE: u16 = 0xbee5;
+/// The type identifier of frames of a protected link (see [`crate::link`]).
+pub const TYPE_LINK: u16 = 0xbee6;
 /// Option type of protocol-requested hop-by-hop integrity (key id, sequence, HMAC-SHA-256-128).
 pub const OPTION_INTEGRITY: u16 = 0x0bee;
 

@@ -264,6 +264,38 @@ pub struct NeighborInfo {
     pub refused: u64,
     /// Microseconds since the last one, if any came.
     pub last_heard_us: Option<u64>,
+    /// Whether the link to it is protected.
+    pub protection: Protection,
+}
+
+/// Whether and how the link to a neighbor is protected.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Protection {
+    /// It is not.
+    None,
+    /// It is to be, and the node has no random bytes for keys: nothing is sent or accepted.
+    Closed,
+    /// The neighbor has not proven who it is (any more): nothing is sent or accepted.
+    Handshake,
+    /// The neighbor proved that it is this Ed25519 identity.
+    Protected {
+        /// The identity.
+        identity: [u8; 32],
+        /// Microseconds since the keys were made.
+        age_us: u64,
+    },
+}
+
+impl Protection {
+    /// In a word.
+    pub const fn name(&self) -> &'static str {
+        match self {
+            Self::None => "none",
+            Self::Closed => "closed",
+            Self::Handshake => "handshake",
+            Self::Protected { .. } => "protected",
+        }
+    }
 }
 
 /// A team.

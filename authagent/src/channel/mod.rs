@@ -28,7 +28,7 @@
 
 mod client;
 mod error;
-mod noise;
+pub(crate) mod noise;
 mod server;
 
 use alloc::boxed::Box;

@@ -1,4 +1,4 @@
-//! The Noise handshake of the control channel, on the crates that the rest of the node uses.
+//! Noise handshakes (of the control channel, and of links), on the crates that the rest of the node uses.
 //!
 //! `snow` runs the protocol; the four primitives below are what it runs on. Its own default set would
 //! bring a second generation of the same crates into the image and a random source that the node does
@@ -22,25 +22,30 @@ use crate::Secret;
 /// The handshake: the client stays anonymous, the node sends its static key.
 pub(super) const PATTERN: &str = "Noise_NX_25519_ChaChaPoly_SHA256";
 /// Length of an authentication tag, in bytes.
-pub(super) const TAG_LEN: usize = 16;
+pub(crate) const TAG_LEN: usize = 16;
 /// Length of a key, in bytes.
-pub(super) const KEY_LEN: usize = 32;
+pub(crate) const KEY_LEN: usize = 32;
 
 /// The client's side. The prologue is [`LOGIN_CONTEXT`], so that two versions never agree on keys.
 pub(super) fn initiator(ephemeral: Secret) -> Result<HandshakeState, Error> {
-    builder(ephemeral)?.build_initiator()
+    builder(PATTERN, LOGIN_CONTEXT, ephemeral)?.build_initiator()
 }
 
 /// The node's side, with its handshake key.
 pub(super) fn responder(handshake: &[u8; KEY_LEN], ephemeral: Secret) -> Result<HandshakeState, Error> {
-    builder(ephemeral)?.local_private_key(handshake)?.build_responder()
+    builder(PATTERN, LOGIN_CONTEXT, ephemeral)?.local_private_key(handshake)?.build_responder()
 }
 
-fn builder<'a>(ephemeral: Secret) -> Result<Builder<'a>, Error> {
-    Builder::with_resolver(PATTERN.parse()?, Box::new(Primitives(ephemeral))).prologue(LOGIN_CONTEXT)
+/// What a handshake of this pattern starts from, with a secret that was drawn for it.
+pub(crate) fn builder<'a>(
+    pattern: &str,
+    prologue: &'a [u8],
+    ephemeral: Secret,
+) -> Result<Builder<'a>, Error> {
+    Builder::with_resolver(pattern.parse()?, Box::new(Primitives(ephemeral))).prologue(prologue)
 }
 
-/// The primitives of [`PATTERN`], and one secret.
+/// X25519, ChaCha20-Poly1305 and SHA-256, and one secret.
 struct Primitives(Secret);
 
 impl CryptoResolver for Primitives {

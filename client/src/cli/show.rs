@@ -112,6 +112,7 @@ pub fn neighbor(access: &Access, output: Output) -> Result<()> {
             json!({
                 "name": n.name, "link": n.link, "address": n.address, "max_payload": n.max_payload,
                 "received": n.received, "sent": n.sent, "refused": n.refused, "last_heard_us": n.last_heard_us,
+                "protection": n.protection.name(),
             })
         };
         all.iter().map(neighbor).collect()
@@ -126,6 +127,7 @@ pub fn neighbor(access: &Access, output: Output) -> Result<()> {
             ">SENT",
             ">REFUSED",
             ">LAST HEARD",
+            "PROTECTION",
         ]);
         for n in &all {
             let words = [
@@ -137,6 +139,7 @@ pub fn neighbor(access: &Access, output: Output) -> Result<()> {
                 n.sent.to_string(),
                 n.refused.to_string(),
                 n.last_heard_us.map_or("never".into(), us),
+                n.protection.name().to_string(),
             ];
             t.row(words.map(Into::into));
         }

@@ -69,6 +69,7 @@ impl Node {
                     self.tuple_seen(now, handle, Some(&verification));
                 }
             }
+            Done::Handshake { neighbor, finished } => self.handshake_done(now, neighbor, finished),
         }
     }
 

@@ -383,7 +383,7 @@ fn page<T: Serialize>(mut items: Vec<T>, from: u32) -> Page<T> {
 }
 
 /// The platform's entropy in the form that the agent's crate asks for.
-fn entropy_of(entropy: &Arc<dyn Entropy>) -> impl Fn(&mut [u8]) -> Result<(), NoEntropy> {
+pub(super) fn entropy_of(entropy: &Arc<dyn Entropy>) -> impl Fn(&mut [u8]) -> Result<(), NoEntropy> + use<> {
     let entropy = entropy.clone();
     move |out: &mut [u8]| entropy.fill(out).map_err(|_| NoEntropy)
 }

@@ -12,11 +12,13 @@
 //! | `serve`    | answers to other nodes' translation and download requests        |
 //! | `manage`   | control clients and what they may ask                            |
 //! | `sessions` | programs that talk to protocols                                  |
+//! | `protect`  | links to neighbors that prove who they are                       |
 
 mod arrive;
 mod judge;
 mod launch;
 mod manage;
+pub(crate) mod protect;
 mod run;
 mod serve;
 mod sessions;
@@ -58,6 +60,7 @@ use crate::uploads::Uploads;
 
 use judge::AgentHost;
 use manage::Clients;
+use protect::Links;
 use run::Queued;
 use sessions::Sessions;
 pub use sessions::{SessionError, SessionId};
@@ -95,6 +98,7 @@ pub struct Node {
     log: Log,
     counters: Counters,
     neighbors: Neighbors,
+    links: Links,
     teams: Teams,
     sched: Scheduler<Queued>,
     registry: Registry,
@@ -168,6 +172,7 @@ impl Node {
             log: Log::default(),
             counters: Counters::default(),
             neighbors: Neighbors::default(),
+            links: Links::new(&platform.entropy),
             teams,
             sched: Scheduler::new(),
             registry: Registry::new(b),
@@ -191,6 +196,7 @@ impl Node {
         node.register_system();
         node.add_neighbors(config)?;
         node.open_control(now, config, healthy)?;
+        node.protect(now, config, healthy)?;
         node.log.line(now.mono, format!("node {} on {}", node.name, node.platform.name));
         Ok(node)
     }
@@ -206,6 +212,7 @@ impl Node {
         let Some(from) = self.neighbors.find(link, from) else {
             return self.counters.add(Count::Stranger);
         };
+        let Some(packet) = self.unseal(now, from, packet) else { return };
         let neighbor = &mut self.neighbors[from];
         neighbor.last_heard = Some(now.mono);
         let Ok(capsule) = Capsule::parse(&packet) else {
@@ -228,6 +235,7 @@ impl Node {
     /// Does what is due. `true`: there is more to do, call again soon.
     pub fn poll(&mut self, now: Now) -> bool {
         self.net.poll(now.mono);
+        self.links_due(now);
         self.streams(now);
         self.questions_due(now);
         self.downloads_due(now);
@@ -258,6 +266,7 @@ impl Node {
     pub fn deadline(&self, now: Now) -> Option<Instant> {
         let candidates = [
             self.net.deadline(now.mono),
+            self.links.deadline(),
             self.questions.deadline(),
             self.downloads_deadline(),
             self.agent.deadline(),
@@ -302,14 +311,13 @@ impl Node {
     /// Puts the capsule header in front of a payload and hands it to the neighbor's channel.
     fn send(&mut self, now: Now, to: NeighborId, id: &CapsuleId, mut payload: Buf) -> bool {
         let len = payload.len();
-        let neighbor = &mut self.neighbors[to];
-        if len > usize::from(neighbor.max_payload) {
+        if len > usize::from(self.neighbors[to].max_payload) {
             return false;
         }
         let Ok(header) = payload.push_front(HEADER_LEN) else { return false };
         Capsule::emit_header(header, id, len);
-        let sent = self.net.send(now.mono, &neighbor.out, payload).is_ok();
-        neighbor.sent += u64::from(sent);
+        let sent = self.pass(now, to, payload);
+        self.neighbors[to].sent += u64::from(sent);
         sent
     }
 

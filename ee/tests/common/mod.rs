@@ -15,6 +15,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
+use authagent::keys::SigningKey;
 use ee::config::{ADMIN, NodeConfig};
 use ee::node::SessionId;
 use ee::{Engine, Job, Metering, Node, Platform};
@@ -102,18 +103,24 @@ pub struct Options<'a> {
     pub more: &'a str,
     /// Packet buffers of each node.
     pub buffers: usize,
+    /// Nodes have identities; whose key a node (first) takes for that of its neighbor (second).
+    pub keys: Option<fn(usize, usize) -> Option<usize>>,
 }
 
 impl Default for Options<'_> {
     fn default() -> Self {
-        Self { node: "", team: "", link: "", more: "", buffers: 512 }
+        Self { node: "", team: "", link: "", more: "", buffers: 512, keys: None }
     }
 }
 
 /// The configuration of a node of a line: wire `n` joins node `n` (end 0) to the next (end 1).
 fn config(at: usize, n: usize, options: &Options<'_>) -> NodeConfig {
-    let Options { node, team, link, more, .. } = options;
-    let mut text = format!("[node]\nname = \"{}\"\n{node}\n[team]\n{team}\n", name(at));
+    let Options { node, team, link, more, keys, .. } = options;
+    let mut text = format!("[node]\nname = \"{}\"\n{node}\n", name(at));
+    if keys.is_some() {
+        text += &format!("identity = \"{}\"\n", &*identity(at).to_hex());
+    }
+    text += &format!("[team]\n{team}\n");
     let before = (at > 0).then(|| (at - 1, at - 1, 1));
     let after = (at + 1 < n).then_some((at, at + 1, 0));
     for (wire, peer, end) in before.into_iter().chain(after) {
@@ -123,8 +130,16 @@ fn config(at: usize, n: usize, options: &Options<'_>) -> NodeConfig {
             name(peer),
             1 - end,
         );
+        if let Some(key) = keys.and_then(|of| of(at, peer)) {
+            text += &format!("key = \"{}\"\n", identity(key).public());
+        }
     }
     NodeConfig::parse(&(text + more)).unwrap()
+}
+
+/// The identity of a node of a line.
+pub fn identity(at: usize) -> SigningKey {
+    SigningKey::from_seed(&[0x30 + at as u8; 32])
 }
 
 fn name(at: usize) -> char {

@@ -34,6 +34,7 @@ struct File {
 struct FileDefaults {
     memory: Option<Size>,
     team: TeamConfig,
+    protect: Option<bool>,
 }
 
 #[derive(Deserialize)]
@@ -67,6 +68,8 @@ struct FileLink {
     duplicate: Option<Share>,
     #[serde(default)]
     queue: Option<Size>,
+    #[serde(default)]
+    protect: Option<bool>,
 }
 
 #[derive(Deserialize)]
@@ -119,6 +122,7 @@ impl File {
         let defaults = Defaults {
             memory: self.defaults.memory.map_or(DEFAULT_MEMORY, |m| m.0),
             team: self.defaults.team,
+            protect: self.defaults.protect.unwrap_or(true),
         };
         Ok(Lab { name: self.name.into_inner(), defaults, nodes, links, injects })
     }
@@ -136,7 +140,7 @@ impl FileLink {
             queue: self.queue.map_or(DEFAULT_QUEUE, |s| s.0),
         };
         let mtu = self.mtu.unwrap_or(DEFAULT_MTU);
-        Link { name: self.name.into_inner(), ends, udp: self.udp, mtu, shape }
+        Link { name: self.name.into_inner(), ends, udp: self.udp, mtu, shape, protect: self.protect }
     }
 }
 
@@ -177,6 +181,9 @@ pub(super) fn print(lab: &Lab) -> String {
     let mut line = |text: std::fmt::Arguments<'_>| writeln!(out, "{text}").unwrap_or_default();
     line(format_args!("name = {}", quoted(&lab.name)));
     line(format_args!("\n[defaults]\nmemory = \"{}\"", Size(lab.defaults.memory)));
+    if !lab.defaults.protect {
+        line(format_args!("protect = false"));
+    }
     if lab.defaults.team != TeamConfig::default() {
         line(format_args!("\n[defaults.team]\n{}", team_lines(&lab.defaults.team)));
     }
@@ -194,6 +201,9 @@ pub(super) fn print(lab: &Lab) -> String {
         }
         if link.mtu != DEFAULT_MTU {
             line(format_args!("mtu = {}", link.mtu));
+        }
+        if let Some(protect) = link.protect {
+            line(format_args!("protect = {protect}"));
         }
         print_shape(&link.shape, &mut line);
     }
@@ -331,10 +341,12 @@ node = "a"
         fn printing_and_reading_give_the_same_lab(
             rate in proptest::option::of(1u64..1_000_000_000), delay in 0u64..10_000_000, jitter in 0u64..5000,
             loss in 0u32..=1000, queue in 0u64..10_000_000, memory in 1u64..1 << 32, udp in any::<bool>(),
+            protect in any::<bool>(), one in proptest::option::of(any::<bool>()),
         ) {
             let mut lab = Lab::ring(4);
             lab.defaults.memory = memory;
             lab.links[2].udp = udp;
+            (lab.defaults.protect, lab.links[2].protect) = (protect, one);
             lab.links[1].shape = Shape {
                 rate, delay: Duration::from_micros(delay), jitter: Duration::from_micros(jitter),
                 loss: f64::from(loss) / 1000.0, queue, ..Shape::default()

@@ -60,11 +60,13 @@ pub struct Defaults {
     pub memory: u64,
     /// The `[team]` section of every node's configuration.
     pub team: TeamConfig,
+    /// Links are protected.
+    pub protect: bool,
 }
 
 impl Default for Defaults {
     fn default() -> Self {
-        Self { memory: DEFAULT_MEMORY, team: TeamConfig::default() }
+        Self { memory: DEFAULT_MEMORY, team: TeamConfig::default(), protect: true }
     }
 }
 
@@ -90,6 +92,8 @@ pub struct Link {
     pub mtu: u16,
     /// How each direction behaves.
     pub shape: Shape,
+    /// Its ends prove who they are and seal what they send; where it says nothing, [`Defaults::protect`] does.
+    pub protect: Option<bool>,
 }
 
 /// A protocol that the demonstration injects.
@@ -120,6 +124,11 @@ impl Lab {
     /// Position of the link with this name.
     pub fn link(&self, name: &str) -> Option<usize> {
         self.links.iter().position(|l| l.name == name)
+    }
+
+    /// Whether a link is protected.
+    pub fn protects(&self, link: &Link) -> bool {
+        link.protect.unwrap_or(self.defaults.protect)
     }
 
     /// Gives every link the same shape.

@@ -13,6 +13,7 @@
 use std::fmt::Write;
 use std::net::Ipv4Addr;
 
+use authagent::keys::SigningKey;
 use nodeos::units::Rate;
 
 use super::{DEFAULT_MTU, Lab, LabError};
@@ -161,6 +162,11 @@ fn node_plan(lab: &Lab, keys: &Keys, links: &[LinkPlan], nics: &[Vec<Nic>], n: u
             line(format_args!("udp = \"{}:{}\"", udp_address(l, 1 - end), wire::UDP_PORT));
         } else {
             line(format_args!("mac = \"{}\"", mac_text(nics[other.node][other.nic].mac)));
+        }
+        let key = SigningKey::from_seed(&keys.identities[other.node]).public();
+        line(format_args!("key = \"{key}\""));
+        if !lab.protects(link) {
+            line(format_args!("protect = false"));
         }
     }
     let memory = node.memory.unwrap_or(lab.defaults.memory);
