@@ -138,7 +138,7 @@ impl Node {
         }
     }
 
-    /// Takes neighbors away that a running flow may not know of any more.
+    /// Takes neighbors and privileges away that a running flow may not have any more.
     fn clamp(&mut self, now: Now, handle: Handle, grant: &Grant) {
         let gone: Vec<NeighborId> = self
             .neighbors
@@ -147,11 +147,15 @@ impl Node {
             .map(|(id, _)| id)
             .collect();
         let Some(flow) = self.flows.get_mut(handle) else { return };
+        let Some((_, granted)) = &mut flow.team else { return };
+        granted.neighbors = grant.neighbors.clone();
+        let (kept, lost) = std::mem::take(&mut granted.privileges)
+            .into_iter()
+            .partition::<Vec<String>, _>(|name| grant.privileges.contains(name));
+        granted.privileges = kept;
         if let Some(sandbox) = flow.sandbox() {
             gone.into_iter().for_each(|id| sandbox.neighbor_gone(id));
-        }
-        if let Some((_, granted)) = &mut flow.team {
-            granted.neighbors = grant.neighbors.clone();
+            lost.iter().for_each(|name| sandbox.privilege_gone(name));
         }
         self.log.line(now.mono, format!("flow {} goes on with less", super::label(flow)));
     }
@@ -275,7 +279,7 @@ mod tests {
 
     use nodeos::buf::BufPool;
     use nodeos::link::LinkId;
-    use nodeos::platform::{Entropy, EntropyError, Interrupter, Meter};
+    use nodeos::platform::{Entropy, EntropyError, Interrupter, Meter, NoSensors};
     use wire::capsule::{Capsule, HEADER_LEN};
     use wire::control::{Answer, FlowState, Request};
     use wire::grant::Neighbors;
@@ -393,6 +397,7 @@ mod tests {
             meter: Arc::new(Still),
             interrupter: Arc::new(Still),
             entropy: Arc::new(Still),
+            sensors: Arc::new(NoSensors),
             engine: Engine::new(Metering::Fuel).unwrap(),
             buffers: BufPool::new(64),
         };
