@@ -4,7 +4,7 @@ use wasmtime::Linker;
 
 use super::memory::{GuestSlice, copy};
 use super::{Guest, handle, moved, number, plain, touching};
-use crate::abi::{Error, MODULE, cost, rights};
+use crate::abi::{Error, MAX_LEN, MODULE, cost, rights};
 use crate::sandbox::TeamState;
 
 pub(super) fn link(l: &mut Linker<TeamState>) -> wasmtime::Result<()> {
@@ -60,7 +60,8 @@ pub(super) fn link(l: &mut Linker<TeamState>) -> wasmtime::Result<()> {
     })?;
     l.func_wrap(MODULE, "neighborhood_make", |g: Guest<'_>, ptr: u32, count: u32| {
         let bytes = count.saturating_mul(4);
-        touching(g, moved(bytes) + cost::ENTRY + u64::from(count) * cost::PER_64, |s, memory| {
+        let members = if bytes > MAX_LEN { 0 } else { count };
+        touching(g, moved(bytes) + cost::ENTRY + u64::from(members) * cost::PER_64, |s, memory| {
             let list = GuestSlice::new(ptr, bytes).read(memory)?.as_chunks::<4>().0;
             let list = list.iter().map(|raw| u32::from_le_bytes(*raw));
             s.caps.make_group(list, &s.neighbors).map(handle)

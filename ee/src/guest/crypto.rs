@@ -5,7 +5,7 @@
 use authagent::keys::{Ed25519Key, PublicKey};
 use chacha20poly1305::aead::{AeadInOut, KeyInit as _, inout::InOutBuf};
 use chacha20poly1305::{ChaCha20Poly1305, Nonce, Tag};
-use hmac::{Hmac, KeyInit as _, Mac};
+use hmac::{Hmac, Mac};
 use md5::{Digest, Md5};
 use sha2::Sha256;
 use wasmtime::Linker;

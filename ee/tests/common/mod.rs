@@ -8,6 +8,7 @@
 
 pub mod guest;
 pub mod hostile;
+pub mod puppet;
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;

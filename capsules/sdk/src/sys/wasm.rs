@@ -61,10 +61,38 @@ mod raw {
         pub fn budget_left(resource: i32) -> i64;
         pub fn hash_sha256(bytes: *const u8, bytes_len: usize, hash: *mut u8) -> i32;
         pub fn hash_md5(bytes: *const u8, bytes_len: usize, hash: *mut u8) -> i32;
-        pub fn hmac_sha256(key: *const u8, key_len: usize, bytes: *const u8, bytes_len: usize, mac: *mut u8) -> i32;
-        pub fn signature_check(scheme: i32, key: *const u8, key_len: usize, bytes: *const u8, bytes_len: usize, signature: *const u8, signature_len: usize) -> i32;
-        pub fn aead_seal(key: *const u8, beside: *const u8, beside_len: usize, buffer: *const u8, text_len: usize, out: *mut u8) -> i32;
-        pub fn aead_open(key: *const u8, beside: *const u8, beside_len: usize, buffer: *const u8, sealed_len: usize, out: *mut u8) -> i32;
+        pub fn hmac_sha256(
+            key: *const u8,
+            key_len: usize,
+            bytes: *const u8,
+            bytes_len: usize,
+            mac: *mut u8,
+        ) -> i32;
+        pub fn signature_check(
+            scheme: i32,
+            key: *const u8,
+            key_len: usize,
+            bytes: *const u8,
+            bytes_len: usize,
+            signature: *const u8,
+            signature_len: usize,
+        ) -> i32;
+        pub fn aead_seal(
+            key: *const u8,
+            beside: *const u8,
+            beside_len: usize,
+            buffer: *const u8,
+            text_len: usize,
+            out: *mut u8,
+        ) -> i32;
+        pub fn aead_open(
+            key: *const u8,
+            beside: *const u8,
+            beside_len: usize,
+            buffer: *const u8,
+            sealed_len: usize,
+            out: *mut u8,
+        ) -> i32;
         pub fn key_sign(key: i32, bytes: *const u8, bytes_len: usize, signature: *mut u8) -> i32;
         pub fn key_public(key: i32, public: *mut u8) -> i32;
         pub fn sensor_list(sensors: i32, buffer: *mut u8, buffer_len: usize) -> i32;
@@ -321,7 +349,17 @@ pub fn hmac_sha256(key: &[u8], bytes: &[u8], mac: &mut [u8; 32]) -> i32 {
 /// See `docs/abi`.
 pub fn signature_check(scheme: i32, key: &[u8], bytes: &[u8], signature: &[u8]) -> i32 {
     // Safety: the node checks every handle; pointers and lengths are those of live slices.
-    unsafe { raw::signature_check(scheme, key.as_ptr(), key.len(), bytes.as_ptr(), bytes.len(), signature.as_ptr(), signature.len()) }
+    unsafe {
+        raw::signature_check(
+            scheme,
+            key.as_ptr(),
+            key.len(),
+            bytes.as_ptr(),
+            bytes.len(),
+            signature.as_ptr(),
+            signature.len(),
+        )
+    }
 }
 
 /// See `docs/abi`. The last 16 bytes of `buffer` are the tag's place.
