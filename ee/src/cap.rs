@@ -280,13 +280,18 @@ impl Caps {
         self.cut(|s| s.target == Target::Neighbor(at));
     }
 
-    /// The team's Auth Agent took a privilege back. What other teams lent stays.
-    pub fn privilege_gone(&mut self, name: &str) {
-        let mine = |p: &Privilege| p.own && &*p.name == name;
-        let Some(at) = self.privileges.iter().position(mine) else { return };
-        self.privileges[at].own = false;
-        self.remove_all(|c| c.target == Target::Privilege(at as u16));
-        self.cut(|s| s.target == Target::Privilege(at as u16));
+    /// Takes privileges away that are not among `kept`: every capability for them is void at once, and what
+    /// other teams got of them. What other teams lent stays.
+    pub fn withhold(&mut self, kept: &[String]) {
+        for at in 0..self.privileges.len() {
+            let privilege = &mut self.privileges[at];
+            if privilege.own && !kept.iter().any(|k| **k == *privilege.name) {
+                privilege.own = false;
+                let target = Target::Privilege(at as u16);
+                self.remove_all(|c| c.target == target);
+                self.cut(|s| s.target == target);
+            }
+        }
     }
 
     /// A neighborhood of the neighbors that these capabilities name. It has the rights that all of them

@@ -464,10 +464,10 @@ impl Sandbox {
         }
     }
 
-    /// Revokes every capability for a privilege that the Auth Agent took back, and what other teams got
-    /// of it by envelopes.
-    pub fn privilege_gone(&mut self, name: &str) {
-        self.run.store.data_mut().caps.privilege_gone(name);
+    /// Revokes every capability for privileges that are not among `kept`, and what other teams got of them
+    /// by envelopes.
+    pub fn withhold(&mut self, kept: &[String]) {
+        self.run.store.data_mut().caps.withhold(kept);
     }
 
     /// What the team holds.

@@ -8,7 +8,7 @@ use common::real::{ask, module, open, tuple};
 use sim::lab::Lab;
 use sim::medium::Shape;
 use sim::{Options, Sim};
-use wire::tuple::Tuple;
+use wire::tuple::{Privilege, Tuple};
 
 const SECOND: Duration = Duration::from_secs(1);
 
@@ -17,7 +17,8 @@ fn table(privileges: &[&str], loss: f64) -> Vec<String> {
     let mut sim = Sim::new(&Lab::line(4).shaped(shape), 1, Options::default()).unwrap();
     let module = module("probe");
     let mut flow = Tuple::decode(&tuple(&module, 1)).unwrap();
-    flow.body.request.privileges = privileges.iter().map(|p| p.to_string()).collect();
+    let privilege = |name: &&str| Privilege { name: name.to_string(), optional: true };
+    flow.body.request.privileges = privileges.iter().map(privilege).collect();
     let hash = sim.inject(0, &flow.encode(), &[&module]).unwrap();
     let session = open(&mut sim, 0, &hash);
     let mut lines = ask(&mut sim, session, "read memory-limit-bytes fan1-rpm", 60 * SECOND);

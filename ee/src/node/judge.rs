@@ -149,13 +149,10 @@ impl Node {
         let Some(flow) = self.flows.get_mut(handle) else { return };
         let Some((_, granted)) = &mut flow.team else { return };
         granted.neighbors = grant.neighbors.clone();
-        let (kept, lost) = std::mem::take(&mut granted.privileges)
-            .into_iter()
-            .partition::<Vec<String>, _>(|name| grant.privileges.contains(name));
-        granted.privileges = kept;
+        granted.privileges.retain(|name| grant.privileges.contains(name));
         if let Some(sandbox) = flow.sandbox() {
             gone.into_iter().for_each(|id| sandbox.neighbor_gone(id));
-            lost.iter().for_each(|name| sandbox.privilege_gone(name));
+            sandbox.withhold(&grant.privileges);
         }
         self.log.line(now.mono, format!("flow {} goes on with less", super::label(flow)));
     }
@@ -311,13 +308,14 @@ mod tests {
         }
     }
 
-    /// Grants everything, but only one neighbor; on a timer takes that one away, and then revokes.
+    /// Grants everything, but only one neighbor; on a timer takes that one and the sensors away, and then revokes.
     struct Picky;
 
     impl Picky {
         fn grant(names: &[&str]) -> Grant {
-            let names = names.iter().map(|n| n.to_string()).collect();
-            Grant { neighbors: Neighbors::Only(names), ..Grant::everything(Default::default(), vec![]) }
+            let names: Vec<_> = names.iter().map(|n| n.to_string()).collect();
+            let privileges = names.iter().map(|_| "sensors".to_string()).collect();
+            Grant { neighbors: Neighbors::Only(names), ..Grant::everything(Default::default(), privileges) }
         }
     }
 
@@ -455,6 +453,8 @@ mod tests {
         node.poll(now);
         said(&mut node, now, 0x0c, &id, b"x");
         assert_eq!(counts(&node), (1, 2), "clamped");
+        let handle = node.flows.by_hash(&hash).unwrap();
+        assert_eq!(node.flow_info(handle).unwrap().grant.unwrap().privileges, [""; 0]);
         now.mono = Instant(2000);
         node.poll(now);
         let Answer::Flows(flows) = node.control(now, ADMIN, Request::FlowShow { from: 0 }) else { panic!() };

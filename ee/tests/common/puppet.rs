@@ -248,7 +248,8 @@ fn script(own: &[u8], calls: &[Call<'_>]) -> Vec<u8> {
     bytes
 }
 
-/// The puppet's module. Scripts lie at 0x1000, results at 0x8200.
+/// The puppet's module. Scripts lie at 0x1000, results at 0x2f000: where no pointer and length that a call may have
+/// reaches by accident.
 fn module() -> Vec<u8> {
     let mut dispatch = String::new();
     for (at, s) in abi::IMPORTS.iter().enumerate() {
@@ -271,7 +272,7 @@ fn module() -> Vec<u8> {
             (if (i64.eq (local.get $v) (i64.const {CAPSULE})) (then (return (i64.extend_i32_u (global.get $c)))))
             (if (i64.eq (local.get $v) (i64.const {FROM})) (then (return (i64.extend_i32_u (global.get $from)))))
             (if (i64.eq (i64.and (local.get $v) (i64.const -256)) (i64.const 0x7ffffe00))
-                (then (return (i64.load (i32.add (i32.const 0x8200)
+                (then (return (i64.load (i32.add (i32.const 0x2f000)
                     (i32.shl (i32.and (i32.wrap_i64 (local.get $v)) (i32.const 255)) (i32.const 3)))))))
             (local.get $v))
         (func $do (param $at i32) (result i64) (local $f i32)
@@ -286,15 +287,17 @@ fn module() -> Vec<u8> {
             (local.set $at (i32.const 0x1008))
             (block $end (loop $next
                 (br_if $end (i32.ge_u (local.get $i) (local.get $n)))
-                (i64.store (i32.add (i32.const 0x8200) (i32.shl (local.get $i) (i32.const 3)))
+                (i64.store (i32.add (i32.const 0x2f000) (i32.shl (local.get $i) (i32.const 3)))
                     (call $do (local.get $at)))
                 (local.set $at (i32.add (local.get $at) (i32.const 72)))
                 (local.set $i (i32.add (local.get $i) (i32.const 1)))
                 (br $next)))
-            (drop (call $session_reply (global.get $s) (i32.const {OUT})
+            (memory.copy (i32.const 0x2ee00) (i32.const {OUT}) (i32.const {SEEN}))
+            (drop (call $session_reply (global.get $s) (i32.const 0x2ee00)
                 (i32.add (i32.const {SEEN}) (i32.shl (local.get $n) (i32.const 3))))))
         (func (export "on_session") (param $c i32) (param $s i32) (param $what i32) (param $len i32)
             (global.set $s (local.get $s))
+            (if (i32.eqz (local.get $what)) (then (drop (memory.grow (i32.const 2)))))
             (if (i32.ne (local.get $what) (i32.const 1)) (then (return)))
             (global.set $c (local.get $c))
             (drop (call $session_read (local.get $s) (i32.const 0) (i32.const 0x1000) (i32.const 0x6000)))
