@@ -15,6 +15,7 @@ use host::link::Received;
 use host::meter::Cycles;
 use nodeos::buf::BufPool;
 use nodeos::link::LinkId;
+use nodeos::platform::NoSensors;
 use wire::control::{Answer, FlowInfo, FlowState, Request};
 
 use crate::flow::RelayFlow;
@@ -95,6 +96,7 @@ pub fn platform(buffers: BufPool) -> Result<Platform> {
         meter: Arc::new(meter),
         interrupter: Arc::new(watchdog),
         entropy: Arc::new(Kernel),
+        sensors: Arc::new(NoSensors),
         engine,
         buffers,
     })

@@ -39,12 +39,14 @@ enum bees_error {
     BEES_NOT_FOUND = -8,
     BEES_NOT_PERMITTED = -9,
     BEES_UNAVAILABLE = -10,
-    BEES_TOO_LARGE = -11
+    BEES_TOO_LARGE = -11,
+    BEES_WRONG_PROOF = -12
 };
 
 enum bees_operation { BEES_RETURNS, BEES_SENDS, BEES_MULTICASTS, BEES_DERIVES };
 enum bees_resource { BEES_MEMORY, BEES_PROCESSOR, BEES_BANDWIDTH };
 enum bees_level { BEES_ERROR, BEES_WARN, BEES_INFO, BEES_DEBUG };
+enum bees_scheme { BEES_ED25519, BEES_RSA_PSS_SHA256 };
 enum bees_session_event { BEES_OPENED, BEES_PACKET, BEES_CLOSED };
 
 /* Flags of capsule_send, capsule_return and capsule_multicast. */
@@ -74,11 +76,13 @@ BEES_IMPORT(capsule_multicast) int32_t bees_capsule_multicast(bees_handle capsul
 BEES_IMPORT(capsule_drop) int32_t bees_capsule_drop(bees_handle capsule); /* 0 */
 
 /* Capabilities. */
-BEES_IMPORT(cap_lookup) int32_t bees_cap_lookup(const char *name, uint32_t len); /* a capability: "neighborhood", "neighbor/NAME" */
+BEES_IMPORT(cap_lookup) int32_t bees_cap_lookup(const char *name, uint32_t len); /* a capability: "neighborhood", "neighbor/NAME", "sensors", "node-key" */
 BEES_IMPORT(cap_name) int32_t bees_cap_name(bees_handle capability, char *to, uint32_t max); /* length of the name */
 BEES_IMPORT(cap_duplicate) int32_t bees_cap_duplicate(bees_handle capability, uint32_t rights); /* a capability with fewer rights */
 BEES_IMPORT(cap_drop) int32_t bees_cap_drop(bees_handle capability); /* 0 */
+BEES_IMPORT(cap_revoke) int32_t bees_cap_revoke(bees_handle capability); /* 0 */
 BEES_IMPORT(neighborhood_list) int32_t bees_neighborhood_list(bees_handle neighborhood, bees_handle *to, uint32_t max); /* how many members there are */
+BEES_IMPORT(neighborhood_make) int32_t bees_neighborhood_make(const bees_handle *neighbors, uint32_t count); /* a neighborhood */
 BEES_IMPORT(neighbor_max_payload) int32_t bees_neighbor_max_payload(bees_handle neighbor); /* bytes */
 
 /* Soft state. */
@@ -110,5 +114,23 @@ BEES_IMPORT(budget_left) int64_t bees_budget_left(enum bees_resource resource); 
 /* Cryptography. */
 BEES_IMPORT(hash_sha256) int32_t bees_hash_sha256(const void *bytes, uint32_t len, uint8_t to[32]); /* 0 */
 BEES_IMPORT(hash_md5) int32_t bees_hash_md5(const void *bytes, uint32_t len, uint8_t to[16]); /* 0 */
+BEES_IMPORT(hmac_sha256) int32_t bees_hmac_sha256(const void *key, uint32_t key_len, const void *bytes, uint32_t len, uint8_t to[32]); /* 0 */
+BEES_IMPORT(signature_check) int32_t bees_signature_check(enum bees_scheme scheme, const void *key, uint32_t key_len, const void *bytes, uint32_t len, const void *signature, uint32_t signature_len); /* 0: it is right */
+BEES_IMPORT(aead_seal) int32_t bees_aead_seal(const uint8_t key_and_nonce[44], const void *beside, uint32_t beside_len, const void *text, uint32_t len, void *to); /* len + 16 */
+BEES_IMPORT(aead_open) int32_t bees_aead_open(const uint8_t key_and_nonce[44], const void *beside, uint32_t beside_len, const void *sealed, uint32_t len, void *to); /* len - 16 */
+
+/* The node's key and its sensors: for flows with these privileges. */
+BEES_IMPORT(key_sign) int32_t bees_key_sign(bees_handle key, const void *bytes, uint32_t len, uint8_t to[64]); /* 0 */
+BEES_IMPORT(key_public) int32_t bees_key_public(bees_handle key, uint8_t to[32]); /* 0 */
+BEES_IMPORT(sensor_list) int32_t bees_sensor_list(bees_handle sensors, char *to, uint32_t max); /* bytes of the names, a line each */
+BEES_IMPORT(sensor_read) int32_t bees_sensor_read(bees_handle sensors, const char *name, uint32_t name_len, int64_t *to); /* 0 */
+
+/* Envelopes. */
+BEES_IMPORT(seal_make) int32_t bees_seal_make(bees_handle sealer_and_unsealer[2]); /* 0 */
+BEES_IMPORT(envelope_make) int32_t bees_envelope_make(bees_handle capability, const uint8_t *flow, uint32_t flow_len, uint8_t id[16]); /* 0 */
+BEES_IMPORT(envelope_seal) int32_t bees_envelope_seal(const uint8_t id[16], bees_handle sealer); /* 0 */
+BEES_IMPORT(envelope_lock) int32_t bees_envelope_lock(const uint8_t id[16], enum bees_scheme scheme, const void *key, uint32_t key_len); /* 0 */
+BEES_IMPORT(envelope_open) int32_t bees_envelope_open(const uint8_t id[16], bees_handle unsealer, const void *proof, uint32_t proof_len); /* a capability */
+BEES_IMPORT(envelope_void) int32_t bees_envelope_void(const uint8_t id[16]); /* 0 */
 
 #endif

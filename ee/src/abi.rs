@@ -40,13 +40,15 @@ pub enum Error {
     NotPermitted = 9,
     /// The node cannot do it now.
     Unavailable = 10,
-    /// The payload is over the neighbor's maximum.
+    /// The payload is over the neighbor's maximum, or the bytes are more than may be signed.
     TooLarge = 11,
+    /// A signature, a tag or a proof is not what it should be.
+    WrongProof = 12,
 }
 
 impl Error {
     /// All errors, in the order of their numbers.
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 12] = [
         Self::BadHandle,
         Self::BadPointer,
         Self::BadArgument,
@@ -58,6 +60,7 @@ impl Error {
         Self::NotPermitted,
         Self::Unavailable,
         Self::TooLarge,
+        Self::WrongProof,
     ];
 
     /// What a guest gets.
@@ -79,6 +82,7 @@ impl Error {
             Self::NotPermitted => "NOT_PERMITTED",
             Self::Unavailable => "UNAVAILABLE",
             Self::TooLarge => "TOO_LARGE",
+            Self::WrongProof => "WRONG_PROOF",
         }
     }
 }
@@ -101,11 +105,11 @@ pub mod flags {
 
 /// Rights of a capability.
 pub mod rights {
-    /// Send through it.
+    /// Send through it, sign, seal, open, read a value.
     pub const USE: u32 = 1;
-    /// Read its name, its members, its maximum payload.
+    /// Read its name, its members, its maximum payload, its public key.
     pub const READ: u32 = 2;
-    /// Make further capabilities from it.
+    /// Make further capabilities and envelopes from it, and take them back.
     pub const DUPLICATE: u32 = 4;
     /// All of them.
     pub const ALL: u32 = USE | READ | DUPLICATE;
@@ -181,8 +185,14 @@ pub mod cost {
     pub const FRAME: u64 = 400;
     /// An entry of soft state, a timer, a session's packet, a log line.
     pub const ENTRY: u64 = 200;
-    /// Every 64 bytes that are hashed or made at random.
+    /// Every 64 bytes that are hashed, encrypted or made at random.
     pub const HASH_64: u64 = 500;
+    /// A signature by the node.
+    pub const SIGN: u64 = 100_000;
+    /// The check of an Ed25519 signature.
+    pub const VERIFY: u64 = 200_000;
+    /// The check of an RSA signature.
+    pub const VERIFY_RSA: u64 = 800_000;
 
     /// The charge for moving `len` bytes.
     pub const fn moved(len: u32) -> u64 {
@@ -254,7 +264,9 @@ pub const IMPORTS: &[Signature] = signatures! {
     cap_name(I32, I32, I32) -> I32;
     cap_duplicate(I32, I32) -> I32;
     cap_drop(I32) -> I32;
+    cap_revoke(I32) -> I32;
     neighborhood_list(I32, I32, I32) -> I32;
+    neighborhood_make(I32, I32) -> I32;
     neighbor_max_payload(I32) -> I32;
     cache_put(I32, I32, I32, I32, I32) -> I32;
     cache_get(I32, I32, I32, I32) -> I32;
@@ -276,6 +288,20 @@ pub const IMPORTS: &[Signature] = signatures! {
     budget_left(I32) -> I64;
     hash_sha256(I32, I32, I32) -> I32;
     hash_md5(I32, I32, I32) -> I32;
+    hmac_sha256(I32, I32, I32, I32, I32) -> I32;
+    signature_check(I32, I32, I32, I32, I32, I32, I32) -> I32;
+    aead_seal(I32, I32, I32, I32, I32, I32) -> I32;
+    aead_open(I32, I32, I32, I32, I32, I32) -> I32;
+    key_sign(I32, I32, I32, I32) -> I32;
+    key_public(I32, I32) -> I32;
+    sensor_list(I32, I32, I32) -> I32;
+    sensor_read(I32, I32, I32, I32) -> I32;
+    seal_make(I32) -> I32;
+    envelope_make(I32, I32, I32, I32) -> I32;
+    envelope_seal(I32, I32) -> I32;
+    envelope_lock(I32, I32, I32, I32) -> I32;
+    envelope_open(I32, I32, I32, I32) -> I32;
+    envelope_void(I32) -> I32;
 };
 
 /// What a module may export for the node to call.

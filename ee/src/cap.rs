@@ -2,23 +2,37 @@
 //!
 //! A capability points at its target through one indirection: for a neighbor the team's [`Neighbors`],
 //! where a neighbor that is gone is marked so, and every capability for it, duplicates included, is void
-//! at once. Asking for the same thing twice gives the same capability, so that asking uses nothing up;
-//! [`Caps::duplicate`] makes further ones with fewer rights.
+//! at once; for what came in an envelope a [`Line`] that its maker can cut. Asking for the same thing
+//! twice gives the same capability, so that asking uses nothing up; [`Caps::duplicate`] makes further ones
+//! with fewer rights. A capability and its duplicates are a *family*: they are revoked together, and with
+//! them whatever other teams got by envelopes made of any of them.
 
-use nodeos::bucket::TokenBucket;
-use nodeos::link::LinkId;
-use nodeos::platform::Instant;
+mod neighbors;
+
+use std::sync::Arc;
+
 use nodeos::slab::{Handle, Slab};
 
+pub(crate) use self::neighbors::Neighbors;
 use crate::abi::{self, Error, rights};
-use crate::sandbox::{NeighborId, NeighborRef};
+use crate::envelope::{Content, Line, Thing};
 
 /// Capabilities that a team may hold beside one for each neighbor.
 pub const MAX_CAPS: usize = 64;
+/// Neighborhoods that a team may make.
+pub const MAX_GROUPS: usize = 16;
+/// Capabilities out of envelopes that a team may hold, duplicates not counted.
+pub const MAX_LENT: usize = 16;
+/// Families of which something is, or lately was, in other teams' hands.
+const MAX_SHARED: usize = 32;
 /// The name of the capability for all neighbors.
 pub const NEIGHBORHOOD: &str = "neighborhood";
 /// What precedes a neighbor's name in the name of its capability.
 pub const NEIGHBOR: &str = "neighbor/";
+/// The privilege to read the node's sensors.
+pub const SENSORS: &str = "sensors";
+/// The privilege to have the node sign.
+pub const NODE_KEY: &str = "node-key";
 
 /// What a capability reaches.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -27,57 +41,173 @@ pub(crate) enum Target {
     Neighbor(u16),
     /// All neighbors that the team may know of.
     Neighborhood,
-    /// A privilege, by position in the grant.
+    /// A privilege, by position among those that the team knows.
     Privilege(u16),
+    /// A neighborhood of the team's own making, by position.
+    Group(u16),
+    /// What seals envelopes, by the pair's number.
+    Sealer(u64),
+    /// What opens them.
+    Unsealer(u64),
+    /// What came in an envelope, by position.
+    Lent(u16),
 }
 
 /// One capability.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Cap {
-    pub target: Target,
+struct Cap {
+    target: Target,
     rights: u32,
+    family: u64,
+}
+
+/// Whom a multicast reaches.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Members {
+    /// Every neighbor.
+    All,
+    /// Those in the neighborhood at this position.
+    Group(u16),
+}
+
+struct Privilege {
+    name: Arc<str>,
+    /// Granted to this team, not lent by another.
+    own: bool,
+}
+
+/// Neighbors by position, one bit each.
+struct Group {
+    bits: Box<[u64]>,
+    /// Capabilities for it.
+    uses: u16,
+}
+
+struct Lent {
+    line: Arc<Line>,
+    target: Target,
+    uses: u16,
+}
+
+/// A family with a line to other teams.
+struct Shared {
+    family: u64,
+    target: Target,
+    line: Arc<Line>,
 }
 
 /// The team's table.
 pub(crate) struct Caps {
     slab: Slab<Cap>,
+    next_family: u64,
     /// The capability that asking gives: of the neighborhood first, then of each privilege.
-    named: Box<[Option<Handle>]>,
-    privileges: Box<[Box<str>]>,
+    named: Vec<Option<Handle>>,
+    privileges: Vec<Privilege>,
+    /// How many of them may become known by envelopes.
+    max_privileges: usize,
+    groups: [Option<Group>; MAX_GROUPS],
+    lent: [Option<Lent>; MAX_LENT],
+    shared: Vec<Shared>,
 }
 
 impl Caps {
     /// The most bytes that the table takes for so many neighbors and privileges.
     pub const fn bytes(neighbors: usize, privileges: usize) -> usize {
-        Slab::<Cap>::bytes(MAX_CAPS + neighbors + privileges) + privileges * 64
+        Slab::<Cap>::bytes(MAX_CAPS + neighbors + privileges)
+            + (privileges + MAX_LENT) * 64
+            + MAX_GROUPS * neighbors.div_ceil(64) * 8
+            + MAX_SHARED * (size_of::<Shared>() + 64)
+            + size_of::<Self>()
     }
 
     pub fn new(neighbors: usize, privileges: &[String]) -> Self {
+        let own = |name: &String| Privilege { name: name.as_str().into(), own: true };
         Self {
             slab: Slab::new(MAX_CAPS + neighbors + privileges.len()),
-            named: vec![None; 1 + privileges.len()].into(),
-            privileges: privileges.iter().map(|p| p.as_str().into()).collect(),
+            next_family: 0,
+            named: vec![None; 1 + privileges.len()],
+            privileges: privileges.iter().map(own).collect(),
+            max_privileges: privileges.len() + MAX_LENT,
+            groups: [const { None }; MAX_GROUPS],
+            lent: [const { None }; MAX_LENT],
+            shared: Vec::new(),
         }
     }
 
-    /// The capability `raw`, if it has `needed`.
-    pub fn get(&self, raw: u32, needed: u32) -> Result<Cap, Error> {
-        let cap = *abi::named(raw).and_then(|h| self.slab.get(h)).ok_or(Error::BadHandle)?;
+    fn entry(&self, raw: u32, needed: u32) -> Result<&Cap, Error> {
+        let cap = abi::named(raw).and_then(|h| self.slab.get(h)).ok_or(Error::BadHandle)?;
         if cap.rights & needed == needed { Ok(cap) } else { Err(Error::NotPermitted) }
+    }
+
+    /// What a target really is: what came in an envelope only as long as it was not taken back.
+    fn real(&self, target: Target) -> Result<Target, Error> {
+        let Target::Lent(at) = target else { return Ok(target) };
+        let lent = self.lent[usize::from(at)].as_ref().filter(|l| !l.line.is_cut());
+        lent.map(|l| l.target).ok_or(Error::BadHandle)
+    }
+
+    fn reach(&self, raw: u32, needed: u32) -> Result<Target, Error> {
+        self.real(self.entry(raw, needed)?.target)
     }
 
     /// The neighbor that `raw` names.
     pub fn neighbor(&self, raw: u32, needed: u32) -> Result<u16, Error> {
-        match self.get(raw, needed)?.target {
+        // The way of every capsule: a neighbor of the team's own is found at once.
+        match self.entry(raw, needed)?.target {
             Target::Neighbor(at) => Ok(at),
+            other => match self.real(other)? {
+                Target::Neighbor(at) => Ok(at),
+                _ => Err(Error::BadHandle),
+            },
+        }
+    }
+
+    /// The neighborhood that `raw` names.
+    pub fn neighborhood(&self, raw: u32, needed: u32) -> Result<Members, Error> {
+        match self.reach(raw, needed)? {
+            Target::Neighborhood => Ok(Members::All),
+            Target::Group(at) => Ok(Members::Group(at)),
             _ => Err(Error::BadHandle),
         }
     }
 
-    /// Whether `raw` names the neighborhood.
-    pub fn neighborhood(&self, raw: u32, needed: u32) -> Result<(), Error> {
-        match self.get(raw, needed)?.target {
-            Target::Neighborhood => Ok(()),
+    /// Whether the neighbor at `at` is a member.
+    pub fn has(&self, members: Members, at: u16) -> bool {
+        match members {
+            Members::All => true,
+            Members::Group(group) => self.groups[usize::from(group)].as_ref().is_some_and(|g| g.has(at)),
+        }
+    }
+
+    /// How many members a neighborhood has, those that are gone included; 0 for what is none.
+    pub fn size(&self, raw: u32, neighbors: &Neighbors) -> u64 {
+        match self.reach(raw, 0) {
+            Ok(Target::Neighborhood) => neighbors.len().into(),
+            Ok(Target::Group(at)) => self.groups[usize::from(at)].as_ref().map_or(0, Group::len),
+            _ => 0,
+        }
+    }
+
+    /// Whether `raw` is a capability for the privilege `name`.
+    pub fn privilege(&self, raw: u32, needed: u32, name: &str) -> Result<(), Error> {
+        match self.reach(raw, needed)? {
+            Target::Privilege(at) if &*self.privileges[usize::from(at)].name == name => Ok(()),
+            _ => Err(Error::BadHandle),
+        }
+    }
+
+    /// The number of the pair whose sealer `raw` is.
+    pub fn sealer(&self, raw: u32) -> Result<u64, Error> {
+        match self.reach(raw, rights::USE)? {
+            Target::Sealer(number) => Ok(number),
+            _ => Err(Error::BadHandle),
+        }
+    }
+
+    /// The number of the pair whose unsealer `raw` is.
+    pub fn unsealer(&self, raw: u32) -> Result<u64, Error> {
+        match self.reach(raw, rights::USE)? {
+            Target::Unsealer(number) => Ok(number),
             _ => Err(Error::BadHandle),
         }
     }
@@ -90,11 +220,11 @@ impl Caps {
         let (slot, target) = if name == NEIGHBORHOOD.as_bytes() {
             (0, Target::Neighborhood)
         } else {
-            let at = self.privileges.iter().position(|p| p.as_bytes() == name).ok_or(Error::NotFound)?;
+            let mine = |p: &Privilege| p.own && p.name.as_bytes() == name;
+            let at = self.privileges.iter().position(mine).ok_or(Error::NotFound)?;
             (1 + at, Target::Privilege(at as u16))
         };
-        let known = self.named[slot];
-        let handle = self.known_or_new(known, target)?;
+        let handle = self.known_or_new(self.named[slot], target)?;
         self.named[slot] = Some(handle);
         Ok(handle)
     }
@@ -109,10 +239,14 @@ impl Caps {
 
     /// The name of what `raw` reaches, in two pieces.
     pub fn name<'a>(&'a self, raw: u32, neighbors: &'a Neighbors) -> Result<(&'static str, &'a str), Error> {
-        match self.get(raw, rights::READ)?.target {
+        match self.reach(raw, rights::READ)? {
             Target::Neighbor(at) => Ok((NEIGHBOR, &neighbors.get(at)?.is.name)),
             Target::Neighborhood => Ok((NEIGHBORHOOD, "")),
-            Target::Privilege(at) => Ok(("", self.privileges.get(usize::from(at)).ok_or(Error::BadHandle)?)),
+            Target::Privilege(at) => Ok(("", &self.privileges[usize::from(at)].name)),
+            Target::Group(_) => Ok(("group", "")),
+            Target::Sealer(_) => Ok(("sealer", "")),
+            Target::Unsealer(_) => Ok(("unsealer", "")),
+            Target::Lent(_) => Err(Error::BadHandle),
         }
     }
 
@@ -121,111 +255,253 @@ impl Caps {
         if keep & !rights::ALL != 0 {
             return Err(Error::BadArgument);
         }
-        let cap = self.get(raw, rights::DUPLICATE)?;
-        let twin = Cap { target: cap.target, rights: cap.rights & keep };
-        self.slab.insert(twin).map_err(|_| Error::NoRoom)
+        let cap = *self.entry(raw, rights::DUPLICATE)?;
+        self.real(cap.target)?;
+        self.insert(Cap { rights: cap.rights & keep, ..cap })
     }
 
     /// Gives a capability back.
     pub fn remove(&mut self, raw: u32) -> Result<(), Error> {
-        abi::named(raw).and_then(|h| self.slab.remove(h)).map(drop).ok_or(Error::BadHandle)
+        let cap = abi::named(raw).and_then(|h| self.slab.remove(h)).ok_or(Error::BadHandle)?;
+        self.release(cap.target);
+        Ok(())
+    }
+
+    /// Takes back `raw`, its duplicates, and what other teams got of any of them.
+    pub fn revoke(&mut self, raw: u32) -> Result<(), Error> {
+        let family = self.entry(raw, rights::DUPLICATE)?.family;
+        self.remove_all(|c| c.family == family);
+        self.cut(|s| s.family == family);
+        Ok(())
+    }
+
+    /// The team may not know of the neighbor at `at` any more, nor has it anything to lend of it.
+    pub fn neighbor_gone(&mut self, at: u16) {
+        self.cut(|s| s.target == Target::Neighbor(at));
+    }
+
+    /// Takes privileges away that are not among `kept`: every capability for them is void at once, and what
+    /// other teams got of them. What other teams lent stays.
+    pub fn withhold(&mut self, kept: &[String]) {
+        for at in 0..self.privileges.len() {
+            let privilege = &mut self.privileges[at];
+            if privilege.own && !kept.iter().any(|k| **k == *privilege.name) {
+                privilege.own = false;
+                let target = Target::Privilege(at as u16);
+                self.remove_all(|c| c.target == target);
+                self.cut(|s| s.target == target);
+            }
+        }
+    }
+
+    /// A neighborhood of the neighbors that these capabilities name. It has the rights that all of them
+    /// have, and each must be one that may be passed on.
+    pub fn make_group(
+        &mut self,
+        list: impl Iterator<Item = u32>,
+        neighbors: &Neighbors,
+    ) -> Result<Handle, Error> {
+        let mut group = Group::new(neighbors.len());
+        let mut rights = rights::ALL;
+        for raw in list {
+            let at = self.neighbor(raw, rights::DUPLICATE)?;
+            neighbors.get(at)?;
+            group.add(at);
+            rights &= self.entry(raw, 0)?.rights;
+        }
+        let at = self.add_group(group)?;
+        let family = self.new_family();
+        self.insert(Cap { target: Target::Group(at), rights, family }).inspect_err(|_| {
+            self.groups[usize::from(at)] = None;
+        })
+    }
+
+    /// A new sealer, and the unsealer that belongs to it.
+    pub fn make_pair(&mut self, number: u64) -> Result<(Handle, Handle), Error> {
+        let (family, other) = (self.new_family(), self.new_family());
+        let sealer = self.insert(Cap { target: Target::Sealer(number), rights: rights::ALL, family })?;
+        let unsealer = Cap { target: Target::Unsealer(number), rights: rights::ALL, family: other };
+        match self.insert(unsealer) {
+            Ok(unsealer) => Ok((sealer, unsealer)),
+            Err(e) => {
+                self.slab.remove(sealer);
+                Err(e)
+            }
+        }
+    }
+
+    /// What an envelope made of `raw` carries.
+    pub fn lend(&mut self, raw: u32, neighbors: &Neighbors) -> Result<Content, Error> {
+        let cap = *self.entry(raw, rights::DUPLICATE)?;
+        let thing = match self.real(cap.target)? {
+            Target::Neighbor(at) => Thing::Neighbor(neighbors.get(at)?.is.id),
+            Target::Group(group) => {
+                let members = (0..neighbors.len()).filter(|at| self.has(Members::Group(group), *at));
+                Thing::Group(members.filter_map(|at| Some(neighbors.get(at).ok()?.is.id)).collect())
+            }
+            Target::Privilege(at) => Thing::Privilege(self.privileges[usize::from(at)].name.clone()),
+            Target::Sealer(number) => Thing::Sealer(number),
+            Target::Unsealer(number) => Thing::Unsealer(number),
+            // Every team has its own.
+            Target::Neighborhood | Target::Lent(_) => return Err(Error::BadArgument),
+        };
+        let line = self.line(cap.family, cap.target)?;
+        Ok(Content { thing, rights: cap.rights, line })
+    }
+
+    /// Takes in what came in an envelope. Neighbors that the team may not know of stay unknown: an
+    /// envelope does not go round the Auth Agent.
+    pub fn accept(&mut self, content: &Content, neighbors: &Neighbors) -> Result<Handle, Error> {
+        let slot = self.lent.iter().position(Option::is_none).ok_or(Error::NoRoom)?;
+        let target = match &content.thing {
+            Thing::Neighbor(id) => Target::Neighbor(neighbors.position(*id).ok_or(Error::NotPermitted)?),
+            Thing::Group(ids) => {
+                let mut group = Group::new(neighbors.len());
+                ids.iter().filter_map(|id| neighbors.position(*id)).for_each(|at| group.add(at));
+                if group.len() == 0 && !ids.is_empty() {
+                    return Err(Error::NotPermitted);
+                }
+                Target::Group(self.add_group(group)?)
+            }
+            Thing::Privilege(name) => Target::Privilege(self.know(name)?),
+            Thing::Sealer(number) => Target::Sealer(*number),
+            Thing::Unsealer(number) => Target::Unsealer(*number),
+        };
+        self.lent[slot] = Some(Lent { line: content.line.clone(), target, uses: 0 });
+        let family = self.new_family();
+        self.insert(Cap { target: Target::Lent(slot as u16), rights: content.rights, family }).inspect_err(
+            |_| {
+                self.lent[slot] = None;
+                self.release(target);
+            },
+        )
     }
 
     fn known_or_new(&mut self, known: Option<Handle>, target: Target) -> Result<Handle, Error> {
         match known {
             Some(handle) if self.slab.contains(handle) => Ok(handle),
-            _ => self.slab.insert(Cap { target, rights: rights::ALL }).map_err(|_| Error::NoRoom),
-        }
-    }
-}
-
-/// One neighbor as the team sees it.
-pub(crate) struct Neighbor {
-    pub is: NeighborRef,
-    gone: bool,
-    cap: Option<Handle>,
-}
-
-/// The neighbors that a team may know of, and its bandwidth on each link.
-pub(crate) struct Neighbors {
-    list: Box<[Neighbor]>,
-    /// Position by the node's number, for finding where a capsule came from.
-    by_id: Box<[u16]>,
-    links: Box<[TokenBucket]>,
-}
-
-/// No such neighbor, in [`Neighbors::by_id`].
-const NOWHERE: u16 = u16::MAX;
-
-impl Neighbors {
-    /// The bytes that the table takes.
-    pub fn bytes(refs: &[NeighborRef], links: usize) -> usize {
-        size_of_val(refs) / size_of::<NeighborRef>() * size_of::<Neighbor>()
-            + Self::ids(refs) * 2
-            + links * size_of::<TokenBucket>()
-    }
-
-    pub fn new(refs: Vec<NeighborRef>, links: usize, rate: u64, burst: u32) -> Self {
-        let mut by_id = vec![NOWHERE; Self::ids(&refs)];
-        for (at, r) in refs.iter().enumerate() {
-            by_id[usize::from(r.id.0)] = at as u16;
-        }
-        let list = refs.into_iter().map(|is| Neighbor { is, gone: false, cap: None }).collect();
-        let links = vec![TokenBucket::new(rate, burst.into()); links].into();
-        Self { list, by_id: by_id.into(), links }
-    }
-
-    fn ids(refs: &[NeighborRef]) -> usize {
-        refs.iter().map(|r| usize::from(r.id.0) + 1).max().unwrap_or(0)
-    }
-
-    /// The position of the neighbor with this number, if the team may know of it.
-    pub fn position(&self, id: NeighborId) -> Option<u16> {
-        let at = *self.by_id.get(usize::from(id.0))?;
-        (at != NOWHERE && !self.list[usize::from(at)].gone).then_some(at)
-    }
-
-    pub fn get(&self, at: u16) -> Result<&Neighbor, Error> {
-        self.list.get(usize::from(at)).filter(|n| !n.gone).ok_or(Error::BadHandle)
-    }
-
-    fn get_mut(&mut self, at: u16) -> Result<&mut Neighbor, Error> {
-        self.list.get_mut(usize::from(at)).filter(|n| !n.gone).ok_or(Error::BadHandle)
-    }
-
-    fn named(&self, name: &[u8]) -> Option<u16> {
-        self.list.iter().position(|n| !n.gone && n.is.name.as_bytes() == name).map(|at| at as u16)
-    }
-
-    /// Positions, from the first to before the last; those that are gone included.
-    pub fn len(&self) -> u16 {
-        self.list.len() as u16
-    }
-
-    /// Revokes every capability for a neighbor.
-    pub fn gone(&mut self, id: NeighborId) {
-        if let Some(at) = self.position(id) {
-            self.list[usize::from(at)].gone = true;
+            _ => {
+                let family = self.new_family();
+                self.insert(Cap { target, rights: rights::ALL, family })
+            }
         }
     }
 
-    /// Whether `payload` bytes may go to `at`; takes nothing.
-    pub fn fits(&self, at: u16, payload: usize) -> Result<(), Error> {
-        let max = usize::from(self.get(at)?.is.max_payload);
-        if payload <= max { Ok(()) } else { Err(Error::TooLarge) }
+    fn new_family(&mut self) -> u64 {
+        self.next_family += 1;
+        self.next_family
     }
 
-    /// Takes the bandwidth for `payload` bytes to `at`.
-    pub fn take(&mut self, now: Instant, at: u16, payload: usize) -> Result<(), Error> {
-        let is = &self.get(at)?.is;
-        let bytes = payload + usize::from(is.overhead);
-        let LinkId(link) = is.link;
-        let passed = self.links.get_mut(usize::from(link)).is_some_and(|b| b.take(now, bytes));
-        if passed { Ok(()) } else { Err(Error::NoBandwidth) }
+    fn insert(&mut self, cap: Cap) -> Result<Handle, Error> {
+        let handle = self.slab.insert(cap).map_err(|_| Error::NoRoom)?;
+        match cap.target {
+            Target::Group(at) => self.groups[usize::from(at)].iter_mut().for_each(|g| g.uses += 1),
+            Target::Lent(at) => self.lent[usize::from(at)].iter_mut().for_each(|l| l.uses += 1),
+            _ => {}
+        }
+        Ok(handle)
     }
 
-    /// Bytes that are left on the link that has the least.
-    pub fn bandwidth(&self, now: Instant) -> u64 {
-        self.links.iter().map(|b| b.available(now)).min().unwrap_or(0)
+    /// A capability for `target` is gone: with the last one goes what it stands for.
+    fn release(&mut self, target: Target) {
+        match target {
+            Target::Group(at) => {
+                let slot = &mut self.groups[usize::from(at)];
+                slot.iter_mut().for_each(|g| g.uses = g.uses.saturating_sub(1));
+                slot.take_if(|g| g.uses == 0);
+            }
+            Target::Lent(at) => {
+                let slot = &mut self.lent[usize::from(at)];
+                slot.iter_mut().for_each(|l| l.uses = l.uses.saturating_sub(1));
+                if let Some(gone) = slot.take_if(|l| l.uses == 0) {
+                    self.release(gone.target);
+                }
+            }
+            _ => {}
+        }
+    }
+
+    fn remove_all(&mut self, which: impl Fn(&Cap) -> bool) {
+        let mut gone = Vec::new();
+        self.slab.retain(|_, c| {
+            let goes = which(c);
+            if goes {
+                gone.push(c.target);
+            }
+            !goes
+        });
+        gone.into_iter().for_each(|target| self.release(target));
+    }
+
+    fn cut(&mut self, which: impl Fn(&Shared) -> bool) {
+        self.shared.retain(|s| {
+            let goes = which(s);
+            if goes {
+                s.line.cut();
+            }
+            !goes
+        });
+    }
+
+    fn add_group(&mut self, group: Group) -> Result<u16, Error> {
+        let at = self.groups.iter().position(Option::is_none).ok_or(Error::NoRoom)?;
+        self.groups[at] = Some(group);
+        Ok(at as u16)
+    }
+
+    /// The position of a privilege that another team lends.
+    fn know(&mut self, name: &Arc<str>) -> Result<u16, Error> {
+        if let Some(at) = self.privileges.iter().position(|p| !p.own && p.name == *name) {
+            return Ok(at as u16);
+        }
+        if self.privileges.len() >= self.max_privileges {
+            return Err(Error::NoRoom);
+        }
+        self.privileges.push(Privilege { name: name.clone(), own: false });
+        self.named.push(None);
+        Ok((self.privileges.len() - 1) as u16)
+    }
+
+    /// The family's line to other teams.
+    fn line(&mut self, family: u64, target: Target) -> Result<Arc<Line>, Error> {
+        if let Some(known) = self.shared.iter().find(|s| s.family == family) {
+            return Ok(known.line.clone());
+        }
+        // Nobody hangs on those that only this table knows.
+        self.shared.retain(|s| Arc::strong_count(&s.line) > 1);
+        let before = match target {
+            Target::Lent(at) => self.lent[usize::from(at)].as_ref().map(|l| l.line.clone()),
+            _ => None,
+        };
+        let line = Line::after(before).filter(|_| self.shared.len() < MAX_SHARED).ok_or(Error::NoRoom)?;
+        self.shared.push(Shared { family, target, line: line.clone() });
+        Ok(line)
+    }
+}
+
+/// The team ends: what it lent is void.
+impl Drop for Caps {
+    fn drop(&mut self) {
+        self.cut(|_| true);
+    }
+}
+
+impl Group {
+    fn new(neighbors: u16) -> Self {
+        Self { bits: vec![0; usize::from(neighbors).div_ceil(64)].into(), uses: 0 }
+    }
+
+    fn add(&mut self, at: u16) {
+        if let Some(word) = self.bits.get_mut(usize::from(at) / 64) {
+            *word |= 1 << (at % 64);
+        }
+    }
+
+    fn has(&self, at: u16) -> bool {
+        self.bits.get(usize::from(at) / 64).is_some_and(|word| word >> (at % 64) & 1 == 1)
+    }
+
+    fn len(&self) -> u64 {
+        self.bits.iter().map(|word| u64::from(word.count_ones())).sum()
     }
 }

@@ -1,11 +1,18 @@
 //! The node's configuration: a TOML file, or the boot module of an image.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
-use authagent::keys::{Ed25519Key, SigningKey};
+use authagent::keys::{Ed25519Key, PublicKey, SigningKey};
 use nodeos::config::{LinkConfig, NeighborConfig, TeamConfig};
 use nodeos::units::Size;
 use serde::{Deserialize, Serialize};
+use wire::id::TupleHash;
+use wire::statement::EnvelopeId;
+use wire::tuple::MAX_NAME;
+
+use crate::envelope::MAX_ENVELOPES;
+use crate::sensor;
 
 /// Everything that a node is told at start; `docs/architecture.md` has an example.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -25,6 +32,53 @@ pub struct NodeConfig {
     /// The neighbors.
     #[serde(default, rename = "neighbor")]
     pub neighbors: Vec<NeighborConfig>,
+    /// Readings that the operator gives beside those that the machine has.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub sensors: BTreeMap<String, i64>,
+    /// Privileges in sealed envelopes, which the node itself cannot open.
+    #[serde(default, rename = "envelope", skip_serializing_if = "Vec::is_empty")]
+    pub envelopes: Vec<EnvelopeConfig>,
+}
+
+/// An `[[envelope]]`: a privilege for whoever shows a proof by a key (`docs/abi/envelope.md`).
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct EnvelopeConfig {
+    /// Its name, 32 hexadecimal digits.
+    pub id: String,
+    /// The privilege in it.
+    pub privilege: String,
+    /// The Ed25519 public key whose proof opens it, 64 hexadecimal digits.
+    pub key: String,
+    /// The only flow that may open it: the hash of its tuple. Without it any flow that the key's owner
+    /// signs for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub flow: Option<String>,
+}
+
+/// An envelope as the node keeps it.
+pub(crate) struct Sealed {
+    pub id: EnvelopeId,
+    pub key: PublicKey,
+    pub flow: Option<TupleHash>,
+}
+
+impl EnvelopeConfig {
+    /// Reads what the format alone does not.
+    pub(crate) fn sealed(&self) -> Result<Sealed, ConfigError> {
+        let fail = |what: &str| ConfigError(format!("envelope {}: {what}", self.id));
+        let digits: Option<Vec<u8>> =
+            self.id.chars().map(|c| c.to_digit(16).and_then(|d| u8::try_from(d).ok())).collect();
+        let digits =
+            digits.filter(|d| d.len() == 32).ok_or_else(|| fail("id must be 32 hexadecimal digits"))?;
+        let id = std::array::from_fn(|at| digits[2 * at] << 4 | digits[2 * at + 1]);
+        if !(1..=MAX_NAME).contains(&self.privilege.len()) {
+            return Err(fail("privilege must be a name"));
+        }
+        let key: Ed25519Key = self.key.parse().map_err(|e| fail(&format!("key: {e}")))?;
+        let flow = self.flow.as_ref().map(|f| f.parse().map_err(|_| fail("flow must be a tuple's hash")));
+        Ok(Sealed { id, key: key.into(), flow: flow.transpose()? })
+    }
 }
 
 /// The `[node]` section.
@@ -146,6 +200,16 @@ impl NodeConfig {
         nodeos::config::check(&self.links, &self.neighbors).map_err(|e| ConfigError(e.0))?;
         self.identity()?;
         self.admin()?;
+        if let Some(name) = self.sensors.keys().find(|name| !sensor::is_name(name)) {
+            return fail(format!("sensors.{name}: at most 64 printable characters without blanks"));
+        }
+        if self.envelopes.len() > MAX_ENVELOPES / 4 {
+            return fail(format!("at most {} envelopes", MAX_ENVELOPES / 4));
+        }
+        let ids = self.envelopes.iter().map(|e| Ok(e.sealed()?.id)).collect::<Result<BTreeSet<_>, _>>()?;
+        if ids.len() < self.envelopes.len() {
+            return fail("two envelopes have the same id".into());
+        }
         self.neighbors.iter().try_for_each(|n| crate::node::protect::wanted(self, n).map(drop))
     }
 }

@@ -13,6 +13,7 @@
 //! | [`engine`], [`admit`], [`job`], [`cache`] | from a module's bytes to shared machine code           |
 //! | [`abi`], `guest`            | the guest interface                                                  |
 //! | [`capsule`], [`cap`], [`soft`] | what guests hold: capsule objects, capabilities, soft state        |
+//! | [`envelope`], [`sensor`]    | what teams hand to each other, what they may read of the machine     |
 //!
 //! Nothing here reads a clock, touches a device or starts a thread (D1).
 #![forbid(unsafe_code)]
@@ -26,6 +27,7 @@ pub mod capsule;
 pub mod config;
 pub mod counters;
 pub mod engine;
+pub mod envelope;
 pub mod flow;
 mod guest;
 pub mod job;
@@ -34,6 +36,7 @@ pub mod neighbor;
 pub mod node;
 pub mod registry;
 pub mod sandbox;
+pub mod sensor;
 pub mod soft;
 pub mod system;
 pub mod uploads;

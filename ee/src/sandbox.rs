@@ -14,6 +14,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
+use authagent::keys::SigningKey;
 use nodeos::account::{self, Account, Charge};
 use nodeos::buf::{Buf, BufPool};
 use nodeos::link::LinkId;
@@ -34,7 +35,9 @@ use crate::abi::{self, INBOX};
 use crate::cap::{Caps, Neighbors};
 use crate::capsule::{Kinds, Object, Objects};
 use crate::engine::{Code, Engine, FUNCTION_BYTES, Metering, STORE_BYTES};
+use crate::envelope::{Envelopes, Maker};
 use crate::guest::random::Random;
+use crate::sensor::Sensed;
 pub use crate::soft::Fired;
 use crate::soft::TimerTable;
 
@@ -89,6 +92,19 @@ pub struct Setup {
     pub interrupter: Arc<dyn Interrupter>,
     /// The seed of the team's random numbers; `None` where the node has no entropy.
     pub seed: Option<[u8; 32]>,
+    /// What all teams of the node have in common.
+    pub shared: Shared,
+}
+
+/// What all teams of a node have in common; who may use it, their capabilities say.
+#[derive(Clone, Default)]
+pub struct Shared {
+    /// The node's identity, if it has one.
+    pub key: Option<Arc<SigningKey>>,
+    /// What it measures.
+    pub sensors: Arc<Sensed>,
+    /// Capabilities on their way from team to team.
+    pub envelopes: Envelopes,
 }
 
 /// Why a sandbox does not start.
@@ -441,7 +457,17 @@ impl Sandbox {
 
     /// Revokes every capability for a neighbor.
     pub fn neighbor_gone(&mut self, id: NeighborId) {
-        self.run.store.data_mut().neighbors.gone(id);
+        let state = self.run.store.data_mut();
+        if let Some(at) = state.neighbors.position(id) {
+            state.neighbors.gone(id);
+            state.caps.neighbor_gone(at);
+        }
+    }
+
+    /// Revokes every capability for privileges that are not among `kept`, and what other teams got of them
+    /// by envelopes.
+    pub fn withhold(&mut self, kept: &[String]) {
+        self.run.store.data_mut().caps.withhold(kept);
     }
 
     /// What the team holds.
@@ -680,7 +706,19 @@ fn footprint(code: &Code, setup: &Setup) -> u64 {
 
 fn state(engine: &Engine, setup: Setup, kinds: Kinds, now: Now) -> Result<TeamState, StartError> {
     let Setup {
-        tuple, hash, grant, budget, account, node_name, buffers, neighbors, links, data, meter, ..
+        tuple,
+        hash,
+        grant,
+        budget,
+        account,
+        node_name,
+        buffers,
+        neighbors,
+        links,
+        data,
+        meter,
+        shared,
+        ..
     } = setup;
     let mut random = setup.seed.map(Random::new);
     // Without entropy the cache's seed is known, and only the team's own chosen keys can make it slow.
@@ -714,6 +752,8 @@ fn state(engine: &Engine, setup: Setup, kinds: Kinds, now: Now) -> Result<TeamSt
         soft_seed: u64::from_le_bytes(soft_seed),
         timers: TimerTable::new(budget.timers.into(), min_timer),
         sessions: Slab::new(usize::from(budget.sessions).min(abi::MAX_NAMED)),
+        maker: Maker::new(shared.envelopes.clone()),
+        shared,
         packet: Vec::new(),
         speaking: None,
         random,

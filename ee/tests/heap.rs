@@ -120,6 +120,7 @@ fn setup(account: &Account, buffers: &BufPool) -> Setup {
         meter: Arc::new(Still),
         interrupter: Arc::new(Still),
         seed: Some([5; 32]),
+        shared: ee::sandbox::Shared::default(),
     }
 }
 

@@ -16,7 +16,8 @@ use wire::control::{Answer, Request, encode};
 use wire::describe::Description;
 use wire::id::PartHash;
 use wire::link::Frame as LinkFrame;
-use wire::tuple::Tuple;
+use wire::statement::Proof;
+use wire::tuple::{Scheme, Tuple};
 
 /// Pieces as `fuzz::pieces` cuts them: a number, a length, bytes.
 fn pieces<'a>(list: impl IntoIterator<Item = (u8, &'a [u8])>) -> Vec<u8> {
@@ -52,6 +53,8 @@ fn write_the_seeds() {
     let seeds = Seeds(Path::new(env!("CARGO_MANIFEST_DIR")).join("../fuzz/seeds"));
     let flow = ask("ask", 7);
     let tuple = Tuple::decode(&flow.tuple).unwrap();
+    let proof = Proof { expiry: 1_800_000_000, scheme: Scheme::Ed25519, signature: vec![7; 64] };
+    seeds.put("proof", "ed25519", &proof.encode());
 
     let mut world = World::line(3);
     let heard = Rc::new(RefCell::new(Vec::new()));

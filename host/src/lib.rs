@@ -8,6 +8,7 @@
 //! | [`meter`]     | the processor's cycle counter                                              |
 //! | [`clock`]     | monotonic and wall time                                                    |
 //! | [`entropy`]   | the kernel's random bytes                                                  |
+//! | [`sensors`]   | what Linux measures, read on a thread of its own                            |
 //! | [`signals`]   | a clean exit on SIGTERM and SIGINT                                         |
 //! | [`wait`]      | waiting until an exact time                                                |
 //! | [`console`]   | the node's log on standard output                                          |
@@ -23,5 +24,6 @@ pub mod jobs;
 pub mod link;
 pub mod meter;
 pub mod run;
+pub mod sensors;
 pub mod signals;
 pub mod wait;

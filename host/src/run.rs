@@ -19,6 +19,7 @@ use crate::interrupt::Watchdog;
 use crate::jobs::Jobs;
 use crate::link::{Batch, Link, Received};
 use crate::meter::Cycles;
+use crate::sensors::Machine;
 use crate::signals::Signals;
 use crate::wait::{Set, exact_timers};
 
@@ -65,6 +66,7 @@ impl Runner {
             meter: Arc::new(meter),
             interrupter: Arc::new(watchdog),
             entropy: Arc::new(Kernel),
+            sensors: Arc::new(Machine::start()?),
             engine,
             buffers: buffers.clone(),
         };

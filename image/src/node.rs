@@ -7,6 +7,7 @@ use ee::config::NodeConfig;
 use ee::{Engine, JobDone, Metering, Node, Platform};
 use nodeos::buf::Buf;
 use nodeos::link::{LinkId, Mac};
+use nodeos::platform::NoSensors;
 
 use crate::Machine;
 use crate::boot;
@@ -32,6 +33,7 @@ pub fn run(machine: Machine, mut config: NodeConfig) -> Result<std::convert::Inf
         meter: Arc::new(Cycles::new(clock)),
         interrupter: Arc::new(watchdog),
         entropy: Arc::new(random),
+        sensors: Arc::new(NoSensors),
         engine,
         buffers: pool,
     };

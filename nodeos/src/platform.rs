@@ -1,8 +1,10 @@
-//! What a platform lends to the core: time, a meter, an interrupter and entropy.
+//! What a platform lends to the core: time, a meter, an interrupter, entropy and sensors.
 //!
 //! The core never reads a clock or touches a device (D1). A platform hands in [`Now`] with each event;
-//! these three traits are all that the core may call on its own.
+//! these traits are all that the core may call on its own.
 
+use alloc::boxed::Box;
+use alloc::vec::Vec;
 use core::fmt;
 use core::ops::{Add, Sub};
 use core::time::Duration;
@@ -97,3 +99,28 @@ impl fmt::Display for EntropyError {
 }
 
 impl core::error::Error for EntropyError {}
+
+/// One value that a platform measured.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Reading {
+    /// What it is; after the last dash its unit, as in `hwmon/k10temp/temp1-millicelsius`.
+    pub name: Box<str>,
+    /// How much.
+    pub value: i64,
+}
+
+/// What a machine measures of itself: temperatures, fans, load.
+pub trait Sensors: Send + Sync {
+    /// The newest readings at hand. Returns at once: a platform reads its devices elsewhere.
+    fn readings(&self) -> Vec<Reading>;
+}
+
+/// A machine that measures nothing.
+#[derive(Debug, Clone, Copy)]
+pub struct NoSensors;
+
+impl Sensors for NoSensors {
+    fn readings(&self) -> Vec<Reading> {
+        Vec::new()
+    }
+}

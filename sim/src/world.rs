@@ -13,7 +13,7 @@ use ee::job::JobDone;
 use ee::node::{Node, Platform};
 use nodeos::buf::BufPool;
 use nodeos::link::LinkId;
-use nodeos::platform::{Instant, Now};
+use nodeos::platform::{Instant, NoSensors, Now};
 use sha2::{Digest, Sha256};
 use wire::control::LogEntry;
 
@@ -250,6 +250,7 @@ impl Sim {
             meter: self.meter.clone(),
             interrupter: Arc::new(CountedOut),
             entropy: Arc::new(SeededEntropy::new(random)),
+            sensors: Arc::new(NoSensors),
             engine: self.engine.clone(),
             buffers: station.buffers.clone(),
         };

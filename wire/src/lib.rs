@@ -13,6 +13,7 @@
 //! | [`grant`]   | what an Auth Agent gives a flow                                       | inside a node, agent to agent |
 //! | [`control`] | requests and answers of the `bees` command                            | Noise over TCP 3322           |
 //! | [`session`] | how a program talks to a protocol                                     | TCP 3323                      |
+//! | [`statement`] | what guests have signed, and what opens a sealed envelope            | capsules                      |
 //!
 //! Parsers never panic on what a peer sent and allocate no more than the bytes they were given justify.
 //! `docs/wire.md` has the same formats for readers of other languages.
@@ -30,6 +31,7 @@ pub mod id;
 pub mod limits;
 pub mod link;
 pub mod session;
+pub mod statement;
 pub mod system;
 pub mod tuple;
 

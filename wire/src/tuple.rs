@@ -247,6 +247,25 @@ pub enum Scheme {
     RsaPssSha256,
 }
 
+impl Scheme {
+    /// The scheme of this number, as guests and proofs write it.
+    pub const fn of(number: u8) -> Option<Self> {
+        match number {
+            0 => Some(Self::Ed25519),
+            1 => Some(Self::RsaPssSha256),
+            _ => None,
+        }
+    }
+
+    /// Its number.
+    pub const fn number(self) -> u8 {
+        match self {
+            Self::Ed25519 => 0,
+            Self::RsaPssSha256 => 1,
+        }
+    }
+}
+
 /// Why a tuple was refused. Whoever made the tuple erred.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Error {

@@ -276,6 +276,18 @@ fn linker(store: &mut Store<()>) -> Linker<()> {
         }),
     );
     on(
+        "sensor_read",
+        Func::wrap(
+            &mut *store,
+            |mut c: Caller<'_, ()>, sensors: u32, name: u32, name_len: u32, out: u32| -> i32 {
+                let Some(name) = read(&mut c, name, name_len) else { return BAD_POINTER };
+                let mut value = [0; 8];
+                let result = sys::sensor_read(sensors, &name, &mut value);
+                write(&mut c, out, &value, result)
+            },
+        ),
+    );
+    on(
         "neighborhood_list",
         Func::wrap(&mut *store, |mut c: Caller<'_, ()>, from: u32, to: u32, max: u32| -> i32 {
             let mut list = vec![0; max as usize];
@@ -357,6 +369,24 @@ fn ping_gets_answers() {
     let Some(lines) = ask("ping", "ping c count 3 interval 100") else { return };
     assert_eq!(lines[1], "64 bytes from c: seq=1 hops=2 time=4.000 ms");
     assert_eq!(lines.last().unwrap(), "done sent 3 received 3");
+}
+
+#[test]
+fn probe_reads_where_it_may() {
+    let Some(mut net) = line3("probe") else { return };
+    net.grant(2, "sensors");
+    net.set_sensor(2, "temp-millicelsius", 42);
+    let session = net.open(0);
+    net.send(session, b"read temp-millicelsius");
+    net.run_until(5_000 * MS);
+    let lines = net.received(session);
+    let expected = [
+        "node a hops 0 router",
+        "node b hops 1 router",
+        "node c hops 2 temp-millicelsius 42",
+        "done rounds 11 nodes 3 ms 2750",
+    ];
+    assert_eq!(lines, expected);
 }
 
 #[test]

@@ -10,7 +10,7 @@ use wasmparser::{
 };
 
 /// All protocols.
-const NAMES: [&str; 4] = ["hello", "ping", "benchmark", "template"];
+const NAMES: [&str; 5] = ["hello", "ping", "probe", "benchmark", "template"];
 
 const PAGE: &str = include_str!("../../../docs/abi/README.md");
 
@@ -156,6 +156,7 @@ fn descriptions_are_read_by_wire() {
         let stated = match name {
             "hello" => 6,
             "ping" => 3,
+            "probe" => 2,
             "benchmark" => 130,
             _ => 1,
         };

@@ -24,8 +24,10 @@ pub enum Error {
     NotPermitted = 9,
     /// The node cannot do it now; also every number of a later release.
     Unavailable = 10,
-    /// The payload is over the neighbor's maximum.
+    /// The payload is over the neighbor's maximum, or the bytes are more than may be signed.
     TooLarge = 11,
+    /// A signature, a tag or a proof is not what it should be.
+    WrongProof = 12,
 }
 
 impl Error {
@@ -42,6 +44,7 @@ impl Error {
             -8 => Self::NotFound,
             -9 => Self::NotPermitted,
             -11 => Self::TooLarge,
+            -12 => Self::WrongProof,
             _ => Self::Unavailable,
         }
     }
@@ -60,6 +63,7 @@ impl Error {
             Self::NotPermitted => "NOT_PERMITTED",
             Self::Unavailable => "UNAVAILABLE",
             Self::TooLarge => "TOO_LARGE",
+            Self::WrongProof => "WRONG_PROOF",
         }
     }
 }
@@ -80,7 +84,7 @@ mod tests {
 
     #[test]
     fn numbers_go_both_ways() {
-        for n in 1..=11 {
+        for n in 1..=12 {
             assert_eq!(Error::of(-n) as i32, n);
         }
         assert_eq!(Error::of(-99), Error::Unavailable);

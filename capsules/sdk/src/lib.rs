@@ -15,6 +15,9 @@
 //! | [`node`]      | names, parameters, clocks, randomness, hashes, budgets                              |
 //! | [`text`]      | lines of text without `core::fmt`: [`text!`](macro@text), [`log!`]                   |
 //! | [`bytes`]     | small structures to bytes and back                                                  |
+//! | [`privilege`] | [`Sensors`] and [`NodeKey`]: what an Auth Agent may grant                            |
+//! | [`envelope`]  | capabilities for other flows                                                        |
+//! | [`crypto`]    | MACs, signatures, encryption                                                        |
 //! | [`describe`]  | the module's description                                                            |
 //! | [`sys`]       | the interface as it is (`docs/abi`); the only `unsafe` code                         |
 //! | `testing`     | not on WebAssembly: many nodes in memory, with virtual time and loss, for unit tests |
@@ -25,11 +28,14 @@
 pub mod bytes;
 pub mod cache;
 pub mod capsule;
+pub mod crypto;
 pub mod describe;
+pub mod envelope;
 mod error;
 mod export;
 pub mod neighbor;
 pub mod node;
+pub mod privilege;
 pub mod route;
 pub mod session;
 pub mod sys;
@@ -41,6 +47,7 @@ pub mod timer;
 pub use capsule::{Capsule, Operation};
 pub use error::Error;
 pub use neighbor::{Neighbor, Neighborhood};
+pub use privilege::{NodeKey, Sensors};
 pub use session::{Session, SessionEvent};
 pub use text::Text;
 pub use timer::Timer;

@@ -66,6 +66,14 @@ impl Neighborhood {
         check(sys::cap_lookup(b"neighborhood")).map(Self)
     }
 
+    /// A group of at most [`MAX_MEMBERS`] neighbors. A multicast to it counts once.
+    pub fn of(members: &[Neighbor]) -> Result<Self, Error> {
+        let mut list = [0; MAX_MEMBERS];
+        let list = list.get_mut(..members.len()).ok_or(Error::NoRoom)?;
+        list.iter_mut().zip(members).for_each(|(to, member)| *to = member.0);
+        check(sys::neighborhood_make(list)).map(Self)
+    }
+
     /// The capability's number.
     pub fn to_bits(self) -> u32 {
         self.0

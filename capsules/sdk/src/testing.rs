@@ -13,6 +13,8 @@
 //! assert_eq!(net.received(session), ["node a ..."]);
 //! ```
 
+mod privileged;
+
 use std::cell::RefCell;
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BinaryHeap};
@@ -83,6 +85,7 @@ pub struct Node {
     log: Vec<String>,
     depleted: u64,
     max_payload: usize,
+    more: privileged::Privileged,
 }
 
 struct Object {
@@ -143,6 +146,7 @@ impl<P: Protocol> Network<P> {
             log: vec![],
             depleted: 0,
             max_payload: 1400,
+            more: Default::default(),
         })));
         self.protocols.push(protocol);
         let at = self.nodes.len() - 1;
@@ -162,6 +166,16 @@ impl<P: Protocol> Network<P> {
         self.at(a).ports.push((name_b, at, b, port_b));
         self.at(b).ports.push((name_a, at, a, port_a));
         at
+    }
+
+    /// Grants a node's flow a privilege, from now on.
+    pub fn grant(&mut self, at: usize, privilege: &str) {
+        self.at(at).more.granted.push(privilege.into());
+    }
+
+    /// What a node's sensor shows.
+    pub fn set_sensor(&mut self, at: usize, name: &str, value: i64) {
+        self.at(at).more.sensors.insert(name.into(), value);
     }
 
     /// Takes a link down or up.
@@ -374,6 +388,15 @@ impl Node {
         Ok(0)
     }
 
+    /// The ports of a neighborhood.
+    fn members(&self, neighborhood: u32) -> Result<Vec<usize>, Error> {
+        match self.group(neighborhood) {
+            Some(group) => Ok(group.to_vec()),
+            None if neighborhood == NEIGHBORHOOD => Ok((0..self.ports.len()).collect()),
+            None => Err(Error::BadHandle),
+        }
+    }
+
     fn port(&self, capability: u32) -> Result<usize, Error> {
         let port = (capability as usize).checked_sub(1).ok_or(Error::BadHandle)?;
         if port < self.ports.len() { Ok(port) } else { Err(Error::BadHandle) }
@@ -448,14 +471,14 @@ impl Node {
     }
 
     pub(crate) fn capsule_multicast(&mut self, handle: u32, neighborhood: u32, flags: i32) -> i32 {
-        if neighborhood != NEIGHBORHOOD {
-            return result(Err(Error::BadHandle));
-        }
+        let members: Vec<usize> = match self.members(neighborhood) {
+            Ok(members) => members,
+            Err(e) => return result(Err(e)),
+        };
         result(self.emit(handle, 2, flags & 1 != 0).map(|object| {
             let back = object.port.filter(|_| flags & 2 != 0);
-            let ports = (0..self.ports.len()).filter(|p| Some(*p) != back);
-            let reached: Vec<_> = ports.collect();
-            reached.iter().filter(|p| self.put_out(**p, &object).is_ok()).count()
+            let reached = members.iter().filter(|p| Some(**p) != back);
+            reached.filter(|p| self.put_out(**p, &object).is_ok()).count()
         }))
     }
 
@@ -466,11 +489,14 @@ impl Node {
         }))
     }
 
-    pub(crate) fn cap_lookup(&mut self, name: &[u8]) -> i32 {
-        if name == b"neighborhood" {
+    pub(crate) fn cap_lookup(&mut self, whole: &[u8]) -> i32 {
+        if whole == b"neighborhood" {
             return NEIGHBORHOOD as i32;
         }
-        let name = name.strip_prefix(b"neighbor/");
+        let name = whole.strip_prefix(b"neighbor/");
+        if let Some(privilege) = self.privilege(whole) {
+            return privilege as i32;
+        }
         let port = name.and_then(|n| self.ports.iter().position(|p| p.0.as_bytes() == n));
         result(port.map(|p| p + 1).ok_or(Error::NotFound))
     }
@@ -490,13 +516,12 @@ impl Node {
     }
 
     pub(crate) fn neighborhood_list(&mut self, neighborhood: u32, list: &mut [u32]) -> i32 {
-        if neighborhood != NEIGHBORHOOD {
-            return result(Err(Error::BadHandle));
-        }
-        for (to, port) in list.iter_mut().zip(1..=self.ports.len()) {
-            *to = port as u32;
-        }
-        self.ports.len() as i32
+        result(self.members(neighborhood).map(|members| {
+            for (to, port) in list.iter_mut().zip(&members) {
+                *to = *port as u32 + 1;
+            }
+            members.len()
+        }))
     }
 
     pub(crate) fn neighbor_max_payload(&mut self, neighbor: u32) -> i32 {

@@ -4,7 +4,7 @@ use wasmtime::Linker;
 
 use super::memory::{GuestSlice, copy};
 use super::{Guest, handle, moved, number, plain, touching};
-use crate::abi::{Error, MODULE, cost, rights};
+use crate::abi::{Error, MAX_LEN, MODULE, cost, rights};
 use crate::sandbox::TeamState;
 
 pub(super) fn link(l: &mut Linker<TeamState>) -> wasmtime::Result<()> {
@@ -31,17 +31,22 @@ pub(super) fn link(l: &mut Linker<TeamState>) -> wasmtime::Result<()> {
     l.func_wrap(MODULE, "cap_drop", |g: Guest<'_>, cap: u32| {
         plain(g, cost::CALL, |s| s.caps.remove(cap).map(|()| 0))
     })?;
+    l.func_wrap(MODULE, "cap_revoke", |mut g: Guest<'_>, cap: u32| {
+        // The whole table is looked through.
+        let names = u64::from(g.data_mut().neighbors.len());
+        plain(g, cost::CALL + 2 * cost::ENTRY + names * cost::PER_64, |s| s.caps.revoke(cap).map(|()| 0))
+    })?;
     l.func_wrap(MODULE, "neighborhood_list", |mut g: Guest<'_>, cap: u32, ptr: u32, max: u32| {
         let members = u32::from(g.data_mut().neighbors.len());
         touching(g, moved(members * 4) + cost::ENTRY, |s, memory| {
-            s.caps.neighborhood(cap, rights::READ)?;
+            let members_of = s.caps.neighborhood(cap, rights::READ)?;
             // Of what the guest offers no more than there are members is looked at.
             let room = max.min(members);
             let to = GuestSlice::new(ptr, room * 4).write(memory)?;
             let mut slots = to.chunks_exact_mut(4);
             let mut count = 0;
             for at in 0..s.neighbors.len() {
-                if s.neighbors.get(at).is_err() {
+                if s.neighbors.get(at).is_err() || !s.caps.has(members_of, at) {
                     continue;
                 }
                 count += 1;
@@ -51,6 +56,15 @@ pub(super) fn link(l: &mut Linker<TeamState>) -> wasmtime::Result<()> {
                 }
             }
             Ok(count)
+        })
+    })?;
+    l.func_wrap(MODULE, "neighborhood_make", |g: Guest<'_>, ptr: u32, count: u32| {
+        let bytes = count.saturating_mul(4);
+        let members = if bytes > MAX_LEN { 0 } else { count };
+        touching(g, moved(bytes) + cost::ENTRY + u64::from(members) * cost::PER_64, |s, memory| {
+            let list = GuestSlice::new(ptr, bytes).read(memory)?.as_chunks::<4>().0;
+            let list = list.iter().map(|raw| u32::from_le_bytes(*raw));
+            s.caps.make_group(list, &s.neighbors).map(handle)
         })
     })?;
     l.func_wrap(MODULE, "neighbor_max_payload", |g: Guest<'_>, cap: u32| {

@@ -7,6 +7,7 @@ use wire::limits::Operation;
 use super::memory::{GuestSlice, copy};
 use super::{Guest, handle, moved, number, plain, touching};
 use crate::abi::{Error, MODULE, cost, flags, rights};
+use crate::cap::Members;
 use crate::capsule::Object;
 use crate::sandbox::{Effect, TeamState};
 
@@ -76,11 +77,12 @@ pub(super) fn link(l: &mut Linker<TeamState>) -> wasmtime::Result<()> {
     })?;
     l.func_wrap(MODULE, "capsule_multicast", |mut g: Guest<'_>, capsule: u32, to: u32, flags: u32| {
         // Each frame is charged, so the members are counted before any of them is served.
-        let members = u64::from(g.data_mut().neighbors.len());
+        let state = g.data_mut();
+        let members = state.caps.size(to, &state.neighbors);
         plain(g, cost::CALL + members * cost::FRAME, |s| {
             s.objects.get(capsule)?;
-            s.caps.neighborhood(to, rights::USE)?;
-            multicast(s, capsule, flags)
+            let members = s.caps.neighborhood(to, rights::USE)?;
+            multicast(s, capsule, members, flags)
         })
     })?;
     l.func_wrap(MODULE, "capsule_drop", |g: Guest<'_>, capsule: u32| {
@@ -136,7 +138,7 @@ fn send(s: &mut TeamState, capsule: u32, to: u16, flags: u32, op: Operation) -> 
 }
 
 /// All members but the last get copies; the last gets the buffer, unless it is kept.
-fn multicast(s: &mut TeamState, capsule: u32, flags: u32) -> Result<i32, Error> {
+fn multicast(s: &mut TeamState, capsule: u32, members: Members, flags: u32) -> Result<i32, Error> {
     if flags & !(flags::KEEP | flags::NOT_BACK) != 0 {
         return Err(Error::BadArgument);
     }
@@ -148,7 +150,7 @@ fn multicast(s: &mut TeamState, capsule: u32, flags: u32) -> Result<i32, Error> 
     let keep = flags & flags::KEEP != 0;
     let (mut reached, mut last, mut refused) = (0, None, None);
     for at in 0..s.neighbors.len() {
-        if flags & flags::NOT_BACK != 0 && origin == Some(at) {
+        if flags & flags::NOT_BACK != 0 && origin == Some(at) || !s.caps.has(members, at) {
             continue;
         }
         let fits = match s.neighbors.fits(at, len) {

@@ -7,9 +7,12 @@ mod cap;
 mod capsule;
 mod clock;
 mod crypto;
+mod envelope;
+mod key;
 pub(crate) mod memory;
 mod node;
 pub(crate) mod random;
+mod sensor;
 mod session;
 mod soft;
 
@@ -33,7 +36,10 @@ pub(crate) fn link(linker: &mut Linker<TeamState>) -> wasmtime::Result<()> {
     session::link(linker)?;
     node::link(linker)?;
     random::link(linker)?;
-    crypto::link(linker)
+    crypto::link(linker)?;
+    key::link(linker)?;
+    sensor::link(linker)?;
+    envelope::link(linker)
 }
 
 /// Charges `units`, or ends the guest: its event has used its budget up.

@@ -138,7 +138,7 @@ impl Node {
         }
     }
 
-    /// Takes neighbors away that a running flow may not know of any more.
+    /// Takes neighbors and privileges away that a running flow may not have any more.
     fn clamp(&mut self, now: Now, handle: Handle, grant: &Grant) {
         let gone: Vec<NeighborId> = self
             .neighbors
@@ -147,11 +147,12 @@ impl Node {
             .map(|(id, _)| id)
             .collect();
         let Some(flow) = self.flows.get_mut(handle) else { return };
+        let Some((_, granted)) = &mut flow.team else { return };
+        granted.neighbors = grant.neighbors.clone();
+        granted.privileges.retain(|name| grant.privileges.contains(name));
         if let Some(sandbox) = flow.sandbox() {
             gone.into_iter().for_each(|id| sandbox.neighbor_gone(id));
-        }
-        if let Some((_, granted)) = &mut flow.team {
-            granted.neighbors = grant.neighbors.clone();
+            sandbox.withhold(&grant.privileges);
         }
         self.log.line(now.mono, format!("flow {} goes on with less", super::label(flow)));
     }
@@ -275,7 +276,7 @@ mod tests {
 
     use nodeos::buf::BufPool;
     use nodeos::link::LinkId;
-    use nodeos::platform::{Entropy, EntropyError, Interrupter, Meter};
+    use nodeos::platform::{Entropy, EntropyError, Interrupter, Meter, NoSensors};
     use wire::capsule::{Capsule, HEADER_LEN};
     use wire::control::{Answer, FlowState, Request};
     use wire::grant::Neighbors;
@@ -307,13 +308,14 @@ mod tests {
         }
     }
 
-    /// Grants everything, but only one neighbor; on a timer takes that one away, and then revokes.
+    /// Grants everything, but only one neighbor; on a timer takes that one and the sensors away, and then revokes.
     struct Picky;
 
     impl Picky {
         fn grant(names: &[&str]) -> Grant {
-            let names = names.iter().map(|n| n.to_string()).collect();
-            Grant { neighbors: Neighbors::Only(names), ..Grant::everything(Default::default(), vec![]) }
+            let names: Vec<_> = names.iter().map(|n| n.to_string()).collect();
+            let privileges = names.iter().map(|_| "sensors".to_string()).collect();
+            Grant { neighbors: Neighbors::Only(names), ..Grant::everything(Default::default(), privileges) }
         }
     }
 
@@ -393,6 +395,7 @@ mod tests {
             meter: Arc::new(Still),
             interrupter: Arc::new(Still),
             entropy: Arc::new(Still),
+            sensors: Arc::new(NoSensors),
             engine: Engine::new(Metering::Fuel).unwrap(),
             buffers: BufPool::new(64),
         };
@@ -450,6 +453,8 @@ mod tests {
         node.poll(now);
         said(&mut node, now, 0x0c, &id, b"x");
         assert_eq!(counts(&node), (1, 2), "clamped");
+        let handle = node.flows.by_hash(&hash).unwrap();
+        assert_eq!(node.flow_info(handle).unwrap().grant.unwrap().privileges, [""; 0]);
         now.mono = Instant(2000);
         node.poll(now);
         let Answer::Flows(flows) = node.control(now, ADMIN, Request::FlowShow { from: 0 }) else { panic!() };

@@ -146,6 +146,7 @@ impl Node {
             meter: self.platform.meter.clone(),
             interrupter: self.platform.interrupter.clone(),
             seed: random,
+            shared: self.shared.clone(),
         })
     }
 

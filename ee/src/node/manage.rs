@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use authagent::NoEntropy;
 use authagent::channel::{Gate, Server, ServerEvent};
-use authagent::keys::{Ed25519Key, NodeIdentity, PublicKey, SigningKey};
+use authagent::keys::{Ed25519Key, NodeIdentity, PublicKey};
 use nodeos::ip::StreamEvent;
 use nodeos::net::StreamId;
 use nodeos::platform::{Entropy, Instant, Now};
@@ -65,7 +65,7 @@ impl Clients {
 }
 
 impl Node {
-    /// Makes the identity and lets the administrator in. Without entropy the node stays closed and says so.
+    /// Lets the administrator in. Without entropy the node stays closed and says so.
     pub(super) fn open_control(
         &mut self,
         now: Now,
@@ -82,11 +82,10 @@ impl Node {
             return Ok(());
         }
         let entropy = entropy_of(&self.platform.entropy);
-        let identity = match config.identity()? {
-            Some(key) => Ok(key),
-            None => SigningKey::generate(&entropy),
+        let identity = match &self.shared.key {
+            Some(key) => NodeIdentity::new((**key).clone(), &entropy),
+            None => Err(NoEntropy),
         };
-        let identity = identity.and_then(|key| NodeIdentity::new(key, &entropy));
         let Ok(identity) = identity else {
             self.log.line(now.mono, format!("control is closed: {}", nodeos::platform::EntropyError));
             return Ok(());

@@ -8,6 +8,7 @@
 //! | `arrive`   | from an unknown capsule to a flow's parts                        |
 //! | `judge`    | the Auth Agent's events and actions, admission                   |
 //! | `launch`   | compiling, starting and ending a flow                            |
+//! | `sense`    | what it lends to all teams: its key, its sensors, the operator's envelopes |
 //! | `run`      | events to teams, their effects to links and sessions             |
 //! | `serve`    | answers to other nodes' translation and download requests        |
 //! | `manage`   | control clients and what they may ask                            |
@@ -20,6 +21,7 @@ mod launch;
 mod manage;
 pub(crate) mod protect;
 mod run;
+mod sense;
 mod serve;
 mod sessions;
 
@@ -35,7 +37,7 @@ use nodeos::channel::OutChannel;
 use nodeos::ip::StreamLimits;
 use nodeos::link::LinkId;
 use nodeos::net::{Net, Received};
-use nodeos::platform::{Entropy, Instant, Interrupter, Meter, Now};
+use nodeos::platform::{Entropy, Instant, Interrupter, Meter, Now, Reading, Sensors};
 use nodeos::sched::Scheduler;
 use nodeos::slab::Handle;
 use nodeos::team::{Budget, TeamId, Teams};
@@ -54,7 +56,7 @@ use crate::job::{Job, JobId, Work};
 use crate::log::Log;
 use crate::neighbor::{Neighbor, NeighborId, Neighbors};
 use crate::registry::{Registry, Target};
-use crate::sandbox::Effect;
+use crate::sandbox::{Effect, Shared};
 use crate::system::translate::Questions;
 use crate::uploads::Uploads;
 
@@ -76,6 +78,8 @@ pub struct Platform {
     pub interrupter: Arc<dyn Interrupter>,
     /// Random bytes fit for keys.
     pub entropy: Arc<dyn Entropy>,
+    /// What the machine measures of itself.
+    pub sensors: Arc<dyn Sensors>,
     /// Compiles and runs guests.
     pub engine: Engine,
     /// Packet buffers; the platform receives into the same supply.
@@ -118,6 +122,11 @@ pub struct Node {
     next_job: JobId,
     sessions: Sessions,
     clients: Clients,
+    shared: Shared,
+    /// The operator's own readings.
+    given: Vec<Reading>,
+    /// When the sensors are read again.
+    sense_at: Instant,
     nonce: u32,
 }
 
@@ -189,10 +198,14 @@ impl Node {
             next_job: JobId(0),
             sessions: Sessions::default(),
             clients: Clients::default(),
+            shared: Shared::default(),
+            given: Vec::new(),
+            sense_at: now.mono,
             nonce: c as u32,
             memory,
             platform,
         };
+        node.share(config, healthy)?;
         node.register_system();
         node.add_neighbors(config)?;
         node.open_control(now, config, healthy)?;
@@ -241,6 +254,7 @@ impl Node {
         self.downloads_due(now);
         self.agent_due(now);
         self.uploads.due(now.mono);
+        self.sense(now);
         self.timers_due(now);
         let more = self.run_teams(now);
         self.net.poll(now.mono);

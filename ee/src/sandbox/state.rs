@@ -11,11 +11,12 @@ use wasmtime::{Memory, ResourceLimiter};
 use wire::id::TupleHash;
 use wire::tuple::{Protocol, Tuple};
 
-use super::{Effect, Refused, SessionId};
+use super::{Effect, Refused, SessionId, Shared};
 use crate::abi::Error;
 use crate::cap::{Caps, Neighbors};
 use crate::capsule::{Kinds, Objects};
 use crate::engine::Metering;
+use crate::envelope::Maker;
 use crate::guest::random::Random;
 use crate::soft::{Soft, TimerTable};
 
@@ -62,6 +63,8 @@ pub struct TeamState {
     pub(crate) packet: Vec<u8>,
     pub(crate) speaking: Option<Handle>,
     pub(crate) random: Option<Random>,
+    pub(crate) shared: Shared,
+    pub(crate) maker: Maker,
 
     pub(crate) effects: VecDeque<Effect>,
     /// Packet buffers that the event took, and the bytes of its other effects.

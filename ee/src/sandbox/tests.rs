@@ -128,6 +128,7 @@ fn setup(engine: &Engine, account: &Account, buffers: BufPool, edit: impl FnOnce
         meter: Arc::new(Looks::default()),
         interrupter: Ticker::new(engine),
         seed: Some([9; 32]),
+        shared: Shared::default(),
     };
     edit(&mut setup);
     setup

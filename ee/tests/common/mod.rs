@@ -8,6 +8,7 @@
 
 pub mod guest;
 pub mod hostile;
+pub mod puppet;
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
@@ -21,7 +22,7 @@ use ee::node::SessionId;
 use ee::{Engine, Job, Metering, Node, Platform};
 use nodeos::buf::BufPool;
 use nodeos::link::LinkId;
-use nodeos::platform::{Entropy, EntropyError, Instant, Interrupter, Meter, Now};
+use nodeos::platform::{Entropy, EntropyError, Instant, Interrupter, Meter, NoSensors, Now};
 use wire::capsule::Capsule;
 use wire::control::{Answer, FlowInfo, FlowState, MAX_PIECE, NodeInfo, Request, TeamInfo};
 use wire::id::{CapsuleId, PartHash, TupleHash};
@@ -80,6 +81,7 @@ pub fn platform(buffers: usize, seed: u64) -> Platform {
         meter: Arc::new(Clock::default()),
         interrupter: Arc::new(Counted),
         entropy: Arc::new(Sequence(AtomicU64::new(seed))),
+        sensors: Arc::new(NoSensors),
         engine: engine(),
         buffers: BufPool::new(buffers),
     }

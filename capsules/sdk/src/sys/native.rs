@@ -186,3 +186,83 @@ pub fn hash_sha256(bytes: &[u8], hash: &mut [u8; 32]) -> i32 {
 pub fn hash_md5(bytes: &[u8], hash: &mut [u8; 16]) -> i32 {
     with_node(|n| n.hash_md5(bytes, hash))
 }
+
+/// See `docs/abi`.
+pub fn cap_revoke(capability: u32) -> i32 {
+    with_node(|n| n.cap_revoke(capability))
+}
+
+/// See `docs/abi`.
+pub fn neighborhood_make(list: &[u32]) -> i32 {
+    with_node(|n| n.neighborhood_make(list))
+}
+
+/// See `docs/abi`.
+pub fn hmac_sha256(key: &[u8], bytes: &[u8], mac: &mut [u8; 32]) -> i32 {
+    with_node(|n| n.hmac_sha256(key, bytes, mac))
+}
+
+/// See `docs/abi`.
+pub fn signature_check(scheme: i32, key: &[u8], bytes: &[u8], signature: &[u8]) -> i32 {
+    with_node(|n| n.signature_check(scheme, key, bytes, signature))
+}
+
+/// See `docs/abi`.
+pub fn aead_seal(key: &[u8; 44], beside: &[u8], buffer: &mut [u8]) -> i32 {
+    with_node(|n| n.aead_seal(key, beside, buffer))
+}
+
+/// See `docs/abi`.
+pub fn aead_open(key: &[u8; 44], beside: &[u8], buffer: &mut [u8]) -> i32 {
+    with_node(|n| n.aead_open(key, beside, buffer))
+}
+
+/// See `docs/abi`.
+pub fn key_sign(key: u32, bytes: &[u8], signature: &mut [u8; 64]) -> i32 {
+    with_node(|n| n.key_sign(key, bytes, signature))
+}
+
+/// See `docs/abi`.
+pub fn key_public(key: u32, public: &mut [u8; 32]) -> i32 {
+    with_node(|n| n.key_public(key, public))
+}
+
+/// See `docs/abi`.
+pub fn sensor_list(sensors: u32, buffer: &mut [u8]) -> i32 {
+    with_node(|n| n.sensor_list(sensors, buffer))
+}
+
+/// See `docs/abi`.
+pub fn sensor_read(sensors: u32, name: &[u8], value: &mut [u8; 8]) -> i32 {
+    with_node(|n| n.sensor_read(sensors, name, value))
+}
+
+/// See `docs/abi`.
+pub fn seal_make(pair: &mut [u32; 2]) -> i32 {
+    with_node(|n| n.seal_make(pair))
+}
+
+/// See `docs/abi`.
+pub fn envelope_make(capability: u32, flow: &[u8], id: &mut [u8; 16]) -> i32 {
+    with_node(|n| n.envelope_make(capability, flow, id))
+}
+
+/// See `docs/abi`.
+pub fn envelope_seal(id: &[u8; 16], sealer: u32) -> i32 {
+    with_node(|n| n.envelope_seal(id, sealer))
+}
+
+/// See `docs/abi`.
+pub fn envelope_lock(id: &[u8; 16], scheme: i32, key: &[u8]) -> i32 {
+    with_node(|n| n.envelope_lock(id, scheme, key))
+}
+
+/// See `docs/abi`.
+pub fn envelope_open(id: &[u8; 16], unsealer: u32, proof: &[u8]) -> i32 {
+    with_node(|n| n.envelope_open(id, unsealer, proof))
+}
+
+/// See `docs/abi`.
+pub fn envelope_void(id: &[u8; 16]) -> i32 {
+    with_node(|n| n.envelope_void(id))
+}

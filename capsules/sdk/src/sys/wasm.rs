@@ -25,7 +25,9 @@ mod raw {
         pub fn cap_name(capability: i32, buffer: *mut u8, buffer_len: usize) -> i32;
         pub fn cap_duplicate(capability: i32, rights: i32) -> i32;
         pub fn cap_drop(capability: i32) -> i32;
+        pub fn cap_revoke(capability: i32) -> i32;
         pub fn neighborhood_list(neighborhood: i32, list: *mut u32, list_max: usize) -> i32;
+        pub fn neighborhood_make(list: *const u32, list_len: usize) -> i32;
         pub fn neighbor_max_payload(neighbor: i32) -> i32;
         pub fn cache_put(
             key: *const u8,
@@ -59,6 +61,48 @@ mod raw {
         pub fn budget_left(resource: i32) -> i64;
         pub fn hash_sha256(bytes: *const u8, bytes_len: usize, hash: *mut u8) -> i32;
         pub fn hash_md5(bytes: *const u8, bytes_len: usize, hash: *mut u8) -> i32;
+        pub fn hmac_sha256(
+            key: *const u8,
+            key_len: usize,
+            bytes: *const u8,
+            bytes_len: usize,
+            mac: *mut u8,
+        ) -> i32;
+        pub fn signature_check(
+            scheme: i32,
+            key: *const u8,
+            key_len: usize,
+            bytes: *const u8,
+            bytes_len: usize,
+            signature: *const u8,
+            signature_len: usize,
+        ) -> i32;
+        pub fn aead_seal(
+            key: *const u8,
+            beside: *const u8,
+            beside_len: usize,
+            buffer: *const u8,
+            text_len: usize,
+            out: *mut u8,
+        ) -> i32;
+        pub fn aead_open(
+            key: *const u8,
+            beside: *const u8,
+            beside_len: usize,
+            buffer: *const u8,
+            sealed_len: usize,
+            out: *mut u8,
+        ) -> i32;
+        pub fn key_sign(key: i32, bytes: *const u8, bytes_len: usize, signature: *mut u8) -> i32;
+        pub fn key_public(key: i32, public: *mut u8) -> i32;
+        pub fn sensor_list(sensors: i32, buffer: *mut u8, buffer_len: usize) -> i32;
+        pub fn sensor_read(sensors: i32, name: *const u8, name_len: usize, value: *mut u8) -> i32;
+        pub fn seal_make(pair: *mut u32) -> i32;
+        pub fn envelope_make(capability: i32, flow: *const u8, flow_len: usize, id: *mut u8) -> i32;
+        pub fn envelope_seal(id: *const u8, sealer: i32) -> i32;
+        pub fn envelope_lock(id: *const u8, scheme: i32, key: *const u8, key_len: usize) -> i32;
+        pub fn envelope_open(id: *const u8, unsealer: i32, proof: *const u8, proof_len: usize) -> i32;
+        pub fn envelope_void(id: *const u8) -> i32;
     }
 }
 
@@ -282,6 +326,115 @@ pub fn hash_sha256(bytes: &[u8], hash: &mut [u8; 32]) -> i32 {
 pub fn hash_md5(bytes: &[u8], hash: &mut [u8; 16]) -> i32 {
     // Safety: the node checks every handle; pointers and lengths are those of live slices.
     unsafe { raw::hash_md5(bytes.as_ptr(), bytes.len(), hash.as_mut_ptr()) }
+}
+
+/// See `docs/abi`.
+pub fn cap_revoke(capability: u32) -> i32 {
+    // Safety: the node checks every handle; pointers and lengths are those of live slices.
+    unsafe { raw::cap_revoke(capability as i32) }
+}
+
+/// See `docs/abi`.
+pub fn neighborhood_make(list: &[u32]) -> i32 {
+    // Safety: the node checks every handle; pointers and lengths are those of live slices.
+    unsafe { raw::neighborhood_make(list.as_ptr(), list.len()) }
+}
+
+/// See `docs/abi`.
+pub fn hmac_sha256(key: &[u8], bytes: &[u8], mac: &mut [u8; 32]) -> i32 {
+    // Safety: the node checks every handle; pointers and lengths are those of live slices.
+    unsafe { raw::hmac_sha256(key.as_ptr(), key.len(), bytes.as_ptr(), bytes.len(), mac.as_mut_ptr()) }
+}
+
+/// See `docs/abi`.
+pub fn signature_check(scheme: i32, key: &[u8], bytes: &[u8], signature: &[u8]) -> i32 {
+    // Safety: the node checks every handle; pointers and lengths are those of live slices.
+    unsafe {
+        raw::signature_check(
+            scheme,
+            key.as_ptr(),
+            key.len(),
+            bytes.as_ptr(),
+            bytes.len(),
+            signature.as_ptr(),
+            signature.len(),
+        )
+    }
+}
+
+/// See `docs/abi`. The last 16 bytes of `buffer` are the tag's place.
+pub fn aead_seal(key: &[u8; 44], beside: &[u8], buffer: &mut [u8]) -> i32 {
+    let Some(text_len) = buffer.len().checked_sub(16) else { return -(crate::Error::BadArgument as i32) };
+    let at = buffer.as_mut_ptr();
+    // Safety: the node checks every handle; pointers and lengths are those of live slices.
+    unsafe { raw::aead_seal(key.as_ptr(), beside.as_ptr(), beside.len(), at, text_len, at) }
+}
+
+/// See `docs/abi`. The text takes the place of what was sealed.
+pub fn aead_open(key: &[u8; 44], beside: &[u8], buffer: &mut [u8]) -> i32 {
+    let (at, len) = (buffer.as_mut_ptr(), buffer.len());
+    // Safety: the node checks every handle; pointers and lengths are those of live slices.
+    unsafe { raw::aead_open(key.as_ptr(), beside.as_ptr(), beside.len(), at, len, at) }
+}
+
+/// See `docs/abi`.
+pub fn key_sign(key: u32, bytes: &[u8], signature: &mut [u8; 64]) -> i32 {
+    // Safety: the node checks every handle; pointers and lengths are those of live slices.
+    unsafe { raw::key_sign(key as i32, bytes.as_ptr(), bytes.len(), signature.as_mut_ptr()) }
+}
+
+/// See `docs/abi`.
+pub fn key_public(key: u32, public: &mut [u8; 32]) -> i32 {
+    // Safety: the node checks every handle; pointers and lengths are those of live slices.
+    unsafe { raw::key_public(key as i32, public.as_mut_ptr()) }
+}
+
+/// See `docs/abi`.
+pub fn sensor_list(sensors: u32, buffer: &mut [u8]) -> i32 {
+    // Safety: the node checks every handle; pointers and lengths are those of live slices.
+    unsafe { raw::sensor_list(sensors as i32, buffer.as_mut_ptr(), buffer.len()) }
+}
+
+/// See `docs/abi`.
+pub fn sensor_read(sensors: u32, name: &[u8], value: &mut [u8; 8]) -> i32 {
+    // Safety: the node checks every handle; pointers and lengths are those of live slices.
+    unsafe { raw::sensor_read(sensors as i32, name.as_ptr(), name.len(), value.as_mut_ptr()) }
+}
+
+/// See `docs/abi`.
+pub fn seal_make(pair: &mut [u32; 2]) -> i32 {
+    // Safety: the node checks every handle; pointers and lengths are those of live slices.
+    unsafe { raw::seal_make(pair.as_mut_ptr()) }
+}
+
+/// See `docs/abi`.
+pub fn envelope_make(capability: u32, flow: &[u8], id: &mut [u8; 16]) -> i32 {
+    // Safety: the node checks every handle; pointers and lengths are those of live slices.
+    unsafe { raw::envelope_make(capability as i32, flow.as_ptr(), flow.len(), id.as_mut_ptr()) }
+}
+
+/// See `docs/abi`.
+pub fn envelope_seal(id: &[u8; 16], sealer: u32) -> i32 {
+    // Safety: the node checks every handle; pointers and lengths are those of live slices.
+    unsafe { raw::envelope_seal(id.as_ptr(), sealer as i32) }
+}
+
+/// See `docs/abi`.
+pub fn envelope_lock(id: &[u8; 16], scheme: i32, key: &[u8]) -> i32 {
+    // Safety: the node checks every handle; pointers and lengths are those of live slices.
+    unsafe { raw::envelope_lock(id.as_ptr(), scheme, key.as_ptr(), key.len()) }
+}
+
+/// See `docs/abi`.
+pub fn envelope_open(id: &[u8; 16], unsealer: u32, proof: &[u8]) -> i32 {
+    // Safety: the node checks every handle; pointers and lengths are those of live slices.
+    unsafe { raw::envelope_open(id.as_ptr(), unsealer as i32, proof.as_ptr(), proof.len()) }
+}
+
+/// See `docs/abi`.
+pub fn envelope_void(id: &[u8; 16]) -> i32 {
+    // Safety: the node checks every handle; pointers and lengths are those of live slices.
+    unsafe { raw::envelope_void(id.as_ptr()) }
 }
 
 /// Where the node puts the first bytes of what a handler is about.

@@ -1,0 +1,101 @@
+//! The neighbors that a team may know of, and its bandwidth on each link.
+
+use nodeos::bucket::TokenBucket;
+use nodeos::link::LinkId;
+use nodeos::platform::Instant;
+use nodeos::slab::Handle;
+
+use crate::abi::Error;
+use crate::sandbox::{NeighborId, NeighborRef};
+
+/// One neighbor as the team sees it.
+pub(crate) struct Neighbor {
+    pub is: NeighborRef,
+    gone: bool,
+    /// The capability that asking for it gives.
+    pub(super) cap: Option<Handle>,
+}
+
+/// The neighbors that a team may know of, and its bandwidth on each link.
+pub(crate) struct Neighbors {
+    list: Box<[Neighbor]>,
+    /// Position by the node's number, for finding where a capsule came from.
+    by_id: Box<[u16]>,
+    links: Box<[TokenBucket]>,
+}
+
+/// No such neighbor, in [`Neighbors::by_id`].
+const NOWHERE: u16 = u16::MAX;
+
+impl Neighbors {
+    /// The bytes that the table takes.
+    pub fn bytes(refs: &[NeighborRef], links: usize) -> usize {
+        size_of_val(refs) / size_of::<NeighborRef>() * size_of::<Neighbor>()
+            + Self::ids(refs) * 2
+            + links * size_of::<TokenBucket>()
+    }
+
+    pub fn new(refs: Vec<NeighborRef>, links: usize, rate: u64, burst: u32) -> Self {
+        let mut by_id = vec![NOWHERE; Self::ids(&refs)];
+        for (at, r) in refs.iter().enumerate() {
+            by_id[usize::from(r.id.0)] = at as u16;
+        }
+        let list = refs.into_iter().map(|is| Neighbor { is, gone: false, cap: None }).collect();
+        let links = vec![TokenBucket::new(rate, burst.into()); links].into();
+        Self { list, by_id: by_id.into(), links }
+    }
+
+    fn ids(refs: &[NeighborRef]) -> usize {
+        refs.iter().map(|r| usize::from(r.id.0) + 1).max().unwrap_or(0)
+    }
+
+    /// The position of the neighbor with this number, if the team may know of it.
+    pub fn position(&self, id: NeighborId) -> Option<u16> {
+        let at = *self.by_id.get(usize::from(id.0))?;
+        (at != NOWHERE && !self.list[usize::from(at)].gone).then_some(at)
+    }
+
+    pub fn get(&self, at: u16) -> Result<&Neighbor, Error> {
+        self.list.get(usize::from(at)).filter(|n| !n.gone).ok_or(Error::BadHandle)
+    }
+
+    pub(super) fn get_mut(&mut self, at: u16) -> Result<&mut Neighbor, Error> {
+        self.list.get_mut(usize::from(at)).filter(|n| !n.gone).ok_or(Error::BadHandle)
+    }
+
+    pub(super) fn named(&self, name: &[u8]) -> Option<u16> {
+        self.list.iter().position(|n| !n.gone && n.is.name.as_bytes() == name).map(|at| at as u16)
+    }
+
+    /// Positions, from the first to before the last; those that are gone included.
+    pub fn len(&self) -> u16 {
+        self.list.len() as u16
+    }
+
+    /// Revokes every capability for a neighbor.
+    pub fn gone(&mut self, id: NeighborId) {
+        if let Some(at) = self.position(id) {
+            self.list[usize::from(at)].gone = true;
+        }
+    }
+
+    /// Whether `payload` bytes may go to `at`; takes nothing.
+    pub fn fits(&self, at: u16, payload: usize) -> Result<(), Error> {
+        let max = usize::from(self.get(at)?.is.max_payload);
+        if payload <= max { Ok(()) } else { Err(Error::TooLarge) }
+    }
+
+    /// Takes the bandwidth for `payload` bytes to `at`.
+    pub fn take(&mut self, now: Instant, at: u16, payload: usize) -> Result<(), Error> {
+        let is = &self.get(at)?.is;
+        let bytes = payload + usize::from(is.overhead);
+        let LinkId(link) = is.link;
+        let passed = self.links.get_mut(usize::from(link)).is_some_and(|b| b.take(now, bytes));
+        if passed { Ok(()) } else { Err(Error::NoBandwidth) }
+    }
+
+    /// Bytes that are left on the link that has the least.
+    pub fn bandwidth(&self, now: Instant) -> u64 {
+        self.links.iter().map(|b| b.available(now)).min().unwrap_or(0)
+    }
+}
