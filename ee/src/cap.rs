@@ -43,6 +43,7 @@ pub(crate) struct Caps {
     slab: Slab<Cap>,
     /// The capability that asking gives: of the neighborhood first, then of each privilege.
     named: Box<[Option<Handle>]>,
+    /// Those that were withheld since are empty.
     privileges: Box<[Box<str>]>,
 }
 
@@ -60,9 +61,23 @@ impl Caps {
         }
     }
 
+    /// Takes privileges away that are not among `kept`: every capability for them is void at once.
+    pub fn withhold(&mut self, kept: &[String]) {
+        for privilege in &mut self.privileges {
+            if !kept.iter().any(|k| **k == **privilege) {
+                *privilege = "".into();
+            }
+        }
+    }
+
     /// The capability `raw`, if it has `needed`.
     pub fn get(&self, raw: u32, needed: u32) -> Result<Cap, Error> {
         let cap = *abi::named(raw).and_then(|h| self.slab.get(h)).ok_or(Error::BadHandle)?;
+        if let Target::Privilege(at) = cap.target
+            && self.privileges.get(usize::from(at)).is_none_or(|p| p.is_empty())
+        {
+            return Err(Error::BadHandle);
+        }
         if cap.rights & needed == needed { Ok(cap) } else { Err(Error::NotPermitted) }
     }
 
@@ -207,6 +222,11 @@ impl Neighbors {
         if let Some(at) = self.position(id) {
             self.list[usize::from(at)].gone = true;
         }
+    }
+
+    /// Lowers the bandwidth on each link.
+    pub fn lower(&mut self, now: Instant, rate: u64, burst: u32) {
+        self.links.iter_mut().for_each(|bucket| bucket.set(now, rate, burst.into()));
     }
 
     /// Whether `payload` bytes may go to `at`; takes nothing.

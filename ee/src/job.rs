@@ -8,7 +8,7 @@ use std::sync::Arc;
 use authagent::agent::Verification;
 use authagent::keys::PublicKey;
 use wire::id::{PartHash, TupleHash};
-use wire::tuple::Tuple;
+use wire::tuple::{Scheme, Tuple};
 
 use crate::engine::{Code, CompileError, Engine};
 
@@ -43,6 +43,19 @@ pub enum Work {
         /// The key that the agent names.
         key: PublicKey,
     },
+    /// Check another signature for the Auth Agent.
+    Check {
+        /// The agent's number.
+        check: u32,
+        /// The key.
+        key: PublicKey,
+        /// How the signature claims to be made.
+        scheme: Scheme,
+        /// What it covers.
+        message: Vec<u8>,
+        /// The signature.
+        signature: Vec<u8>,
+    },
 }
 
 /// What became of a job.
@@ -65,6 +78,13 @@ pub enum Done {
         flow: TupleHash,
         /// What the agent asked for.
         verification: Verification,
+    },
+    /// Of [`Work::Check`].
+    Checked {
+        /// The agent's number.
+        check: u32,
+        /// Whether the signature is right.
+        valid: bool,
     },
 }
 
@@ -93,6 +113,9 @@ impl Job {
             Work::Verify { flow, tuple, key } => {
                 Done::Verified { flow, verification: Verification::of(&tuple, key) }
             }
+            Work::Check { check, key, scheme, message, signature } => {
+                Done::Checked { check, valid: key.verify(scheme, &message, &signature).is_ok() }
+            }
         };
         JobDone { id: self.id, result }
     }
@@ -103,6 +126,7 @@ impl fmt::Debug for Work {
         match self {
             Self::Compile { hash, module, .. } => write!(f, "Compile({hash:.8}, {} bytes)", module.len()),
             Self::Verify { flow, .. } => write!(f, "Verify({flow:.8})"),
+            Self::Check { check, .. } => write!(f, "Check({check})"),
         }
     }
 }
