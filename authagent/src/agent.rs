@@ -24,8 +24,10 @@ use core::fmt;
 use wire::control::Erred;
 use wire::grant::Grant;
 use wire::id::TupleHash;
-use wire::tuple::{Credentials, Tuple, Validity};
+use wire::tuple::{Credentials, Scheme, Tuple, Validity};
+use wire::utc::Utc;
 
+use crate::access::Operators;
 use crate::keys::{Ed25519Key, PublicKey};
 
 /// Judges flow tuples and watches over what it granted.
@@ -35,6 +37,12 @@ pub trait AuthAgent: Send {
 
     /// Takes one event and appends to `out` what is to be done. Short: it runs on the data path.
     fn handle(&mut self, now: AgentTime, event: AgentEvent<'_>, out: &mut Vec<AgentAction>);
+
+    /// Who may use the control protocol beside the administrator, and for what: the node asks at its start
+    /// and after each [`AgentAction::PolicyTaken`]. Nobody, unless an agent says otherwise.
+    fn operators(&self) -> Operators {
+        Operators::default()
+    }
 }
 
 /// The time of an event.
@@ -88,6 +96,20 @@ pub enum AgentEvent<'a> {
         from: &'a str,
         /// What it says.
         payload: &'a [u8],
+    },
+    /// The same from the control channel: what a client wants the agent to know, and to pass on.
+    Message {
+        /// The principal that logged in there.
+        principal: &'a str,
+        /// What it says, in the form of a capsule.
+        payload: &'a [u8],
+    },
+    /// The outcome of an [`AgentAction::Check`].
+    Checked {
+        /// Its number.
+        check: u32,
+        /// Whether the signature is the key's over the message.
+        valid: bool,
     },
     /// The operator gave the agent a new policy; answered by [`AgentAction::PolicyTaken`] or
     /// [`AgentAction::PolicyRefused`] in the same call.
@@ -149,6 +171,20 @@ pub enum AgentAction {
         flow: TupleHash,
         /// The key.
         key: PublicKey,
+    },
+    /// Check a signature over something else than a tuple, then say [`AgentEvent::Checked`]. A node does
+    /// not check without bound: it leaves out what is too much, and says nothing.
+    Check {
+        /// A number of the agent's choice.
+        check: u32,
+        /// The key.
+        key: PublicKey,
+        /// How the signature claims to be made.
+        scheme: Scheme,
+        /// What it covers.
+        message: Vec<u8>,
+        /// The signature.
+        signature: Vec<u8>,
     },
     /// The judgement comes later; the flow's capsules wait as far as the node lets them.
     Pending {
@@ -214,6 +250,29 @@ pub enum AgentAction {
 /// Why a flow may not run.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Reason {
+    /// Nobody answers for it, and the policy wants somebody.
+    Unsigned,
+    /// The policy does not know the principal that the tuple names.
+    UnknownPrincipal(String),
+    /// The principal has no key of the signature's scheme.
+    NoKey {
+        /// The principal.
+        principal: String,
+        /// The scheme.
+        scheme: Scheme,
+    },
+    /// No key of the principal made the signature over this body.
+    BadSignature {
+        /// The principal.
+        principal: String,
+    },
+    /// The key that made the signature is smaller than the policy asks for.
+    KeyTooWeak {
+        /// Bits of its modulus.
+        bits: u32,
+        /// Bits that it should have.
+        least: u32,
+    },
     /// The tuple may not be used yet.
     NotYetValid {
         /// When it may: seconds since 1970.
@@ -224,8 +283,34 @@ pub enum Reason {
         /// Until when it could: seconds since 1970.
         until: u64,
     },
-    /// The tuple has a validity period and this node does not know the time.
+    /// The tuple, or the principal in the policy, has a validity period and this node does not know the time.
     TimeUnknown,
+    /// The principal's time in the policy has not begun.
+    PrincipalNotYetValid {
+        /// The principal.
+        principal: String,
+        /// When it begins: seconds since 1970.
+        from: u64,
+    },
+    /// The principal's time in the policy is over.
+    PrincipalExpired {
+        /// The principal.
+        principal: String,
+        /// When it was over: seconds since 1970.
+        until: u64,
+    },
+    /// The tuple does not want to run without a privilege that is not granted.
+    Privilege {
+        /// The privilege.
+        name: String,
+    },
+    /// The tuple is meant for other nodes.
+    OtherNode,
+    /// A revocation names it.
+    Revoked {
+        /// Who revoked: a principal; `None`: a revoker of the policy.
+        by: Option<String>,
+    },
     /// The agent's policy does not allow it.
     Policy(String),
 }
@@ -234,8 +319,8 @@ impl Reason {
     /// Who is to blame.
     pub fn erred(&self) -> Erred {
         match self {
-            Self::NotYetValid { .. } | Self::Expired { .. } | Self::Policy(_) => Erred::Principal,
             Self::TimeUnknown => Erred::Node,
+            _ => Erred::Principal,
         }
     }
 }
@@ -243,11 +328,33 @@ impl Reason {
 impl fmt::Display for Reason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::NotYetValid { from } => write!(f, "tuple is valid only from {from} s since 1970"),
-            Self::Expired { until } => write!(f, "tuple was valid until {until} s since 1970"),
-            Self::TimeUnknown => {
-                f.write_str("tuple has a validity period and this node does not know the time")
+            Self::Unsigned => f.write_str("the tuple is not signed, and unsigned flows may not run here"),
+            Self::UnknownPrincipal(name) => write!(f, "principal {name} is not known here"),
+            Self::NoKey { principal, scheme } => {
+                write!(f, "the tuple is signed with {scheme:?}, of which {principal} has no key here")
             }
+            Self::BadSignature { principal } => write!(
+                f,
+                "the signature is not {principal}'s over this body: the body was changed, or another key signed"
+            ),
+            Self::KeyTooWeak { bits, least } => {
+                write!(f, "the tuple is signed with a key of {bits} bits, {least} are asked for here")
+            }
+            Self::NotYetValid { from } => write!(f, "tuple is valid only from {}", Utc(*from)),
+            Self::Expired { until } => write!(f, "tuple was valid until {}", Utc(*until)),
+            Self::TimeUnknown => {
+                f.write_str("a validity period has to be kept and this node does not know the time")
+            }
+            Self::PrincipalNotYetValid { principal, from } => {
+                write!(f, "principal {principal} may run flows only from {}", Utc(*from))
+            }
+            Self::PrincipalExpired { principal, until } => {
+                write!(f, "principal {principal} could run flows until {}", Utc(*until))
+            }
+            Self::Privilege { name } => write!(f, "the flow needs privilege {name}, which is not granted"),
+            Self::OtherNode => f.write_str("the tuple is meant for other nodes"),
+            Self::Revoked { by: Some(by) } => write!(f, "the flow was revoked by {by}"),
+            Self::Revoked { by: None } => f.write_str("the flow was revoked by the policy's revoker"),
             Self::Policy(text) => f.write_str(text),
         }
     }
@@ -256,7 +363,8 @@ impl fmt::Display for Reason {
 impl core::error::Error for Reason {}
 
 /// What a node that does not know the time makes of a tuple with a validity period (D1).
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, serde::Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum UnknownTime {
     /// It counts as not valid.
     #[default]
@@ -279,6 +387,18 @@ impl UnknownTime {
             _ => Ok(()),
         }
     }
+}
+
+/// Seconds between two looks at the clock at the most, because it may be set meanwhile.
+const LOOK_S: u64 = 60;
+
+/// When an agent looks at the clock next to whom a period ends at `ends` (seconds since 1970) first.
+pub(crate) fn next_look(now: AgentTime, ends: Option<u64>) -> u64 {
+    let wait = match (ends, now.wall) {
+        (Some(until), Some(wall)) => until.saturating_sub(wall).saturating_add(1).min(LOOK_S),
+        _ => LOOK_S,
+    };
+    now.mono_us.saturating_add(wait * 1_000_000)
 }
 
 #[cfg(test)]

@@ -11,12 +11,10 @@ use wire::grant::Grant;
 use wire::id::TupleHash;
 use wire::tuple::{Request, Validity};
 
-use crate::agent::{AgentAction, AgentEvent, AgentTime, AuthAgent, UnknownTime};
+use crate::agent::{AgentAction, AgentEvent, AgentTime, AuthAgent, UnknownTime, next_look};
 
 /// The only timer: the next look at the clock.
 const LOOK: u32 = 0;
-/// Seconds between two looks at the clock at the most, because it may be set meanwhile.
-const LOOK_S: u64 = 60;
 
 /// Grants everything.
 #[derive(Debug, Default)]
@@ -68,11 +66,7 @@ impl Everything {
             return;
         }
         let ends = self.bounded.values().filter_map(|v| v.until).min();
-        let wait = match (ends, now.wall) {
-            (Some(until), Some(wall)) => until.saturating_sub(wall).saturating_add(1).min(LOOK_S),
-            _ => LOOK_S,
-        };
-        out.push(AgentAction::SetTimer { timer: LOOK, at_us: now.mono_us.saturating_add(wait * 1_000_000) });
+        out.push(AgentAction::SetTimer { timer: LOOK, at_us: next_look(now, ends) });
     }
 }
 
@@ -99,6 +93,8 @@ impl AuthAgent for Everything {
             }
             AgentEvent::Timer { .. }
             | AgentEvent::Capsule { .. }
+            | AgentEvent::Message { .. }
+            | AgentEvent::Checked { .. }
             | AgentEvent::NeighborUp { .. }
             | AgentEvent::NeighborDown { .. } => {}
         }

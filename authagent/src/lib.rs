@@ -4,6 +4,9 @@
 //! |----------------|----------------------------------------------------------------------------|
 //! | [`agent`]      | the Auth Agent's interface: events in, actions out                         |
 //! | [`everything`] | the agent for friendly settings: grants what is asked for                  |
+//! | [`source_based`] | the agent that lets known principals' signed flows in, by a policy       |
+//! | [`policy`]     | the policy file: who may do what                                           |
+//! | [`access`]     | who may use the control protocol, and for what                             |
 //! | [`keys`]       | signing and public keys, a node's identity                                 |
 //! | [`channel`]    | the control channel: Noise over a byte stream, then a principal's login    |
 //! | [`link`]       | protected links: Noise over frames, between neighbors                      |
@@ -22,11 +25,14 @@ use core::fmt;
 
 use zeroize::Zeroizing;
 
+pub mod access;
 pub mod agent;
 pub mod channel;
 pub mod everything;
 pub mod keys;
 pub mod link;
+pub mod policy;
+pub mod source_based;
 
 /// A source of random bytes that is fit for keys; a platform's own, or a test's.
 ///

@@ -3,6 +3,7 @@
 use std::cell::Cell;
 use std::sync::{Arc, Mutex};
 
+use authagent::access::LoginKeys;
 use authagent::channel::{ChannelError, Client, ClientEvent, Gate, LoginFault, Server, ServerEvent};
 use authagent::keys::{NodeIdentity, PublicKey, Signer, SigningKey};
 use authagent::{Entropy, NoEntropy};
@@ -42,7 +43,9 @@ fn gate() -> Arc<Gate> {
         node: "a".into(),
         identity: NodeIdentity::new(node_key(), &random(3)).unwrap(),
         principals: Box::new(move |name, scheme| {
-            (name == "admin" && scheme == Scheme::Ed25519).then(|| key.clone())
+            let known = name == "admin" && scheme == Scheme::Ed25519;
+            let (good, decoys) = if known { (1, 0) } else { (0, 1) };
+            LoginKeys { good: vec![key.clone(); good], decoys: vec![key.clone(); decoys] }
         }),
     })
 }
@@ -229,8 +232,8 @@ impl Signer for Rsa {
         Scheme::RsaPssSha256
     }
 
-    fn sign(&self, _: &[u8]) -> Vec<u8> {
-        vec![0xaa; wire::tuple::MAX_SIGNATURE]
+    fn sign(&self, _: &[u8]) -> Result<Vec<u8>, NoEntropy> {
+        Ok(vec![0xaa; wire::tuple::MAX_SIGNATURE])
     }
 }
 
@@ -274,8 +277,8 @@ impl Signer for Stolen {
         Scheme::Ed25519
     }
 
-    fn sign(&self, message: &[u8]) -> Vec<u8> {
-        self.0.lock().unwrap().get_or_insert_with(|| admin().sign(message).into()).clone()
+    fn sign(&self, message: &[u8]) -> Result<Vec<u8>, NoEntropy> {
+        Ok(self.0.lock().unwrap().get_or_insert_with(|| admin().sign(message).into()).clone())
     }
 }
 
@@ -285,7 +288,7 @@ fn a_login_cannot_be_passed_on() {
     let evil = Gate {
         node: "evil".into(),
         identity: NodeIdentity::new(SigningKey::from_seed(&[6; 32]), &random(7)).unwrap(),
-        principals: Box::new(|_, _| Some(admin().public().into())),
+        principals: Box::new(|_, _| LoginKeys { good: vec![admin().public().into()], decoys: vec![] }),
     };
     let mut evil = Server::new(Arc::new(evil), &random(8)).unwrap();
     let proof = Stolen::default();

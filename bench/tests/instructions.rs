@@ -14,8 +14,7 @@ fn instructions_per_capsule_stay_within_their_budget() {
         return;
     }
     let (program, budget) = (Path::new(env!("CARGO_BIN_EXE_bench")), Budget::read().unwrap());
-    let costs: Vec<_> =
-        Kind::ALL.iter().map(|&kind| count(program, kind, budget.payload).unwrap()).collect();
+    let costs: Vec<_> = Kind::ALL.iter().map(|&kind| count(program, kind, budget.payload).unwrap()).collect();
     for cost in &costs {
         eprintln!("{}: {:.0} instructions per capsule", cost.relay, cost.total);
     }

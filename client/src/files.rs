@@ -9,6 +9,8 @@ use anyhow::{Context, Result};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
+use crate::exit::{Code, failure};
+
 /// Writes `value` as JSON. A reader sees the old file or the new one, never a part.
 pub fn write_json<T: Serialize + ?Sized>(path: &Path, value: &T) -> Result<()> {
     let mut text = serde_json::to_string_pretty(value)?;
@@ -30,6 +32,22 @@ pub fn write(path: &Path, bytes: &[u8]) -> Result<()> {
 /// Writes a file that only its owner may read.
 pub fn write_secret(path: &Path, bytes: &[u8]) -> Result<()> {
     write_mode(path, bytes, 0o600)
+}
+
+/// Writes a file that only its owner may read, unless there is one of that name.
+pub fn create_secret(path: &Path, bytes: &[u8]) -> Result<()> {
+    let mut file = match fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(path) {
+        Err(e) if e.kind() == ErrorKind::AlreadyExists => {
+            let text = format!("{} is there already; --force replaces it for good", path.display());
+            return Err(failure(Code::Failed, text));
+        }
+        file => file.with_context(|| format!("cannot write {}", path.display()))?,
+    };
+    file.write_all(bytes).with_context(|| {
+        // Half a secret is worth nothing and would be in the way of the next attempt.
+        let _ = fs::remove_file(path);
+        format!("cannot write {}", path.display())
+    })
 }
 
 /// Removes a file or a socket, if it is there.

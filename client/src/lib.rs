@@ -5,7 +5,8 @@
 //! | [`cli`]     | `bees OBJECT VERB`: the command line                                      |
 //! | [`remote`]  | a node's control server                                                   |
 //! | [`session`] | a protocol's session                                                      |
-//! | [`flow`]    | flow tuples: building, printing, injecting                                |
+//! | [`flow`]    | flow tuples: building, signing, verifying, printing, injecting            |
+//! | [`keys`]    | principals' private keys                                                  |
 //! | [`lab`]     | several nodes on this machine, in QEMU or as processes                    |
 //! | [`output`]  | tables, JSON, progress; [`exit`]: exit codes; [`files`]: files            |
 //!
@@ -16,6 +17,7 @@ pub mod cli;
 pub mod exit;
 pub mod files;
 pub mod flow;
+pub mod keys;
 pub mod lab;
 pub mod output;
 pub mod remote;

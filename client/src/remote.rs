@@ -9,12 +9,13 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result};
 use authagent::NoEntropy;
 use authagent::channel::{Client, ClientEvent};
-use authagent::keys::{Ed25519Key, SigningKey};
+use authagent::keys::Ed25519Key;
 use wire::control::{Answer, FlowInfo, MAX_PIECE, Page, Request, TeamInfo, decode, encode};
 use wire::id::TupleHash;
 
 use crate::exit::{Code, failure};
 use crate::flow::Bundle;
+use crate::keys::PrivateKey;
 
 /// Where a node is, and what is needed to be let in.
 #[derive(Debug, Clone)]
@@ -30,7 +31,7 @@ pub struct Target {
     /// As whom to log in.
     pub principal: String,
     /// The principal's key.
-    pub key: SigningKey,
+    pub key: PrivateKey,
     /// How long to wait for the node.
     pub timeout: Duration,
 }
@@ -220,8 +221,9 @@ const MIN_WAIT: Duration = Duration::from_millis(1);
 #[cfg(test)]
 mod tests {
     use super::*;
+    use authagent::access::LoginKeys;
     use authagent::channel::{Gate, Server, ServerEvent};
-    use authagent::keys::{NodeIdentity, PublicKey};
+    use authagent::keys::{NodeIdentity, PublicKey, SigningKey};
     use std::net::TcpListener;
     use std::sync::Arc;
     use wire::control::{Arrival, ControlError, Erred, FlowState};
@@ -240,7 +242,10 @@ mod tests {
             let gate = Gate {
                 node: "a".into(),
                 identity: NodeIdentity::new(SigningKey::from_seed(&NODE), &entropy).unwrap(),
-                principals: Box::new(move |name: &str, _: Scheme| (name == "admin").then(|| admin.clone())),
+                principals: Box::new(move |name: &str, _: Scheme| {
+                    let good = if name == "admin" { vec![admin.clone()] } else { vec![] };
+                    LoginKeys { good, decoys: vec![] }
+                }),
             };
             let mut server = Server::new(Arc::new(gate), &entropy).unwrap();
             let (mut stream, _) = listener.accept().unwrap();
@@ -266,7 +271,7 @@ mod tests {
             control: address,
             identity: Some(SigningKey::from_seed(&NODE).public()),
             principal: "admin".into(),
-            key: SigningKey::from_seed(&ADMIN),
+            key: SigningKey::from_seed(&ADMIN).into(),
             timeout: Duration::from_secs(10),
         }
     }
@@ -277,6 +282,7 @@ mod tests {
             name: "hello".into(),
             state: FlowState::Running,
             principal: None,
+            injected_by: None,
             team: None,
             source: None,
             grant: None,
@@ -344,7 +350,7 @@ mod tests {
     #[test]
     fn only_the_right_keys_open_the_door() {
         let code = |target: &Target| crate::exit::code(&Remote::login(target).err().unwrap());
-        let stranger = Target { key: SigningKey::from_seed(&[9; 32]), ..node(|_| Answer::Done) };
+        let stranger = Target { key: SigningKey::from_seed(&[9; 32]).into(), ..node(|_| Answer::Done) };
         assert_eq!(code(&stranger), Code::Unreachable);
         let other = Some(SigningKey::from_seed(&[9; 32]).public());
         assert_eq!(code(&Target { identity: other, ..node(|_| Answer::Done) }), Code::Unreachable);

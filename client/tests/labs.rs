@@ -1,97 +1,20 @@
 //! Labs as their users run them: the `bees` command on QEMU nodes (`qemu_`) and on hosted nodes
 //! (`hosted_`). `cargo xtask test` builds what they need: image, capsules, `bees-node`.
 
+mod common;
+
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output};
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::process::Command;
 use std::time::{Duration, Instant};
 
-use serde_json::Value;
+use common::{BEES, Lab, root};
 use wire::describe::{self, Description};
 use wire::id::PartHash;
 use wire::tuple::Events;
 
-const BEES: &str = env!("CARGO_BIN_EXE_bees");
 /// A piece of a module that is looked for elsewhere: long enough not to be there by chance.
 const PIECE: usize = 48;
-
-fn root() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("..").canonicalize().unwrap()
-}
-
-/// A lab in a folder of its own, taken down in any case.
-struct Lab {
-    folder: PathBuf,
-    file: PathBuf,
-}
-
-impl Lab {
-    fn deploy(file: &str, on: &str) -> Self {
-        Self::deploy_with(file, on, str::to_string)
-    }
-
-    /// The same with unprotected links, whose captures can be read.
-    fn deploy_readable(file: &str, on: &str) -> Self {
-        Self::deploy_with(file, on, |text| text.replacen("[defaults]", "[defaults]\nprotect = false", 1))
-    }
-
-    fn deploy_with(file: &str, on: &str, edit: impl Fn(&str) -> String) -> Self {
-        static COUNT: AtomicU32 = AtomicU32::new(0);
-        let number = COUNT.fetch_add(1, Ordering::Relaxed);
-        let name = format!("bees-{on}-{}-{number}-{}", std::process::id(), file.replace(['/', '.'], "-"));
-        let folder = std::env::temp_dir().join(name);
-        fs::create_dir_all(&folder).unwrap();
-        let text = fs::read_to_string(root().join("emulab").join(file)).unwrap();
-        let lab = Self { file: folder.join(file), folder };
-        fs::write(&lab.file, edit(&text)).unwrap();
-        let image = root().join("target/image");
-        let (image, file) = (image.to_str().unwrap().to_string(), lab.file.to_str().unwrap().to_string());
-        lab.bees(&["lab", "deploy", &file, "--on", on, "--image", &image, "--patience", "120"]);
-        lab
-    }
-
-    fn run(&self, arguments: &[&str]) -> Output {
-        Command::new(BEES).args(arguments).current_dir(&self.folder).output().unwrap()
-    }
-
-    /// Runs a command that must succeed; its output.
-    #[track_caller]
-    fn bees(&self, arguments: &[&str]) -> String {
-        let output = self.run(arguments);
-        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
-        assert!(
-            output.status.success(),
-            "bees {arguments:?}: {}\n{}{}",
-            output.status,
-            text(&output.stdout),
-            text(&output.stderr)
-        );
-        text(&output.stdout)
-    }
-
-    #[track_caller]
-    fn json(&self, arguments: &[&str]) -> Value {
-        let text = self.bees(&[&["-j"], arguments].concat());
-        serde_json::from_str(&text).unwrap_or_else(|e| panic!("bees -j {arguments:?}: {e}\n{text}"))
-    }
-
-    fn state(&self) -> PathBuf {
-        let labs = fs::read_dir(self.folder.join(".lab")).unwrap();
-        labs.map(|entry| entry.unwrap().path()).next().expect("a deployed lab has its folder")
-    }
-}
-
-impl Drop for Lab {
-    fn drop(&mut self) {
-        let destroyed = self.run(&["lab", "destroy"]);
-        if destroyed.status.success() {
-            let _ = fs::remove_dir_all(&self.folder);
-        } else {
-            eprintln!("the lab in {} could not be destroyed: {destroyed:?}", self.folder.display());
-        }
-    }
-}
 
 /// `hello` with a constant that did not exist before this run.
 fn tagged_hello(folder: &Path) -> (PathBuf, String) {

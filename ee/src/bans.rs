@@ -19,6 +19,8 @@ struct Ban {
     /// `None`: until lifted.
     until: Option<Instant>,
     times: u32,
+    /// Who stopped it, if somebody did.
+    by: Option<String>,
 }
 
 /// The bans of a node.
@@ -33,9 +35,15 @@ impl Bans {
         self.list.iter().any(|b| b.flow == *flow && b.until.is_none_or(|t| now < t))
     }
 
-    /// Keeps a flow away until [`lift`](Self::lift): its operator stopped it.
-    pub fn until_lifted(&mut self, flow: TupleHash) {
-        self.enter(Ban { flow, until: None, times: 0 });
+    /// Keeps a flow away until [`lift`](Self::lift): somebody stopped it.
+    pub fn until_lifted(&mut self, flow: TupleHash, by: &str) {
+        self.enter(Ban { flow, until: None, times: 0, by: Some(by.into()) });
+    }
+
+    /// Whether a flow is kept away now, and not because this principal stopped it.
+    pub fn holds_for(&self, now: Instant, flow: &TupleHash, principal: &str) -> bool {
+        let own = |b: &Ban| b.flow == *flow && b.by.as_deref() == Some(principal);
+        self.holds(now, flow) && !self.list.iter().any(own)
     }
 
     /// Keeps a flow away for a while, longer each time: its team was ended for its strikes.
@@ -47,7 +55,7 @@ impl Bans {
         }
         let times = known.map_or(0, |b| b.times);
         let length = FIRST_BAN.saturating_mul(1 << times.min(16)).min(LONGEST_BAN);
-        self.enter(Ban { flow, until: Some(now + length), times: times + 1 });
+        self.enter(Ban { flow, until: Some(now + length), times: times + 1, by: None });
     }
 
     /// Lets a flow come back.
@@ -78,8 +86,10 @@ mod tests {
         bans.for_a_while(later, flow);
         assert!(bans.holds(later + FIRST_BAN, &flow));
         assert!(!bans.holds(later + FIRST_BAN * 2, &flow));
-        bans.until_lifted(flow);
+        assert!(bans.holds_for(later, &flow, "joe"));
+        bans.until_lifted(flow, "joe");
         assert!(bans.holds(later + LONGEST_BAN * 9, &flow));
+        assert!(bans.holds_for(later, &flow, "eve") && !bans.holds_for(later, &flow, "joe"));
         bans.lift(&flow);
         assert!(!bans.holds(later, &flow));
     }

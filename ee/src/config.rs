@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
 use authagent::keys::{Ed25519Key, PublicKey, SigningKey};
+use authagent::policy::Policy;
 use nodeos::config::{LinkConfig, NeighborConfig, TeamConfig};
 use nodeos::units::Size;
 use serde::{Deserialize, Serialize};
@@ -97,6 +98,10 @@ pub struct NodeSection {
     /// The Auth Agent.
     #[serde(default)]
     pub agent: AgentKind,
+    /// The policy of the agent `source-based`: TOML, `docs/policy.md`. Without it nobody may do anything but
+    /// the administrator.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub policy: Option<String>,
     /// Bytes for all teams together.
     #[serde(default = "default_memory")]
     pub memory: Size,
@@ -115,6 +120,8 @@ pub enum AgentKind {
     /// Lets everything in.
     #[default]
     Everything,
+    /// Lets known principals' signed flows in, by a policy.
+    SourceBased,
 }
 
 /// The `[control]` section.
@@ -179,6 +186,20 @@ impl NodeConfig {
         self.control.as_ref().map(parse).transpose()
     }
 
+    /// The agent's policy, if the agent has one.
+    pub fn policy(&self) -> Result<Option<Policy>, ConfigError> {
+        let text = self.node.policy.as_deref();
+        match (self.node.agent, text) {
+            (AgentKind::Everything, None) => Ok(None),
+            (AgentKind::Everything, Some(_)) => {
+                Err(ConfigError("node.policy: the agent everything has no policy".into()))
+            }
+            (AgentKind::SourceBased, text) => Policy::parse(text.unwrap_or(""))
+                .map(Some)
+                .map_err(|e| ConfigError(format!("node.policy: {e}"))),
+        }
+    }
+
     /// Checks what the format alone does not.
     pub fn check(&self) -> Result<(), ConfigError> {
         let fail = |text: String| Err(ConfigError(text));
@@ -200,6 +221,7 @@ impl NodeConfig {
         nodeos::config::check(&self.links, &self.neighbors).map_err(|e| ConfigError(e.0))?;
         self.identity()?;
         self.admin()?;
+        self.policy()?;
         if let Some(name) = self.sensors.keys().find(|name| !sensor::is_name(name)) {
             return fail(format!("sensors.{name}: at most 64 printable characters without blanks"));
         }
@@ -246,5 +268,8 @@ mod tests {
         assert!(error("link = \"ab\"", "link = \"xy\"").contains("xy"));
         assert!(error("identity = \"01", "identity = \"zz").contains("identity"));
         assert!(error("name = \"a\"", "name = \"a b\"").contains("node.name"));
+        assert!(error("name = \"a\"", "name = \"a\"\npolicy = ''").contains("has no policy"));
+        let policy = "name = \"a\"\nagent = \"source-based\"\npolicy = '''\nx = 1'''";
+        assert!(error("name = \"a\"", policy).contains("policy, line 1, column 1"));
     }
 }

@@ -2,6 +2,7 @@
 //!
 //! A refused thing is always counted under who erred. `docs/counters.md` explains each.
 
+use authagent::agent::Reason;
 use wire::control::Counter;
 
 macro_rules! counters {
@@ -71,6 +72,38 @@ counters! {
     GaveUp = "downloads_given_up",
     /// The Auth Agent refused a flow.
     FlowsRefused = "flows_refused",
+    /// A flow was refused because nobody signed it. The principal erred.
+    Unsigned = "principal_unsigned",
+    /// A flow was refused because nobody here knows its principal.
+    UnknownPrincipal = "principal_unknown",
+    /// A flow was refused because its principal has no key of the signature's scheme.
+    NoKey = "principal_no_key",
+    /// A flow was refused because its signature is not the principal's over that body.
+    BadSignature = "principal_bad_signatures",
+    /// A flow was refused because the key that signed it is too weak.
+    KeyTooWeak = "principal_weak_keys",
+    /// A flow was refused because its tuple may not be used yet.
+    NotYetValid = "principal_tuples_not_yet_valid",
+    /// A flow was refused or ended because its tuple may no longer be used.
+    Expired = "principal_tuples_expired",
+    /// A flow was refused or ended because the node does not know the time.
+    TimeUnknown = "node_time_unknown",
+    /// A flow was refused because its principal's time has not begun.
+    PrincipalNotYetValid = "principal_not_yet_valid",
+    /// A flow was refused or ended because its principal's time is over.
+    PrincipalExpired = "principal_expired",
+    /// A flow was refused or ended because it needs a privilege that is not granted.
+    PrivilegeDenied = "principal_privileges_denied",
+    /// A flow was refused because its tuple is meant for other nodes.
+    OtherNode = "principal_other_node",
+    /// A flow was refused or ended for another reason of the Auth Agent's policy.
+    PolicyDenied = "principal_policy_denied",
+    /// A flow was refused or ended because a revocation names it.
+    Revocations = "flows_by_revocation",
+    /// A running flow was ended by the Auth Agent.
+    FlowsRevoked = "flows_revoked",
+    /// A running flow goes on with less.
+    FlowsClamped = "flows_clamped",
     /// A flow was started.
     FlowsStarted = "flows_started",
     /// A flow ended.
@@ -89,6 +122,10 @@ counters! {
     DownloadsServed = "downloads_served",
     /// A control client failed to prove who it is.
     LoginsRefused = "operator_logins_refused",
+    /// A client was sent away unheard: its address failed to log in too often, or too many try.
+    LoginsLimited = "operator_logins_limited",
+    /// A client asked for what its principal has no right to.
+    RequestsDenied = "operator_requests_denied",
     /// A control or session stream broke its protocol.
     StreamErrors = "client_stream_errors",
     /// A session was opened.
@@ -97,6 +134,29 @@ counters! {
     SendDropped = "send_dropped",
     /// A log line was left out by the rate limit.
     LogSuppressed = "log_suppressed",
+    /// An audit line was left out by its rate limit.
+    AuditSuppressed = "audit_suppressed",
+}
+
+impl From<&Reason> for Count {
+    fn from(reason: &Reason) -> Self {
+        match reason {
+            Reason::Unsigned => Self::Unsigned,
+            Reason::UnknownPrincipal(_) => Self::UnknownPrincipal,
+            Reason::NoKey { .. } => Self::NoKey,
+            Reason::BadSignature { .. } => Self::BadSignature,
+            Reason::KeyTooWeak { .. } => Self::KeyTooWeak,
+            Reason::NotYetValid { .. } => Self::NotYetValid,
+            Reason::Expired { .. } => Self::Expired,
+            Reason::TimeUnknown => Self::TimeUnknown,
+            Reason::PrincipalNotYetValid { .. } => Self::PrincipalNotYetValid,
+            Reason::PrincipalExpired { .. } => Self::PrincipalExpired,
+            Reason::Privilege { .. } => Self::PrivilegeDenied,
+            Reason::OtherNode => Self::OtherNode,
+            Reason::Revoked { .. } => Self::Revocations,
+            Reason::Policy(_) => Self::PolicyDenied,
+        }
+    }
 }
 
 /// All counters of a node.

@@ -9,7 +9,7 @@ use authagent::agent::Verification;
 use authagent::keys::PublicKey;
 use authagent::link::{Finished, Task};
 use wire::id::{PartHash, TupleHash};
-use wire::tuple::Tuple;
+use wire::tuple::{Scheme, Tuple};
 
 use crate::engine::{Code, CompileError, Engine};
 use crate::neighbor::NeighborId;
@@ -52,6 +52,19 @@ pub enum Work {
         /// The step.
         task: Task,
     },
+    /// Check another signature for the Auth Agent.
+    Check {
+        /// The agent's number.
+        check: u32,
+        /// The key.
+        key: PublicKey,
+        /// How the signature claims to be made.
+        scheme: Scheme,
+        /// What it covers.
+        message: Vec<u8>,
+        /// The signature.
+        signature: Vec<u8>,
+    },
 }
 
 /// What became of a job.
@@ -82,6 +95,13 @@ pub enum Done {
         /// What came of the step.
         finished: Finished,
     },
+    /// Of [`Work::Check`].
+    Checked {
+        /// The agent's number.
+        check: u32,
+        /// Whether the signature is right.
+        valid: bool,
+    },
 }
 
 impl Job {
@@ -110,6 +130,9 @@ impl Job {
                 Done::Verified { flow, verification: Verification::of(&tuple, key) }
             }
             Work::Handshake { neighbor, task } => Done::Handshake { neighbor, finished: task.run() },
+            Work::Check { check, key, scheme, message, signature } => {
+                Done::Checked { check, valid: key.verify(scheme, &message, &signature).is_ok() }
+            }
         };
         JobDone { id: self.id, result }
     }
@@ -121,6 +144,7 @@ impl fmt::Debug for Work {
             Self::Compile { hash, module, .. } => write!(f, "Compile({hash:.8}, {} bytes)", module.len()),
             Self::Verify { flow, .. } => write!(f, "Verify({flow:.8})"),
             Self::Handshake { task, .. } => write!(f, "Handshake({task:?})"),
+            Self::Check { check, .. } => write!(f, "Check({check})"),
         }
     }
 }

@@ -8,7 +8,7 @@
 //! | [`config`]                  | its configuration                                                    |
 //! | [`flow`], [`registry`]      | flows and the identifiers that belong to them                        |
 //! | [`system`]                  | translation and download                                             |
-//! | [`neighbor`], [`bans`], [`uploads`], [`log`], [`counters`] | what a node keeps beside its flows    |
+//! | [`neighbor`], [`bans`], [`attempts`], [`uploads`], [`log`], [`counters`] | what a node keeps beside its flows    |
 //! | [`sandbox`]                 | one team's code and state                                            |
 //! | [`engine`], [`admit`], [`job`], [`cache`] | from a module's bytes to shared machine code           |
 //! | [`abi`], `guest`            | the guest interface                                                  |
@@ -20,6 +20,7 @@
 
 pub mod abi;
 pub mod admit;
+pub mod attempts;
 pub mod bans;
 pub mod cache;
 pub mod cap;

@@ -5,6 +5,7 @@
 //! again: what its last event wanted is dropped, and no instruction of it runs from then on. What it did
 //! to its own state before, it did; other teams have their own stores and see nothing of it.
 
+mod clamp;
 mod state;
 #[cfg(test)]
 pub(crate) mod tests;
@@ -464,12 +465,6 @@ impl Sandbox {
         }
     }
 
-    /// Revokes every capability for privileges that are not among `kept`, and what other teams got of them
-    /// by envelopes.
-    pub fn withhold(&mut self, kept: &[String]) {
-        self.run.store.data_mut().caps.withhold(kept);
-    }
-
     /// What the team holds.
     pub fn stats(&self) -> SandboxStats {
         let state = self.run.store.data();
@@ -556,7 +551,7 @@ impl Sandbox {
         let state = self.run.store.data_mut();
         let known = state.sessions.iter().find(|(_, s)| **s == session).map(|(h, _)| h);
         let (number, packet, handle) = match (what, known) {
-            (SessionInput::Open, None) => match handler.map(|_| state.sessions.insert(session)) {
+            (SessionInput::Open, None) => match handler.map(|_| state.open(session)) {
                 Some(Ok(handle)) => (abi::session::OPEN, Vec::new(), handle),
                 other => {
                     state.refused.sessions += u16::from(other.is_some());
@@ -727,7 +722,6 @@ fn state(engine: &Engine, setup: Setup, kinds: Kinds, now: Now) -> Result<TeamSt
         random.fill(&mut soft_seed);
     }
     let main = InstanceState { position: 0, kinds, memory: None };
-    let min_timer = grant.min_timer_us.unwrap_or(0);
     Ok(TeamState {
         tuple,
         hash,
@@ -750,10 +744,11 @@ fn state(engine: &Engine, setup: Setup, kinds: Kinds, now: Now) -> Result<TeamSt
         soft: None,
         soft_limit: budget.cache_entries.into(),
         soft_seed: u64::from_le_bytes(soft_seed),
-        timers: TimerTable::new(budget.timers.into(), min_timer),
+        timers: TimerTable::new(budget.timers.into(), grant.min_timer_us, grant.max_timer_us),
         sessions: Slab::new(usize::from(budget.sessions).min(abi::MAX_NAMED)),
         maker: Maker::new(shared.envelopes.clone()),
         shared,
+        session_limit: budget.sessions.into(),
         packet: Vec::new(),
         speaking: None,
         random,

@@ -85,7 +85,7 @@ impl Soft {
         // From here on nothing fails: what was there gives way.
         if let Some(old) = self.find(key) {
             self.remove(old);
-        } else if self.entries.is_full()
+        } else if self.entries.len() >= self.limit
             && let Some(oldest) = self.oldest
         {
             self.remove(oldest);
@@ -107,6 +107,16 @@ impl Soft {
         self.buckets[bucket] = Some(handle);
         self.link_newest(handle);
         Ok(())
+    }
+
+    /// Lowers the number of entries; the least recently used beyond it go.
+    pub fn lower(&mut self, limit: usize) {
+        self.limit = self.limit.min(limit);
+        while self.entries.len() > self.limit
+            && let Some(oldest) = self.oldest
+        {
+            self.remove(oldest);
+        }
     }
 
     /// The entry of `key`, which is now the most recently used.
@@ -262,8 +272,11 @@ pub struct Fired {
 pub(crate) struct TimerTable {
     timers: Slab<Timer>,
     order: Timers<Handle>,
-    /// The shortest interval, in microseconds.
+    /// How many may run at once.
+    limit: usize,
+    /// The shortest and the longest interval, in microseconds.
     min: u64,
+    max: u64,
 }
 
 /// The longest interval, in microseconds: a year.
@@ -275,19 +288,32 @@ impl TimerTable {
         Slab::<Timer>::bytes(limit) + timer_bytes(limit)
     }
 
-    pub fn new(limit: usize, min_us: u32) -> Self {
+    pub fn new(limit: usize, min_us: Option<u32>, max_us: Option<u64>) -> Self {
         let limit = limit.min(abi::MAX_NAMED);
-        Self { timers: Slab::new(limit), order: Timers::new(limit), min: min_us.into() }
+        let max = max_us.unwrap_or(u64::MAX).min(MAX_INTERVAL);
+        let min = u64::from(min_us.unwrap_or(0));
+        Self { timers: Slab::new(limit), order: Timers::new(limit), limit, min, max }
+    }
+
+    /// Lowers how many may run at once, and narrows the intervals. Timers that run go on; periodic ones
+    /// keep to the new bounds from their next firing on.
+    pub fn lower(&mut self, limit: usize, min_us: Option<u32>, max_us: Option<u64>) {
+        self.limit = self.limit.min(limit);
+        self.min = self.min.max(min_us.unwrap_or(0).into());
+        self.max = self.max.min(max_us.unwrap_or(u64::MAX));
     }
 
     /// A timer that fires `after_us` from now and, unless `period_us` is 0, every `period_us` from then on.
     pub fn set(&mut self, now: Instant, after_us: i64, period_us: i64, token: i64) -> Result<Handle, Error> {
-        let interval = |us: i64| u64::try_from(us).ok().filter(|us| *us <= MAX_INTERVAL);
+        let interval = |us: i64| u64::try_from(us).ok().filter(|us| *us <= self.max);
         let after = interval(after_us).ok_or(Error::BadArgument)?.max(self.min);
         let period = match interval(period_us).ok_or(Error::BadArgument)? {
             0 => 0,
             us => us.max(self.min).max(1),
         };
+        if self.timers.len() >= self.limit {
+            return Err(Error::NoRoom);
+        }
         let (order, at) = (&mut self.order, now + Duration::from_micros(after));
         let timer = |handle| Timer { token, period, wake: order.set(at, handle).ok() };
         self.timers.insert_with(timer).map_err(|_| Error::NoRoom)
@@ -316,6 +342,7 @@ impl TimerTable {
             self.timers.remove(handle);
             return Some(fired);
         }
+        timer.period = timer.period.min(self.max).max(self.min).max(1);
         let periods = now.micros().saturating_sub(at.micros()) / timer.period + 1;
         let next = at + Duration::from_micros(timer.period.saturating_mul(periods));
         timer.wake = self.order.set(next, handle).ok();
@@ -401,7 +428,7 @@ mod tests {
 
     #[test]
     fn periodic_timers_keep_their_handle() {
-        let mut t = TimerTable::new(2, 100);
+        let mut t = TimerTable::new(2, Some(100), None);
         let once = t.set(Instant(0), 5, 0, 1).unwrap();
         let often = t.set(Instant(0), 150, 200, 2).unwrap();
         assert_eq!(t.set(Instant(0), 5, 0, 3), Err(Error::NoRoom));
@@ -418,6 +445,36 @@ mod tests {
         t.cancel(often).unwrap();
         assert!(!t.is_wanted(&fired));
         assert_eq!(t.deadline(), None);
+    }
+
+    #[test]
+    fn intervals_have_bounds_that_can_be_narrowed() {
+        let mut t = TimerTable::new(4, None, Some(1000));
+        assert_eq!(t.set(Instant(0), 1001, 0, 1), Err(Error::BadArgument));
+        assert_eq!(t.set(Instant(0), 1, 1001, 1), Err(Error::BadArgument));
+        t.set(Instant(0), 10, 10, 1).unwrap();
+        t.set(Instant(0), 1000, 0, 2).unwrap();
+        t.lower(2, Some(100), Some(500));
+        assert_eq!(t.set(Instant(0), 100, 0, 3), Err(Error::NoRoom), "two run");
+        assert!(t.due(Instant(10)).is_some());
+        assert_eq!(t.deadline(), Some(Instant(110)), "the period is the new shortest");
+        t.lower(9, Some(1), None);
+        assert_eq!(t.set(Instant(0), 100, 0, 3), Err(Error::NoRoom), "nothing is raised");
+    }
+
+    #[test]
+    fn fewer_entries_leave_the_most_recent() {
+        let (_, mut s) = soft(8);
+        for k in 0..8u8 {
+            s.put(Instant(0), &[k], &[k], 10).unwrap();
+        }
+        s.lower(3);
+        assert_eq!(s.len(), 3);
+        assert!(get(&mut s, 0, &[4]).is_none() && get(&mut s, 0, &[5]).is_some());
+        s.put(Instant(0), b"new", b"", 10).unwrap();
+        assert_eq!(s.len(), 3);
+        s.lower(0);
+        assert_eq!(s.put(Instant(0), b"x", b"", 10), Err(Error::NoRoom));
     }
 
     proptest! {

@@ -16,8 +16,11 @@ use wire::control::{Answer, Request, encode};
 use wire::describe::Description;
 use wire::id::PartHash;
 use wire::link::Frame as LinkFrame;
+use wire::revoke::Revocation;
 use wire::statement::Proof;
 use wire::tuple::{Scheme, Tuple};
+
+const POLICY: &str = "[unsigned]\nneighbors = { only = [\"b\"] }\nbudgets = { memory = \"64k\" }\n";
 
 /// Pieces as `fuzz::pieces` cuts them: a number, a length, bytes.
 fn pieces<'a>(list: impl IntoIterator<Item = (u8, &'a [u8])>) -> Vec<u8> {
@@ -89,6 +92,21 @@ fn write_the_seeds() {
     seeds.put("description", "ask", &description.encode());
     seeds.put("limits", "chain", &[0; 1].into_iter().chain((0..36).map(|i| i % 3)).collect::<Vec<u8>>());
 
+    let revocation = Revocation {
+        flow: flow.hash(),
+        until: 1_800_000_000,
+        by: Some("joe".into()),
+        scheme: Scheme::Ed25519,
+        signature: vec![7; 64],
+    };
+    seeds.put("revocation", "by-joe", &revocation.encode());
+    seeds.put("policy", "small", POLICY.as_bytes());
+    seeds.put(
+        "policy",
+        "documented",
+        include_str!("../../docs/policy.md").split("```").nth(1).unwrap()[5..].as_bytes(),
+    );
+
     let requests = [
         Request::NodeShow,
         Request::FlowShow { from: 1 },
@@ -100,6 +118,9 @@ fn write_the_seeds() {
         },
         Request::FlowInject { tuple: flow.tuple.clone() },
         Request::FlowStop { flow: flow.hash(), kill: false },
+        Request::PolicyShow,
+        Request::PolicyLoad { text: POLICY.into() },
+        Request::FlowRevoke { revocation: revocation.encode() },
     ];
     let requests: Vec<Vec<u8>> = requests.iter().map(encode).collect();
     for (n, request) in requests.iter().enumerate() {

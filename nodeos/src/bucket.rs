@@ -28,6 +28,13 @@ impl TokenBucket {
         Self { rate, burst, tokens: burst, at: Instant::ZERO }
     }
 
+    /// Goes on with this rate and burst; what the bucket held beyond the new burst is gone.
+    pub fn set(&mut self, now: Instant, rate: u64, burst: u64) {
+        self.refill(now);
+        let Self { rate, burst, .. } = Self::new(rate, burst);
+        (self.rate, self.burst, self.tokens) = (rate, burst, self.tokens.min(burst));
+    }
+
     /// Takes `bytes` if there are as many, else nothing. What is longer than the burst never passes.
     pub fn take(&mut self, now: Instant, bytes: usize) -> bool {
         self.refill(now);
@@ -90,6 +97,15 @@ fn tokens(bytes: usize) -> Option<u64> {
 mod tests {
     use super::*;
     use proptest::prelude::*;
+
+    #[test]
+    fn a_lower_rate_takes_what_was_saved() {
+        let mut bucket = TokenBucket::new(1000, 5000);
+        bucket.set(Instant::ZERO, 100, 200);
+        assert_eq!((bucket.rate(), bucket.burst(), bucket.available(Instant::ZERO)), (100, 200, 200));
+        assert!(bucket.take(Instant::ZERO, 200) && !bucket.take(Instant(999_999), 100));
+        assert!(bucket.take(Instant(1_000_000), 100));
+    }
 
     #[test]
     fn burst_then_rate() {

@@ -42,4 +42,5 @@ pub mod sched;
 pub mod slab;
 pub mod team;
 pub mod timer;
-pub mod units;
+
+pub use wire::units;

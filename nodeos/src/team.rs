@@ -329,6 +329,13 @@ impl Team {
     pub fn account(&self) -> &Account {
         &self.account
     }
+
+    /// Goes on with a lower budget; nothing is raised. A limit below what is in use takes nothing away, but
+    /// refuses more until enough has come back.
+    pub fn lower(&mut self, requested: &Budgets) {
+        self.budget = self.budget.clamp(requested);
+        self.account.set_limit(self.budget.memory);
+    }
 }
 
 /// Why a team was not made.

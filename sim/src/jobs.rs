@@ -48,7 +48,7 @@ impl Worker {
                 let time = times.compile + times.compile_per_kib * kib;
                 (self.compile(job), time)
             }
-            Work::Verify { .. } | Work::Handshake { .. } => (job.run(), times.verify),
+            Work::Verify { .. } | Work::Check { .. } | Work::Handshake { .. } => (job.run(), times.verify),
         }
     }
 

@@ -130,7 +130,7 @@ impl Sim {
             bytes
         };
         let identities = lab.nodes.iter().map(|_| key()).collect();
-        let plan = lab.plan(&Keys { admin: SOME_KEY, identities })?;
+        let plan = lab.plan(&Keys { admin: SOME_KEY, identities, ..Keys::default() })?;
         let engine = Engine::new(Metering::Fuel)?;
         let mut chance = Random::new(seed, LINKS);
         let mut wire = |link: &crate::lab::LinkPlan| Wire {

@@ -16,11 +16,13 @@ use crate::id::{PartHash, TupleHash};
 use crate::tuple::Scheme;
 
 /// The control protocol written here.
-pub const VERSION: u16 = 1;
+pub const VERSION: u16 = 2;
 /// The longest message, in bytes: what fits one Noise message.
 pub const MAX_MESSAGE: usize = 60_000;
 /// The longest piece of a part in one [`Request::PartPut`], in bytes.
 pub const MAX_PIECE: usize = 48 * 1024;
+/// The longest policy, in bytes.
+pub const MAX_POLICY: usize = 48 * 1024;
 
 /// A client says who it is, after the handshake.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -106,6 +108,18 @@ pub enum Request {
         /// At once, without the flow's own clean-up.
         kill: bool,
     },
+    /// The Auth Agent's policy.
+    PolicyShow,
+    /// Gives the Auth Agent another policy, which is checked first and then holds for running flows, too.
+    PolicyLoad {
+        /// At most [`MAX_POLICY`] bytes, in the agent's own format.
+        text: String,
+    },
+    /// Hands a [`crate::revoke::Revocation`] to the Auth Agent.
+    FlowRevoke {
+        /// Its encoding.
+        revocation: Vec<u8>,
+    },
 }
 
 /// What a node answers.
@@ -133,6 +147,13 @@ pub enum Answer {
     Log(Vec<LogEntry>),
     /// To [`Request::FlowInject`]: accepted for judgement; [`FlowInfo::state`] tells what became of it.
     Injected(TupleHash),
+    /// To [`Request::PolicyShow`].
+    Policy {
+        /// The Auth Agent's name.
+        agent: String,
+        /// The policy in force, as it was given; empty if there is none.
+        text: String,
+    },
 }
 
 /// Who is to blame for an error.
@@ -336,6 +357,8 @@ pub struct FlowInfo {
     pub state: FlowState,
     /// Who answers for it.
     pub principal: Option<String>,
+    /// The principal that injected it here, if it did not come from a neighbor.
+    pub injected_by: Option<String>,
     /// Its team, once there is one.
     pub team: Option<u32>,
     /// The neighbor that the tuple came from; none where it was injected.
@@ -410,6 +433,35 @@ pub struct LogEntry {
     pub at_us: u64,
     /// The text.
     pub text: String,
+    /// What it is about.
+    pub class: LogClass,
+}
+
+/// What a line of the log is about.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub enum LogClass {
+    /// The node itself.
+    Node,
+    /// What flows do.
+    Flow,
+    /// A guest's own words.
+    Guest,
+    /// Something from outside that was refused.
+    Refused,
+    /// Who was allowed what: every grant, denial, revocation, clamp, login and policy.
+    Audit,
+}
+
+impl fmt::Display for LogClass {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Node => "node",
+            Self::Flow => "flow",
+            Self::Guest => "guest",
+            Self::Refused => "refused",
+            Self::Audit => "audit",
+        })
+    }
 }
 
 /// Reads a message. `None`: the other side sent something else.
@@ -434,6 +486,9 @@ mod tests {
             Request::TeamShow { from: 7 },
             Request::PartPut { part: PartHash([1; 32]), total: 9, offset: 4, bytes: alloc::vec![1, 2] },
             Request::FlowStop { flow: TupleHash([2; 32]), kill: true },
+            Request::PolicyShow,
+            Request::PolicyLoad { text: "min_rsa_bits = 3072".into() },
+            Request::FlowRevoke { revocation: alloc::vec![1] },
         ];
         for r in all {
             assert_eq!(decode::<Request>(&encode(&r)), Some(r));

@@ -25,6 +25,8 @@ pub struct Grant {
     pub max_emissions: Option<u64>,
     /// The shortest timer interval, in microseconds.
     pub min_timer_us: Option<u32>,
+    /// The longest timer interval, in microseconds.
+    pub max_timer_us: Option<u64>,
 }
 
 /// Which neighbors a flow may know of.
@@ -47,6 +49,46 @@ impl Neighbors {
             Self::Only(names) => listed(names),
             Self::Except(names) => !listed(names),
         }
+    }
+
+    /// Those that are in both.
+    #[must_use]
+    pub fn meet(&self, other: &Self) -> Self {
+        let only = |names: &[String], other: &Self| {
+            Self::Only(names.iter().filter(|n| other.includes(n)).cloned().collect())
+        };
+        match (self, other) {
+            (Self::All, x) | (x, Self::All) => x.clone(),
+            (Self::Only(names), x) | (x, Self::Only(names)) => only(names, x),
+            (Self::Except(a), Self::Except(b)) => {
+                let more = b.iter().filter(|n| !a.contains(n));
+                Self::Except(a.iter().chain(more).cloned().collect())
+            }
+        }
+    }
+}
+
+impl Budgets {
+    /// The lower of each two; what only one names counts.
+    #[must_use]
+    pub fn meet(&self, other: &Self) -> Self {
+        Self {
+            memory: least(self.memory, other.memory),
+            event_us: least(self.event_us, other.event_us),
+            rate: least(self.rate, other.rate),
+            burst: least(self.burst, other.burst),
+            timers: least(self.timers, other.timers),
+            cache_entries: least(self.cache_entries, other.cache_entries),
+            sessions: least(self.sessions, other.sessions),
+        }
+    }
+}
+
+/// The lower of two bounds, where `None` is no bound.
+fn least<T: Ord>(a: Option<T>, b: Option<T>) -> Option<T> {
+    match (a, b) {
+        (Some(a), Some(b)) => Some(a.min(b)),
+        (a, b) => a.or(b),
     }
 }
 
@@ -72,6 +114,28 @@ impl Grant {
             cycle_depth: Some(crate::limits::MAX_DEPTH as u32),
             max_emissions: None,
             min_timer_us: None,
+            max_timer_us: None,
+        }
+    }
+
+    /// The lower of two grants in every respect: what both allow.
+    #[must_use]
+    pub fn meet(&self, other: &Self) -> Self {
+        let clamps = self.clamps.iter().map(|c| {
+            let upper = other.limits(c.protocol, c.kind, c.upper);
+            Clamp { upper, ..c.clone() }
+        });
+        let named = |c: &&Clamp| !self.clamps.iter().any(|m| (m.protocol, m.kind) == (c.protocol, c.kind));
+        Self {
+            budgets: self.budgets.meet(&other.budgets),
+            neighbors: self.neighbors.meet(&other.neighbors),
+            privileges: self.privileges.iter().filter(|p| other.privileges.contains(p)).cloned().collect(),
+            clamps: clamps.chain(other.clamps.iter().filter(named).cloned()).collect(),
+            // Without a number no circle is allowed at all.
+            cycle_depth: self.cycle_depth.zip(other.cycle_depth).map(|(a, b)| a.min(b)),
+            max_emissions: least(self.max_emissions, other.max_emissions),
+            min_timer_us: self.min_timer_us.max(other.min_timer_us),
+            max_timer_us: least(self.max_timer_us, other.max_timer_us),
         }
     }
 
@@ -79,5 +143,84 @@ impl Grant {
     pub fn limits(&self, protocol: u8, kind: u8, declared: Limits) -> Limits {
         let mine = |c: &&Clamp| c.protocol == protocol && c.kind == kind;
         self.clamps.iter().filter(mine).fold(declared, |limits, c| limits.clamp(&c.upper))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::limits::Operation;
+    use alloc::string::ToString;
+    use alloc::vec;
+    use proptest::prelude::*;
+
+    fn names() -> impl Strategy<Value = Vec<String>> {
+        proptest::collection::vec((b'a'..=b'e').prop_map(|c| char::from(c).to_string()), 0..4)
+    }
+
+    fn neighbors() -> impl Strategy<Value = Neighbors> {
+        prop_oneof![
+            Just(Neighbors::All),
+            names().prop_map(Neighbors::Only),
+            names().prop_map(Neighbors::Except)
+        ]
+    }
+
+    fn grant() -> impl Strategy<Value = Grant> {
+        let some = || proptest::option::of(0u32..9);
+        let clamp = (0u8..2, 0u8..2, 0u16..4).prop_map(|(protocol, kind, n)| Clamp {
+            protocol,
+            kind,
+            upper: Limits::NONE.with(Operation::Sends, n).with(Operation::Returns, 3 - n),
+        });
+        let clamps = proptest::collection::vec(clamp, 0..4).prop_map(|mut clamps: Vec<Clamp>| {
+            clamps.sort_by_key(|c| (c.protocol, c.kind));
+            clamps.dedup_by_key(|c| (c.protocol, c.kind));
+            clamps
+        });
+        (neighbors(), names(), clamps, some(), some(), some(), some(), some()).prop_map(
+            |(neighbors, privileges, clamps, depth, most, min, max, event_us)| Grant {
+                budgets: Budgets { event_us, memory: most.map(u64::from), ..Budgets::default() },
+                neighbors,
+                privileges,
+                clamps,
+                cycle_depth: depth,
+                max_emissions: most.map(u64::from),
+                min_timer_us: min,
+                max_timer_us: max.map(u64::from),
+            },
+        )
+    }
+
+    proptest! {
+        #[test]
+        fn a_meeting_allows_what_both_allow(a in grant(), b in grant()) {
+            let both = a.meet(&b);
+            for name in ["a", "b", "c", "d", "e", "f"] {
+                let each = a.neighbors.includes(name) && b.neighbors.includes(name);
+                prop_assert_eq!(both.neighbors.includes(name), each);
+                let has = |g: &Grant| g.privileges.iter().any(|p| p == name);
+                prop_assert_eq!(has(&both), has(&a) && has(&b));
+            }
+            let declared = Operation::ALL.iter().fold(Limits::NONE, |l, op| l.with(*op, 7));
+            for (protocol, kind) in [(0, 0), (0, 1), (1, 0), (1, 1)] {
+                let each = b.limits(protocol, kind, a.limits(protocol, kind, declared));
+                prop_assert_eq!(both.limits(protocol, kind, declared), each);
+            }
+            prop_assert_eq!(both.cycle_depth.is_some(), a.cycle_depth.is_some() && b.cycle_depth.is_some());
+            prop_assert!(both.min_timer_us >= a.min_timer_us && both.min_timer_us >= b.min_timer_us);
+            prop_assert_eq!(both.meet(&a), both.clone(), "meeting again changes nothing");
+            prop_assert_eq!(a.meet(&a).neighbors, a.neighbors);
+        }
+    }
+
+    #[test]
+    fn a_bound_that_one_names_counts() {
+        let a = Budgets { memory: Some(5), timers: Some(3), ..Budgets::default() };
+        let b = Budgets { memory: Some(7), sessions: Some(0), ..Budgets::default() };
+        let both = Budgets { memory: Some(5), timers: Some(3), sessions: Some(0), ..Budgets::default() };
+        assert_eq!(a.meet(&b), both);
+        let all = Grant::everything(a, vec!["x".to_string()]);
+        assert_eq!(all.meet(&Grant::everything(b, vec![])).privileges, [""; 0]);
     }
 }

@@ -11,9 +11,12 @@
 //! | [`system`]  | payloads of the system protocols (translation, download)              | capsules                      |
 //! | [`describe`]  | what a module says about itself                                      | a custom section of the module |
 //! | [`grant`]   | what an Auth Agent gives a flow                                       | inside a node, agent to agent |
+//! | [`revoke`]  | a signed revocation of a flow                                         | agent to agent, control       |
 //! | [`control`] | requests and answers of the `bees` command                            | Noise over TCP 3322           |
 //! | [`session`] | how a program talks to a protocol                                     | TCP 3323                      |
 //! | [`statement`] | what guests have signed, and what opens a sealed envelope            | capsules                      |
+//! | [`units`]   | rates, sizes and durations as people write them                       | configuration, policy         |
+//! | [`utc`]     | points in time as people write them                                   | the same                      |
 //!
 //! Parsers never panic on what a peer sent and allocate no more than the bytes they were given justify.
 //! `docs/wire.md` has the same formats for readers of other languages.
@@ -30,10 +33,13 @@ pub mod grant;
 pub mod id;
 pub mod limits;
 pub mod link;
+pub mod revoke;
 pub mod session;
 pub mod statement;
 pub mod system;
 pub mod tuple;
+pub mod units;
+pub mod utc;
 
 /// EtherType of capsules between neighbors on one link (IEEE 802 local experimental 1).
 pub const ETHERTYPE: u16 = 0x88b5;

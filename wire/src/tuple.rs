@@ -60,7 +60,7 @@ pub struct Body {
     pub validity: Validity,
     /// The flow that this one takes over from.
     pub replaces: Option<TupleHash>,
-    /// Room for what later releases add. An unknown extension refuses the tuple.
+    /// What the fields do not say, each kind once. An unknown extension refuses the tuple.
     pub extensions: Vec<Extension>,
 }
 
@@ -213,13 +213,38 @@ pub struct Validity {
     pub until: Option<u64>,
 }
 
-/// A tagged piece of a later release.
+/// A tagged piece; the tags are those of [`Extension`]'s constants.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Extension {
     /// What it is.
     pub tag: u16,
     /// Its contents.
     pub value: Vec<u8>,
+}
+
+impl Extension {
+    /// The tuple is meant for some nodes only: a list of their names, 1 to [`MAX_ITEMS`].
+    pub const NODES: u16 = 1;
+
+    /// The tuple is meant for the nodes of these names and no other.
+    pub fn nodes(names: &[impl AsRef<str>]) -> Self {
+        let names: Vec<&str> = names.iter().map(AsRef::as_ref).collect();
+        Self { tag: Self::NODES, value: encode(&names) }
+    }
+
+    fn check(&self) -> Result<(), Error> {
+        if self.tag != Self::NODES {
+            return Err(Error::Extension(self.tag));
+        }
+        let names = self.names().ok_or(Error::Malformed)?;
+        bound("nodes", (1..=MAX_ITEMS).contains(&names.len()))?;
+        names.iter().try_for_each(|n| name("node name", n))
+    }
+
+    fn names(&self) -> Option<Vec<&str>> {
+        let names: Vec<&str> = crate::system::decode(&self.value)?;
+        (encode(&names) == self.value).then_some(names)
+    }
 }
 
 /// Who answers for a flow.
@@ -374,14 +399,18 @@ impl Body {
         if self.version != VERSION {
             return Err(Error::Version(self.version));
         }
-        if let Some(e) = self.extensions.first() {
-            return Err(Error::Extension(e.tag));
-        }
+        self.extensions.iter().try_for_each(Extension::check)?;
+        bound("extensions", self.extensions.len() <= 1)?;
         bound("protocols", (1..=MAX_PROTOCOLS).contains(&self.protocols.len()))?;
         bound("privileges", self.request.privileges.len() <= MAX_ITEMS)?;
         self.request.privileges.iter().try_for_each(|p| name("privilege", &p.name))?;
         self.protocols.iter().try_for_each(Protocol::check)?;
         self.check_tree()
+    }
+
+    /// The names of the nodes that the tuple is meant for; `None`: any node.
+    pub fn nodes(&self) -> Option<Vec<&str>> {
+        self.extensions.iter().find(|e| e.tag == Extension::NODES).and_then(Extension::names)
     }
 
     /// Every protocol but the first is the companion of exactly one that stands before it.
@@ -560,7 +589,7 @@ mod tests {
     #[test]
     fn bounds_are_kept() {
         type Edit = fn(&mut Tuple);
-        let edits: [Edit; 8] = [
+        let edits: [Edit; 13] = [
             |t| t.body.protocols.clear(),
             |t| t.body.protocols[0].name = String::new(),
             |t| t.body.protocols[0].name = "a\nb".into(),
@@ -568,13 +597,27 @@ mod tests {
             |t| t.body.protocols[0].capsules[0].derives = vec![1],
             |t| t.body.protocols[0].events.timer = Some(9),
             |t| t.body.protocols[0].params[0].value = vec![0; MAX_PARAM + 1],
-            |t| t.body.extensions.push(Extension { tag: 1, value: vec![] }),
+            |t| t.body.extensions.push(Extension { tag: 2, value: vec![] }),
+            |t| t.body.extensions.push(Extension { tag: Extension::NODES, value: vec![] }),
+            |t| t.body.extensions.push(Extension { tag: Extension::NODES, value: vec![0x81, 0, 1, b'a'] }),
+            |t| t.body.extensions.push(Extension::nodes(&[""; 0])),
+            |t| t.body.extensions.push(Extension::nodes(&["a b"])),
+            |t| t.body.extensions = vec![Extension::nodes(&["a"]); 2],
         ];
         for (i, edit) in edits.iter().enumerate() {
             let mut t = tuple();
             edit(&mut t);
             assert!(Tuple::decode(&t.encode()).is_err(), "edit {i}");
         }
+    }
+
+    #[test]
+    fn a_tuple_names_the_nodes_it_is_for() {
+        let mut t = tuple();
+        assert_eq!(t.body.nodes(), None);
+        t.body.extensions.push(Extension::nodes(&["a", "b"]));
+        let t = Tuple::decode(&t.encode()).unwrap();
+        assert_eq!(t.body.nodes(), Some(vec!["a", "b"]));
     }
 
     #[test]

@@ -113,7 +113,7 @@ impl Client {
             version: VERSION,
             principal: self.principal.clone(),
             scheme: self.signer.scheme(),
-            proof: self.signer.sign(&login_statement(state.get_handshake_hash())),
+            proof: self.signer.sign(&login_statement(state.get_handshake_hash()))?,
         };
         let mut transport = Box::new(state.into_transport_mode().map_err(handshake_error)?);
         seal(&mut transport, &mut self.line.output, &control::encode(&login))?;

@@ -17,11 +17,12 @@ use super::{
     ChannelError, HELLO_LEN, Line, LoginFault, MAX_LOGIN, REPLY_LEN, Stage, login_statement, noise, open,
     put_record, seal,
 };
+use crate::access::LoginKeys;
 use crate::keys::{NodeIdentity, PublicKey};
 use crate::{Entropy, draw};
 
-/// Finds the key of a principal under a scheme, if there is one that may log in.
-pub type PrincipalKeys = Box<dyn Fn(&str, Scheme) -> Option<PublicKey> + Send + Sync>;
+/// Finds the keys under which a login as this principal, by this scheme, is tried.
+pub type PrincipalKeys = Box<dyn Fn(&str, Scheme) -> LoginKeys + Send + Sync>;
 
 /// What all channels of a node have in common.
 pub struct Gate {
@@ -131,14 +132,17 @@ impl Server {
         if principal.len() > MAX_NAME || !principal.bytes().all(|b| b.is_ascii_graphic()) {
             return Err(LoginFault::Malformed);
         }
-        let known = (self.gate.principals)(&principal, scheme);
-        // Someone unknown takes as long to refuse as someone known, so that names cannot be tried out.
-        let key = known.clone().unwrap_or_else(|| self.gate.identity.public().into());
-        let proven = key.verify(scheme, statement, &proof).is_ok();
-        match known {
-            Some(_) if proven => Ok(principal),
-            Some(_) => Err(LoginFault::WrongProof(principal)),
-            None => Err(LoginFault::UnknownPrincipal(principal)),
+        let LoginKeys { good, decoys } = (self.gate.principals)(&principal, scheme);
+        // Every key is tried, whoever it is and whichever is right, so that time tells no names.
+        let proves = |key: &PublicKey| key.verify(scheme, statement, &proof).is_ok();
+        let proven = good.iter().fold(false, |proven, key| proves(key) | proven);
+        for key in &decoys {
+            core::hint::black_box(proves(key));
+        }
+        match good[..] {
+            [] => Err(LoginFault::UnknownPrincipal(principal)),
+            _ if proven => Ok(principal),
+            _ => Err(LoginFault::WrongProof(principal)),
         }
     }
 }
@@ -165,7 +169,7 @@ mod tests {
         let gate = Gate {
             node: "a".into(),
             identity: NodeIdentity::new(SigningKey::from_seed(&[2; 32]), &entropy).unwrap(),
-            principals: Box::new(move |_, _| Some(key.clone())),
+            principals: Box::new(move |_, _| LoginKeys { good: vec![key.clone()], decoys: vec![] }),
         };
         let mut server = Server::new(Arc::new(gate), &entropy).unwrap();
         let mut client = noise::initiator(draw(&entropy).unwrap()).unwrap();

@@ -93,7 +93,7 @@ impl AuthAgent for SignedOnly {
                 None => out.push(AgentAction::PolicyRefused { why: "lines are `PRINCIPAL KEY`".into() }),
             },
             AgentEvent::FlowEnded { flow } => drop(self.granted.remove(&flow)),
-            AgentEvent::Timer { .. } => {}
+            AgentEvent::Timer { .. } | AgentEvent::Message { .. } | AgentEvent::Checked { .. } => {}
         }
     }
 }

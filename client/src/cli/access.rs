@@ -1,13 +1,13 @@
 //! Which node a command is for, and how to get in.
 
-use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use anyhow::{Context, Result};
-use authagent::keys::{Ed25519Key, SigningKey};
+use anyhow::Result;
+use authagent::keys::Ed25519Key;
 
 use crate::exit::{Code, failure};
+use crate::keys::{KeyFile, PrivateKey, check_principal};
 use crate::lab::state::{ADMIN, Folder};
 use crate::remote::{Remote, Target};
 
@@ -32,15 +32,15 @@ pub struct Access {
         value_name = "HOST:PORT"
     )]
     session_address: Option<String>,
-    /// File with the secret key to log in with (hex)
-    #[arg(long, global = true, env = "BEES_KEY", help_heading = "Which node", value_name = "FILE")]
+    /// File with the private key to log in or to sign with (PEM or hex)
+    #[arg(long, global = true, env = "BEES_KEY", help_heading = "As whom", value_name = "FILE")]
     key: Option<PathBuf>,
     /// The node's public identity key (hex); without it any node at that address is believed
     #[arg(long, global = true, env = "BEES_IDENTITY", help_heading = "Which node", value_name = "HEX")]
     identity: Option<String>,
-    /// As whom to log in
-    #[arg(long, global = true, env = "BEES_PRINCIPAL", default_value = ADMIN, help_heading = "Which node", value_name = "NAME")]
-    principal: String,
+    /// As whom to log in or to sign; without it as the key's file says, or as the lab's administrator
+    #[arg(long, global = true, env = "BEES_PRINCIPAL", help_heading = "As whom", value_name = "NAME")]
+    principal: Option<String>,
     /// How long to wait for a node's answer, in seconds
     #[arg(long, global = true, default_value_t = 10.0, help_heading = "Which node", value_name = "SECONDS")]
     timeout: f64,
@@ -68,12 +68,15 @@ impl Access {
                         return Err(failure(Code::Usage, text));
                     }
                 };
-                let mut target = folder.target(&state, name, self.timeout()?)?;
-                if let Some(file) = &self.key {
-                    target.key = read_key(file)?;
-                }
-                target.principal.clone_from(&self.principal);
-                Ok(target)
+                let (key, principal) = match self.signer()? {
+                    Some(signer) => signer,
+                    None => {
+                        let principal = self.principal.as_deref().unwrap_or(ADMIN);
+                        (folder.principal_key(principal)?, principal.to_string())
+                    }
+                };
+                let target = folder.target(&state, name, self.timeout()?)?;
+                Ok(Target { key, principal, ..target })
             }
         }
     }
@@ -89,10 +92,41 @@ impl Access {
             .map_err(|e| failure(Code::Usage, format!("--timeout {}: {e}", self.timeout)))
     }
 
+    /// The key that `--key` names, and whose it is.
+    fn signer(&self) -> Result<Option<(PrivateKey, String)>> {
+        let Some(file) = &self.key else { return Ok(None) };
+        let KeyFile { key, principal } = KeyFile::load(file)?;
+        let principal = self.principal.clone().or(principal).unwrap_or_else(|| ADMIN.into());
+        check_principal(&principal)?;
+        Ok(Some((key, principal)))
+    }
+
+    /// Who signs a flow: the key in `file`, or in the file that `--key` names, or that of the lab's principal.
+    pub fn flow_signer(&self, file: Option<&Path>) -> Result<(PrivateKey, String)> {
+        let unknown = |what| failure(Code::Usage, format!("who signs? Say {what}"));
+        let Some(file) = file.or(self.key.as_deref()) else {
+            let principal = self.principal.as_deref().ok_or_else(|| unknown("--key FILE"))?;
+            return Ok((self.folder()?.principal_key(principal)?, principal.to_string()));
+        };
+        let KeyFile { key, principal } = KeyFile::load(file)?;
+        let principal = self.principal.clone().or(principal).ok_or_else(|| unknown("--principal NAME"))?;
+        check_principal(&principal)?;
+        Ok((key, principal))
+    }
+
+    /// The file that `--key` names.
+    pub fn key_file(&self) -> Option<&Path> {
+        self.key.as_deref()
+    }
+
+    /// The name that `--principal` gives.
+    pub fn principal(&self) -> Option<&str> {
+        self.principal.as_deref()
+    }
+
     fn outside(&self, address: &str) -> Result<Target> {
         let missing = |what| failure(Code::Usage, format!("--address needs {what}"));
-        let file = self.key.as_ref().ok_or_else(|| missing("--key FILE"))?;
-        let key = read_key(file)?;
+        let (key, principal) = self.signer()?.ok_or_else(|| missing("--key FILE"))?;
         let identity = self.identity.as_ref().map(|hex| hex.parse::<Ed25519Key>()).transpose();
         let identity = identity.map_err(|e| failure(Code::Usage, format!("--identity: {e}")))?;
         let session = match &self.session_address {
@@ -104,17 +138,11 @@ impl Access {
             control: address.into(),
             session,
             identity,
-            principal: self.principal.clone(),
+            principal,
             key,
             timeout: self.timeout()?,
         })
     }
-}
-
-fn read_key(file: &Path) -> Result<SigningKey> {
-    let text = fs::read_to_string(file)
-        .map_err(|e| failure(Code::Missing, format!("cannot read {}: {e}", file.display())))?;
-    SigningKey::from_hex(text.trim()).with_context(|| file.display().to_string())
 }
 
 fn next_port(address: &str) -> Option<String> {

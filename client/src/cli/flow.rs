@@ -1,4 +1,4 @@
-//! `bees flow build|dump|inject|show|stop`.
+//! `bees flow build|sign|verify|dump|inject|show|stop|revoke`.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -6,15 +6,19 @@ use std::time::Duration;
 use anyhow::Result;
 use serde_json::{Value, json};
 use wire::control::{Answer, Arrival, FlowInfo, FlowState, Request};
-use wire::grant::{Grant, Neighbors};
-use wire::limits::Operation;
-use wire::tuple::Tuple;
+use wire::id::TupleHash;
+use wire::tuple::{Tuple, Validity};
+use wire::utc::Utc;
 
 use super::Access;
+use super::policy::read_policy;
 use crate::exit::{Code, failure};
 use crate::flow::inject::{inject, state_text};
-use crate::flow::{Bundle, build, dump, read};
+use crate::flow::verify::Against;
+use crate::flow::{Bundle, build, dump, read, sign, verify};
+use crate::keys::{KeyFile, load_public};
 use crate::output::{Cell, Colour, Output, Table, bytes, or_dash, pairs, progress, us};
+use crate::remote::Remote;
 
 /// Verbs of flows.
 #[derive(Debug, clap::Subcommand)]
@@ -23,9 +27,40 @@ pub enum Verb {
     Build {
         #[command(flatten)]
         options: build::Options,
+        /// Sign it with the key in this file, for the principal that --principal or the file names
+        #[arg(long, value_name = "KEY")]
+        sign: Option<PathBuf>,
         /// Where to write the tuple; its parts go into the folder beside it
         #[arg(short, long, value_name = "FILE")]
         output: Option<PathBuf>,
+    },
+    /// Answer for a flow tuple: --key and --principal say who
+    Sign {
+        /// The tuple's file
+        flow: PathBuf,
+        #[command(flatten)]
+        period: build::Period,
+        /// Files with parts that are not beside the tuple
+        #[arg(long = "part", value_name = "FILE")]
+        parts: Vec<PathBuf>,
+        /// Where to write the signed tuple, instead of in its place
+        #[arg(short, long, value_name = "FILE")]
+        output: Option<PathBuf>,
+    },
+    /// Check a flow tuple part by part, as a node would: with --policy against a policy, with --key against
+    /// the key that should have signed it
+    Verify {
+        /// The tuple's file
+        flow: PathBuf,
+        /// The policy of a node
+        #[arg(long, value_name = "FILE")]
+        policy: Option<PathBuf>,
+        /// Files with parts that are not beside the tuple
+        #[arg(long = "part", value_name = "FILE")]
+        parts: Vec<PathBuf>,
+        /// Whether it holds at this time instead of now
+        #[arg(long, value_name = "TIME", value_parser = sign::parse_time)]
+        at: Option<u64>,
     },
     /// Print a flow tuple: limits, worst cases, identifiers
     Dump {
@@ -62,11 +97,51 @@ pub enum Verb {
         #[arg(long)]
         kill: bool,
     },
+    /// End a flow on the node and on every other that its Auth Agent tells and that believes it, and keep it
+    /// away. The flow's own principal can do so, and who the policies call a revoker
+    Revoke {
+        /// A tuple's file; or a flow of the node, by its hash or name
+        flow: String,
+        /// Until when it may not come back
+        #[arg(long, value_name = "TIME", value_parser = sign::parse_time, default_value = "+30d")]
+        until: u64,
+        /// The key that signs the revocation, if it is not the one that logs in
+        #[arg(long, value_name = "KEY")]
+        sign: Option<PathBuf>,
+        /// The key is a revoker's, not that of the flow's principal
+        #[arg(long)]
+        revoker: bool,
+    },
 }
 
 pub fn run(access: &Access, verb: &Verb, output: Output) -> Result<()> {
     match verb {
-        Verb::Build { options, output: file } => build_file(options, file.as_deref(), output),
+        Verb::Build { options, sign, output: file } => {
+            let mut bundle = build::build(options)?;
+            if let Some(key) = sign {
+                let (key, principal) = access.flow_signer(Some(key))?;
+                bundle.sign(&principal, &key, Validity::default())?;
+            }
+            let default = options.module.with_extension("tuple");
+            save(&bundle, file.as_deref().unwrap_or(&default), output)
+        }
+        Verb::Sign { flow, period, parts, output: file } => {
+            let (key, principal) = access.flow_signer(None)?;
+            let mut bundle = Bundle::load(flow, parts)?;
+            bundle.sign(&principal, &key, (*period).into())?;
+            save(&bundle, file.as_deref().unwrap_or(flow), output)
+        }
+        Verb::Verify { flow, policy, parts, at } => {
+            let policy = policy.as_deref().map(|file| read_policy(access, file)).transpose()?;
+            let key = access.key_file().map(load_public).transpose()?;
+            let against = match (&policy, &key) {
+                (Some(policy), _) => Against::Policy(policy),
+                (None, Some((key, _))) => Against::Key(key),
+                (None, None) => Against::Itself,
+            };
+            let at = at.unwrap_or_else(sign::now);
+            verify::report(&verify::verify(flow, parts, against, at)?, output)
+        }
         Verb::Dump { flow } => dump_flow(access, flow, output),
         Verb::Inject { file, params, parts, patience } => {
             let bundle = bundle(file, params, parts)?;
@@ -88,13 +163,13 @@ pub fn run(access: &Access, verb: &Verb, output: Output) -> Result<()> {
             output.show(|| flows.iter().map(flow_value).collect(), table)
         }
         Verb::Stop { flow, kill } => stop(access, flow, *kill),
+        Verb::Revoke { flow, until, sign, revoker } => {
+            revoke(access, flow, *until, sign.as_deref(), *revoker)
+        }
     }
 }
 
-fn build_file(options: &build::Options, file: Option<&Path>, output: Output) -> Result<()> {
-    let bundle = build::build(options)?;
-    let default = options.module.with_extension("tuple");
-    let file = file.unwrap_or(&default);
+fn save(bundle: &Bundle, file: &Path, output: Output) -> Result<()> {
     bundle.save(file)?;
     if output.is_json() {
         return output.value(&json!({ "file": file, "hash": bundle.hash().to_string() }));
@@ -146,6 +221,37 @@ fn stop(access: &Access, flow: &str, kill: bool) -> Result<()> {
     match remote.ask(&Request::FlowStop { flow: hash, kill })? {
         Answer::Done => {
             progress(format!("flow {hash:.8} is {}", if kill { "killed" } else { "stopped" }));
+            Ok(())
+        }
+        _ => Err(remote.nonsense()),
+    }
+}
+
+fn revoke(access: &Access, flow: &str, until: u64, key: Option<&Path>, revoker: bool) -> Result<()> {
+    let target = access.target()?;
+    let mut remote = Remote::login(&target)?;
+    let flow = match (Path::new(flow).is_file(), flow.parse::<TupleHash>()) {
+        (true, _) => TupleHash::of(&read(flow.as_ref())?),
+        (false, Ok(hash)) => hash,
+        (false, Err(_)) => remote.find_flow(flow)?.hash,
+    };
+    let (key, principal) = match key {
+        None => (target.key, Some(target.principal)),
+        Some(file) => {
+            let KeyFile { key, principal } = KeyFile::load(file)?;
+            (key, principal)
+        }
+    };
+    let unnamed = "the key's file does not say whose it is; `principal: NAME` in its first line does";
+    let by = match (revoker, principal) {
+        (true, _) => None,
+        (false, Some(principal)) => Some(principal),
+        (false, None) => return Err(failure(Code::Usage, unnamed)),
+    };
+    let revocation = sign::revoke(flow, until, by.as_deref(), &key)?.encode();
+    match remote.ask(&Request::FlowRevoke { revocation })? {
+        Answer::Done => {
+            progress(format!("flow {flow:.8} is revoked until {}, where that is believed", Utc(until)));
             Ok(())
         }
         _ => Err(remote.nonsense()),
@@ -247,7 +353,7 @@ fn flow_text(f: &FlowInfo) -> String {
         Some(neighbor) => {
             format!("{neighbor}, {} over the link, {} requests repeated", bytes(a.bytes), a.retries)
         }
-        None => "injected".into(),
+        None => f.injected_by.as_ref().map_or("injected".into(), |who| format!("injected by {who}")),
     };
     let times: Vec<String> = stages(a).iter().map(|(name, time)| format!("{name} {}", us(*time))).collect();
     let (done, sent, refused) = f.capsules;
@@ -263,25 +369,9 @@ fn flow_text(f: &FlowInfo) -> String {
         ("sessions", f.sessions.to_string()),
     ];
     if let Some(grant) = &f.grant {
-        rows.push(("granted", grant_text(grant)));
+        rows.push(("granted", dump::grant_text(grant)));
     }
     pairs(rows)
-}
-
-fn grant_text(g: &Grant) -> String {
-    let mut parts = vec![match &g.neighbors {
-        Neighbors::All => "all neighbors".to_string(),
-        Neighbors::Only(names) => format!("neighbors {}", names.join(" ")),
-        Neighbors::Except(names) => format!("neighbors except {}", names.join(" ")),
-    }];
-    parts.extend(Some(dump::budgets_text(&g.budgets)).filter(|b| !b.is_empty()));
-    parts.extend((!g.privileges.is_empty()).then(|| format!("privileges {}", g.privileges.join(" "))));
-    parts.extend(g.max_emissions.map(|n| format!("at most {n} sends per event")));
-    parts.extend(g.min_timer_us.map(|t| format!("timers from {}", us(t.into()))));
-    parts.extend(
-        (!g.clamps.is_empty()).then(|| format!("{} capsule types with lower limits", g.clamps.len())),
-    );
-    parts.join("; ")
 }
 
 /// A flow for programs.
@@ -295,25 +385,10 @@ pub fn flow_value(f: &FlowInfo) -> Value {
         FlowState::Ended(why) => ("ended", Some(why)),
     };
     let a = &f.arrival;
-    let grant = f.grant.as_ref().map(|g| {
-        let clamps = g.clamps.iter().map(|c| {
-            let upper: serde_json::Map<_, _> =
-                Operation::ALL.iter().map(|&op| (op.name().to_string(), c.upper.get(op).into())).collect();
-            json!({ "protocol": c.protocol, "kind": c.kind, "upper": upper })
-        });
-        let neighbors = match &g.neighbors {
-            Neighbors::All => json!("all"),
-            Neighbors::Only(names) => json!({ "only": names }),
-            Neighbors::Except(names) => json!({ "except": names }),
-        };
-        json!({
-            "budgets": dump::budgets_value(&g.budgets), "neighbors": neighbors, "privileges": g.privileges,
-            "clamps": clamps.collect::<Vec<_>>(), "cycle_depth": g.cycle_depth,
-            "max_emissions": g.max_emissions, "min_timer_us": g.min_timer_us,
-        })
-    });
+    let grant = f.grant.as_ref().map(dump::grant_value);
     json!({
         "hash": f.hash.to_string(), "name": f.name, "state": state, "why": why, "principal": f.principal,
+        "injected_by": f.injected_by,
         "team": f.team, "source": f.source, "grant": grant,
         "arrival": {
             "bytes": a.bytes, "retries": a.retries, "translate_us": a.translate_us, "tuple_us": a.tuple_us,
@@ -327,7 +402,7 @@ pub fn flow_value(f: &FlowInfo) -> Value {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use wire::id::TupleHash;
+    use wire::grant::Grant;
 
     fn flow(source: Option<&str>) -> FlowInfo {
         FlowInfo {
@@ -335,6 +410,7 @@ mod tests {
             name: "hello".into(),
             state: FlowState::Running,
             principal: None,
+            injected_by: source.is_none().then(|| "joe".into()),
             team: Some(2),
             source: source.map(Into::into),
             grant: Some(Grant::everything(Default::default(), vec![])),
@@ -363,6 +439,7 @@ mod tests {
             flow_text(&flow(Some("a"))).contains("from       a, 5000 B over the link, 1 requests repeated\n")
         );
         assert!(flow_text(&flow(None)).contains("granted    all neighbors\n"));
+        assert!(flow_text(&flow(None)).contains("from       injected by joe\n"));
         assert_eq!(flow_value(&flow(None))["arrival"]["download_us"], 12_000);
     }
 }

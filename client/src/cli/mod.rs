@@ -2,7 +2,9 @@
 
 mod access;
 mod flow;
+mod key;
 mod lab;
+mod policy;
 mod session;
 mod show;
 
@@ -16,6 +18,7 @@ use crate::output::Output;
 
 pub use access::Access;
 pub use flow::{arrivals, flow_value};
+pub use policy::parse_policy;
 
 /// Talks to active nodes: shows them, gives them protocols, runs labs of them
 #[derive(Debug, Parser)]
@@ -32,9 +35,9 @@ pub struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Object {
-    /// The node itself
+    /// The node itself, and its log
     #[command(subcommand)]
-    Node(show::Show),
+    Node(show::Node),
     /// Its links
     #[command(subcommand)]
     Link(show::Show),
@@ -47,11 +50,15 @@ enum Object {
     /// The modules in its code cache
     #[command(subcommand)]
     Protocol(show::Show),
-    /// Its log
-    Log(show::Log),
-    /// Flows: build, dump, inject, show, stop
+    /// Who may do what on it
+    #[command(subcommand)]
+    Policy(policy::Verb),
+    /// Flows: build, sign, verify, dump, inject, show, stop, revoke
     #[command(subcommand)]
     Flow(Box<flow::Verb>),
+    /// Principals' keys: make, show, export
+    #[command(subcommand)]
+    Key(key::Verb),
     /// Talk to a protocol: each line of input a packet, each packet a line of output
     Session(session::Options),
     /// Labs: several nodes on this machine
@@ -75,13 +82,15 @@ pub fn run(cli: Cli) -> Result<()> {
     let Cli { access, json, object } = cli;
     let output = Output::new(json);
     match object {
-        Object::Node(_) => show::node(&access, output),
+        Object::Node(show::Node::Show) => show::node(&access, output),
+        Object::Node(show::Node::Log(options)) => show::log(&access, &options, output),
         Object::Link(_) => show::link(&access, output),
         Object::Neighbor(_) => show::neighbor(&access, output),
         Object::Team(_) => show::team(&access, output),
         Object::Protocol(_) => show::protocol(&access, output),
-        Object::Log(options) => show::log(&access, &options, output),
+        Object::Policy(verb) => policy::run(&access, &verb, output),
         Object::Flow(verb) => flow::run(&access, &verb, output),
+        Object::Key(verb) => key::run(&access, &verb, output),
         Object::Session(options) => session::run(&access, &options, output),
         Object::Lab(verb) => lab::run(&access, *verb, json, output),
     }
@@ -99,12 +108,27 @@ mod tests {
 
     #[test]
     fn options_may_stand_before_and_behind() {
-        for line in
-            ["bees -n a -j node show", "bees node show -n a -j", "bees session -n a ping -- ping c count 3"]
-        {
+        for line in [
+            "bees -n a -j node show",
+            "bees node show -n a -j",
+            "bees node log --audit --follow -n a",
+            "bees session -n a ping -- ping c count 3",
+            "bees key new --type rsa --bits 4096 --principal joe joe.key",
+            "bees flow sign x.tuple --key joe.key --principal joe -o y.tuple --valid-from 5 --valid-until +7d",
+            "bees flow build x.wasm --sign joe.key --principal joe --privilege sensors? --for-node b",
+            "bees flow verify x.tuple --policy b.toml --at 2026-11-21",
+            "bees policy load b.toml --node b",
+        ] {
             Cli::try_parse_from(line.split(' ')).unwrap();
         }
-        for line in ["bees node", "bees node hide", "bees flow build", "bees lab deploy"] {
+        for line in [
+            "bees node",
+            "bees node hide",
+            "bees flow build",
+            "bees lab deploy",
+            "bees key new",
+            "bees flow sign x --valid-until now",
+        ] {
             assert!(Cli::try_parse_from(line.split(' ')).is_err(), "{line}");
         }
     }

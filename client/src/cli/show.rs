@@ -1,11 +1,12 @@
-//! What a node says of itself: `bees node|link|neighbor|team|protocol show`, `bees log`.
+//! What a node says of itself: `bees node|link|neighbor|team|protocol show`, `bees node log`.
 
 use std::time::Duration;
 
 use anyhow::Result;
 use nodeos::units::Rate;
 use serde_json::json;
-use wire::control::{Answer, Counter, Request};
+use wire::control::{Answer, Counter, LogClass, Request};
+use wire::utc::Utc;
 
 use super::Access;
 use crate::output::{Output, Table, bytes, hex, or_dash, pairs, plain, us};
@@ -17,9 +18,21 @@ pub enum Show {
     Show,
 }
 
+/// Verbs of the node itself.
+#[derive(Debug, Clone, Copy, clap::Subcommand)]
+pub enum Node {
+    /// Show what it is and its counters
+    Show,
+    /// Print its log
+    Log(Log),
+}
+
 /// What of the log to show.
-#[derive(Debug, clap::Args)]
+#[derive(Debug, Clone, Copy, clap::Args)]
 pub struct Log {
+    /// Only who was allowed what: grants, denials, revocations, logins, policies
+    #[arg(long)]
+    audit: bool,
     /// Go on showing new lines
     #[arg(short, long)]
     follow: bool,
@@ -50,7 +63,7 @@ pub fn node(access: &Access, output: Output) -> Result<()> {
         ("identity", hex(&n.identity)),
         ("agent", n.agent),
         ("uptime", us(n.uptime_us)),
-        ("wall time", n.wall.map_or("unknown".into(), |s| format!("{s} s since 1970"))),
+        ("wall time", n.wall.map_or("unknown".into(), |s| Utc(s).to_string())),
         ("memory", format!("{} of {} for teams", bytes(n.memory.0), bytes(n.memory.1))),
         ("buffers", format!("{} of {} lent", n.buffers.0, n.buffers.1)),
         ("flows", format!("{} of {}", n.flows.0, n.flows.1)),
@@ -215,8 +228,11 @@ pub fn log(access: &Access, options: &Log, output: Output) -> Result<()> {
         let Answer::Log(lines) = remote.ask(&Request::Log { from })? else { return Err(remote.nonsense()) };
         for line in &lines {
             from = from.max(line.number.saturating_add(1));
+            if options.audit && line.class != LogClass::Audit {
+                continue;
+            }
             if output.is_json() {
-                output.value(&json!({ "number": line.number, "at_us": line.at_us, "text": line.text }))?;
+                output.value(&json!({ "number": line.number, "at_us": line.at_us, "class": line.class.to_string(), "text": line.text }))?;
             } else {
                 output.text(&format!("{:>12.6}  {}\n", line.at_us as f64 / 1e6, plain(&line.text)))?;
             }

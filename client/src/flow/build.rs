@@ -10,9 +10,11 @@ use wasmparser::{Parser, Payload};
 use wire::describe::{Description, SECTION};
 use wire::id::PartHash;
 use wire::tuple::{
-    Body, Budgets, Credentials, DataPart, Param, Part, Privilege, Protocol, Request, Tuple, VERSION, Validity,
+    Body, Budgets, Credentials, DataPart, Extension, Param, Part, Privilege, Protocol, Request, Tuple,
+    VERSION, Validity,
 };
 
+use super::sign::parse_time;
 use super::{Bundle, read};
 
 /// What to build a flow from.
@@ -35,15 +37,32 @@ pub struct Options {
     /// Modules of companions, in the order in which the protocol counts them
     #[arg(long = "companion", value_name = "FILE")]
     pub companions: Vec<PathBuf>,
-    /// Not to be used before this time (seconds since 1970)
-    #[arg(long, value_name = "TIME")]
-    pub valid_from: Option<u64>,
-    /// Not to be used after this time (seconds since 1970)
-    #[arg(long, value_name = "TIME")]
-    pub valid_until: Option<u64>,
+    /// When the flow may be used
+    #[command(flatten)]
+    pub validity: Period,
+    /// A node that the flow is for, by its name; any node without one
+    #[arg(long = "for-node", value_name = "NODE")]
+    pub nodes: Vec<String>,
     /// The flow that this one takes over from
     #[arg(long, value_name = "HASH", value_parser = |s: &str| s.parse::<wire::id::TupleHash>().map_err(|e| e.to_string()))]
     pub replaces: Option<wire::id::TupleHash>,
+}
+
+/// When a flow may be used.
+#[derive(Debug, Clone, Copy, Default, clap::Args)]
+pub struct Period {
+    /// Not to be used before this time: 2026-11-21, 2026-11-21T15:04:05Z, +2h from now
+    #[arg(long, value_name = "TIME", value_parser = parse_time)]
+    pub valid_from: Option<u64>,
+    /// Not to be used after this time
+    #[arg(long, value_name = "TIME", value_parser = parse_time)]
+    pub valid_until: Option<u64>,
+}
+
+impl From<Period> for Validity {
+    fn from(period: Period) -> Self {
+        Self { from: period.valid_from, until: period.valid_until }
+    }
 }
 
 /// `NAME=VALUE` of a command line.
@@ -77,9 +96,9 @@ pub fn build(options: &Options) -> Result<Bundle> {
         nonce,
         protocols,
         request,
-        validity: Validity { from: options.valid_from, until: options.valid_until },
+        validity: options.validity.into(),
         replaces: options.replaces,
-        extensions: Vec::new(),
+        extensions: if options.nodes.is_empty() { vec![] } else { vec![Extension::nodes(&options.nodes)] },
     };
     let tuple = Tuple { body, credentials: Credentials::None };
     let bytes = tuple.encode();
@@ -229,6 +248,14 @@ pub(crate) mod tests {
         bytes
     }
 
+    /// A flow of the module above.
+    pub fn bundle() -> Bundle {
+        let scratch = Scratch::new(&format!("bundle-{:?}", std::thread::current().id()));
+        let path = scratch.0.join("demo.wasm");
+        std::fs::write(&path, module(SECTION, &description().encode())).unwrap();
+        build(&Options { module: path, ..Options::default() }).unwrap()
+    }
+
     fn pairs(texts: &[&str]) -> Vec<Pair> {
         texts.iter().map(|t| t.parse().unwrap()).collect()
     }
@@ -249,6 +276,7 @@ pub(crate) mod tests {
             data: pairs(&[&format!("table={}", text.display())]),
             budgets: pairs(&["memory=1M", "event=2ms", "rate=8mbit", "timers=3"]),
             privileges: vec!["sensors?".into()],
+            nodes: vec!["a".into(), "b".into()],
             ..Options::default()
         };
         let bundle = build(&options).unwrap();
@@ -260,6 +288,7 @@ pub(crate) mod tests {
         assert_eq!(request.budgets.memory, Some(1 << 20));
         assert_eq!((request.budgets.event_us, request.budgets.rate), (Some(2000), Some(1_000_000)));
         assert!(request.privileges[0].optional && request.privileges[0].name == "sensors");
+        assert_eq!(bundle.tuple.body.nodes(), Some(vec!["a", "b"]));
         assert_ne!(build(&options).unwrap().hash(), bundle.hash(), "the nonce is random");
 
         let path = scratch.0.join("demo.tuple");

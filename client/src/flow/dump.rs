@@ -4,11 +4,14 @@ use std::fmt::Write;
 
 use nodeos::units;
 use serde_json::{Value, json};
+use wire::grant::{Grant, Neighbors};
 use wire::id::{CapsuleId, TupleHash};
 use wire::limits::{MAX_DEPTH, Operation, worst_case};
 use wire::tuple::{Budgets, Coupling, Credentials, Part, Protocol, Provider, Tuple};
+use wire::utc::Utc;
 
-use crate::output::{bytes, hex};
+use super::verify::scheme_text;
+use crate::output::{bytes, hex, us};
 
 /// The tuple whose encoding is `encoded` as a tree.
 pub fn text(tuple: &Tuple, encoded: &[u8]) -> String {
@@ -24,9 +27,13 @@ pub fn text(tuple: &Tuple, encoded: &[u8]) -> String {
     match (validity.from, validity.until) {
         (None, None) => tree.line(1, "valid at any time"),
         (from, until) => {
-            let end = |t: Option<u64>| t.map_or("ever".into(), |t| format!("{t} s"));
-            tree.line(1, format!("valid from {} until {} (since 1970)", end(from), end(until)));
+            let from = from.map_or("ever".into(), |t| Utc(t).to_string());
+            let until = until.map_or("ever".into(), |t| Utc(t).to_string());
+            tree.line(1, format!("valid from {from} until {until}"));
         }
+    }
+    if let Some(nodes) = tuple.body.nodes() {
+        tree.line(1, format!("for no node but {}", nodes.join(" ")));
     }
     tree.line(1, credentials(&tuple.credentials));
     tree.line(1, format!("asks for {}", request(tuple)));
@@ -48,10 +55,12 @@ pub fn value(tuple: &Tuple, encoded: &[u8]) -> Value {
     json!({
         "hash": hash.to_string(), "len": encoded.len(), "version": body.version, "nonce": hex(&body.nonce),
         "replaces": body.replaces.map(|r| r.to_string()),
-        "valid_from": body.validity.from, "valid_until": body.validity.until,
-        "principal": match &tuple.credentials {
-            Credentials::None => None,
-            Credentials::Signed { principal, .. } => Some(principal),
+        "valid_from": body.validity.from, "valid_until": body.validity.until, "nodes": body.nodes(),
+        "signed": match &tuple.credentials {
+            Credentials::None => Value::Null,
+            Credentials::Signed { principal, scheme, signature } => json!({
+                "principal": principal, "scheme": scheme_text(*scheme), "signature": hex(signature),
+            }),
         },
         "privileges": body.request.privileges.iter()
             .map(|p| json!({ "name": p.name, "optional": p.optional })).collect::<Vec<_>>(),
@@ -80,6 +89,43 @@ pub fn budgets_text(b: &Budgets) -> String {
         b.sessions.map(|v| format!("sessions={v}")),
     ];
     named.into_iter().flatten().collect::<Vec<_>>().join(" ")
+}
+
+/// A grant for people.
+pub fn grant_text(g: &Grant) -> String {
+    let mut parts = vec![match &g.neighbors {
+        Neighbors::All => "all neighbors".to_string(),
+        Neighbors::Only(names) => format!("neighbors {}", names.join(" ")),
+        Neighbors::Except(names) => format!("neighbors except {}", names.join(" ")),
+    }];
+    parts.extend(Some(budgets_text(&g.budgets)).filter(|b| !b.is_empty()));
+    parts.extend((!g.privileges.is_empty()).then(|| format!("privileges {}", g.privileges.join(" "))));
+    parts.extend(g.max_emissions.map(|n| format!("at most {n} sends per event")));
+    parts.extend(g.min_timer_us.map(|t| format!("timers from {}", us(t.into()))));
+    parts.extend(g.max_timer_us.map(|t| format!("timers to {}", us(t))));
+    parts.extend(
+        (!g.clamps.is_empty()).then(|| format!("{} capsule types with lower limits", g.clamps.len())),
+    );
+    parts.join("; ")
+}
+
+/// A grant for programs.
+pub fn grant_value(g: &Grant) -> Value {
+    let clamps = g.clamps.iter().map(|c| {
+        let upper: serde_json::Map<_, _> =
+            Operation::ALL.iter().map(|&op| (op.name().to_string(), c.upper.get(op).into())).collect();
+        json!({ "protocol": c.protocol, "kind": c.kind, "upper": upper })
+    });
+    let neighbors = match &g.neighbors {
+        Neighbors::All => json!("all"),
+        Neighbors::Only(names) => json!({ "only": names }),
+        Neighbors::Except(names) => json!({ "except": names }),
+    };
+    json!({
+        "budgets": budgets_value(&g.budgets), "neighbors": neighbors, "privileges": g.privileges,
+        "clamps": clamps.collect::<Vec<_>>(), "cycle_depth": g.cycle_depth,
+        "max_emissions": g.max_emissions, "min_timer_us": g.min_timer_us, "max_timer_us": g.max_timer_us,
+    })
 }
 
 #[derive(Default)]
@@ -237,7 +283,8 @@ fn credentials(credentials: &Credentials) -> String {
     match credentials {
         Credentials::None => "nobody answers for it".into(),
         Credentials::Signed { principal, scheme, signature } => {
-            format!("{principal} answers for it ({scheme:?}, {} bytes of signature)", signature.len())
+            let how = scheme_text(*scheme);
+            format!("{principal} answers for it ({how}, {} bytes of signature)", signature.len())
         }
     }
 }
@@ -254,7 +301,7 @@ fn request(tuple: &Tuple) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use wire::tuple::{Body, Param, VERSION, Validity};
+    use wire::tuple::{Body, Extension, Param, Scheme, VERSION, Validity};
 
     fn tuple() -> Tuple {
         let d = super::super::build::tests::description();
@@ -275,9 +322,13 @@ mod tests {
             request: Default::default(),
             validity: Validity { from: None, until: Some(9) },
             replaces: None,
-            extensions: vec![],
+            extensions: vec![Extension::nodes(&["a", "b"])],
         };
-        Tuple { body, credentials: Credentials::None }
+        let signature = vec![1; 64];
+        Tuple {
+            body,
+            credentials: Credentials::Signed { principal: "joe".into(), scheme: Scheme::Ed25519, signature },
+        }
     }
 
     #[test]
@@ -295,13 +346,16 @@ mod tests {
             format!("\n      identifier {id}\n"),
             "\n    param key = 0x00ff\n".into(),
             "\n    session brings a capsule Query\n".into(),
-            "\n  valid from ever until 9 s".into(),
+            "\n  valid from ever until 1970-01-01T00:00:09Z\n".into(),
+            "\n  for no node but a b\n".into(),
+            "\n  joe answers for it (Ed25519, 64 bytes of signature)\n".into(),
             "\n  asks for what the node gives by default\n".into(),
         ] {
             assert!(text.contains(&line), "{line:?} is not in\n{text}");
         }
         let value = value(&t, &encoded);
         assert_eq!(value["protocols"][0]["capsules"][0]["worst_case_sends"], 7);
+        assert_eq!((&value["signed"]["principal"], &value["nodes"][1]), (&json!("joe"), &json!("b")));
         assert_eq!(value["protocols"][0]["capsules"][1]["identifier"], id.to_string());
     }
 

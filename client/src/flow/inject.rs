@@ -31,7 +31,10 @@ pub fn inject(remote: &mut Remote, bundle: &Bundle, patience: Duration) -> Resul
                 before = Some(flow.state);
             }
             None if before.is_some() => {
-                return Err(failure(Code::Failed, format!("flow {hash:.8} is gone; `bees log` may say why")));
+                return Err(failure(
+                    Code::Failed,
+                    format!("flow {hash:.8} is gone; `bees node log` may say why"),
+                ));
             }
             None => {}
         }

@@ -1,8 +1,11 @@
-//! Flow tuples: made from modules (Bees' FlowBuilder), printed (its FlowDumper), and kept in files.
+//! Flow tuples: made from modules (Bees' FlowBuilder), signed, verified, printed (its FlowDumper), and kept
+//! in files.
 
 pub mod build;
 pub mod dump;
 pub mod inject;
+pub mod sign;
+pub mod verify;
 
 use std::collections::HashMap;
 use std::fs;
@@ -80,6 +83,6 @@ pub fn read(path: &Path) -> Result<Vec<u8>> {
     fs::read(path).map_err(|e| failure(Code::Missing, format!("cannot read {}: {e}", path.display())))
 }
 
-fn parts_folder(path: &Path) -> PathBuf {
+pub(crate) fn parts_folder(path: &Path) -> PathBuf {
     path.with_added_extension("parts")
 }

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use serde_json::{Value, json};
-use sim::lab::Lab;
+use sim::lab::{Inject, Lab};
 use wire::control::FlowInfo;
 
 use super::built;
@@ -103,7 +103,7 @@ fn play(lab: &Lab, file: &Path, options: &Options, output: Output) -> Result<Rep
     let mut report = Report::default();
     for wanted in &lab.injects {
         let node = &lab.nodes[wanted.node].name;
-        let flow = stage.inject(&wanted.protocol, node)?;
+        let flow = stage.inject(lab, wanted)?;
         say(&format!("\n{} ({:.8}) is injected at {node}\n", wanted.protocol, flow.hash))?;
         if wanted.protocol == "hello" {
             let reachable = connected(lab, wanted.node);
@@ -111,7 +111,7 @@ fn play(lab: &Lab, file: &Path, options: &Options, output: Output) -> Result<Rep
             say(&format!("{} nodes of {reachable} answered {node}\n\n", report.answers.len()))?;
             output_table(output, hello_table(&report.answers))?;
             if report.answers.len() < reachable {
-                return Err(failure(Code::Failed, "not every node answered; `bees log` may say why"));
+                return Err(failure(Code::Failed, "not every node answered; `bees node log` may say why"));
             }
         }
     }
@@ -122,7 +122,7 @@ fn play(lab: &Lab, file: &Path, options: &Options, output: Output) -> Result<Rep
     let farthest = report.answers.iter().max_by_key(|a| a.hops).filter(|a| a.hops > 0);
     if let (Some(farthest), Some(wanted)) = (farthest, lab.injects.first()) {
         let node = &lab.nodes[wanted.node].name;
-        let flow = stage.inject("ping", node)?;
+        let flow = stage.inject(lab, &Inject { protocol: "ping".into(), ..wanted.clone() })?;
         say(&format!("\nping {} from {node}\n\n", farthest.node))?;
         report.ping =
             stage.talk(node, &flow, &format!("ping {}", farthest.node), |line| say(&format!("{line}\n")))?;
@@ -149,13 +149,18 @@ impl Stage {
         self.folder.target(&self.state, node, TIMEOUT)
     }
 
-    fn inject(&self, protocol: &str, node: &str) -> Result<FlowInfo> {
+    fn inject(&self, lab: &Lab, wanted: &Inject) -> Result<FlowInfo> {
+        let (protocol, node) = (&wanted.protocol, &lab.nodes[wanted.node].name);
         let module = self.modules.join(format!("{protocol}.wasm"));
         if !module.is_file() {
             let text = format!("{} is missing; `cargo xtask capsules` builds it", module.display());
             return Err(failure(Code::Missing, text));
         }
-        let bundle = build::build(&build::Options { module, ..Default::default() })?;
+        let privileges = wanted.privileges.clone();
+        let mut bundle = build::build(&build::Options { module, privileges, ..Default::default() })?;
+        if let Some(principal) = wanted.principal.map(|p| &lab.principals[p].name) {
+            bundle.sign(principal, &self.folder.principal_key(principal)?, Default::default())?;
+        }
         inject::inject(&mut Remote::login(&self.target(node)?)?, &bundle, PATIENCE)
     }
 

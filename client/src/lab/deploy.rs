@@ -20,7 +20,7 @@ use super::process::Process;
 use super::qemu::{self, Image};
 use super::state::{Accel, Folder, Kind, NodeState, State};
 use super::wire::{Ports, Sockets, WireEnd, WireLink, WireNode, WirePlan};
-use super::{accel, built, near};
+use super::{accel, built, near, principals};
 use crate::exit::{Code, failure};
 use crate::files;
 use crate::output::{progress, time};
@@ -81,7 +81,8 @@ pub fn deploy(file: &Path, options: &Options) -> Result<(Folder, State)> {
     let lab = Lab::parse(&text).map_err(|e| failure(Code::Usage, format!("{}: {e}", file.display())))?;
     let folder = Folder::named(&lab.name);
     let _lock = folder.lock()?;
-    let mut deployment = Deployment::prepare(&folder, &text, lab, options)?;
+    let beside = file.parent().unwrap_or(Path::new(""));
+    let mut deployment = Deployment::prepare(&folder, &text, beside, lab, options)?;
     let result = deployment.bring_up(options);
     // What was started is written down whether or not all of it came up.
     folder.save(&deployment.state)?;
@@ -110,7 +111,13 @@ enum Backend {
 
 impl<'a> Deployment<'a> {
     /// Makes keys, configurations and folders, or finds those of the first deployment.
-    fn prepare(folder: &'a Folder, text: &str, mut lab: Lab, options: &Options) -> Result<Self> {
+    fn prepare(
+        folder: &'a Folder,
+        text: &str,
+        beside: &Path,
+        mut lab: Lab,
+        options: &Options,
+    ) -> Result<Self> {
         let before = folder.state()?;
         if before.is_some() {
             let same = fs::read_to_string(folder.path("lab.toml")).is_ok_and(|t| t == text);
@@ -129,7 +136,9 @@ impl<'a> Deployment<'a> {
         backend.allow_for_translation(&mut lab);
         let identities = lab.nodes.iter().map(|n| folder.key(&format!("{}.key", n.name)));
         let identities = identities.collect::<Result<Vec<SigningKey>>>()?;
+        principals::make_keys(folder, &lab, beside)?;
         let keys = Keys {
+            policies: principals::policies(folder, &lab, beside)?,
             admin: folder.key("admin.key")?.public().to_bytes(),
             identities: identities.iter().map(seed).collect::<Result<_>>()?,
         };

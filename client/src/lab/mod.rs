@@ -11,6 +11,7 @@ pub mod destroy;
 pub mod graph;
 pub mod guard;
 pub mod inspect;
+pub mod principals;
 pub mod process;
 pub mod qemu;
 pub mod state;

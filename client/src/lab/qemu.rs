@@ -112,7 +112,9 @@ mod tests {
 
     #[test]
     fn the_command_has_a_nic_per_link() {
-        let plan = Lab::line(2).plan(&Keys { admin: [1; 32], identities: vec![[2; 32], [3; 32]] }).unwrap();
+        let plan = Lab::line(2)
+            .plan(&Keys { admin: [1; 32], identities: vec![[2; 32], [3; 32]], ..Keys::default() })
+            .unwrap();
         let image = Image { loader: "image/loader.bin".into(), node: "image/a,node".into() };
         let sockets = [Sockets::new(Path::new("/r"), "m0"), Sockets::new(Path::new("/r"), "l0a")];
         let node = &plan.nodes[0];

@@ -5,6 +5,7 @@
 //! lab.json          what runs: [`State`]
 //! lock              held by whoever changes the lab
 //! admin.key         the administrator's secret key (hex)
+//! principals/       private keys of the lab's principals: NAME.key
 //! run               link to the folder of the sockets, whose paths must be short
 //! wire.json         what the wire process was told; ports.json, links.json: what it says; wire.log
 //! NODE.toml         a node's configuration, with its secret identity
@@ -22,17 +23,20 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail};
 use authagent::keys::{Ed25519Key, SigningKey};
 use serde::{Deserialize, Serialize};
+/// As whom a lab's owner logs in.
+pub use sim::lab::ADMIN;
 
 use super::process::Process;
 use super::wire::Ports;
 use crate::exit::{Code, failure};
 use crate::files;
+use crate::keys::{KeyFile, PrivateKey};
 use crate::remote::{Target, entropy};
 
 /// The folder of all labs, in the current one.
 pub const LABS: &str = ".lab";
-/// As whom a lab's owner logs in.
-pub const ADMIN: &str = "admin";
+/// The folder of the keys of the lab's other principals.
+const PRINCIPALS: &str = "principals";
 
 /// Where nodes run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
@@ -96,6 +100,12 @@ impl Folder {
     /// The folder of the lab called `name`.
     pub fn named(name: &str) -> Self {
         Self(Path::new(LABS).join(name))
+    }
+
+    /// The lab whose folder this is.
+    #[cfg(test)]
+    pub(super) fn at(path: &Path) -> Self {
+        Self(path.into())
     }
 
     /// The lab that `wanted` names: by its name or its folder. Without one, the only lab there is.
@@ -201,6 +211,27 @@ impl Folder {
         }
     }
 
+    /// The file of a principal's key.
+    pub fn principal_file(&self, principal: &str) -> PathBuf {
+        match principal {
+            ADMIN => self.path("admin.key"),
+            other => self.path(PRINCIPALS).join(format!("{other}.key")),
+        }
+    }
+
+    /// A principal's key.
+    pub fn principal_key(&self, principal: &str) -> Result<PrivateKey> {
+        let file = self.principal_file(principal);
+        if principal != ADMIN && !file.exists() {
+            let text = format!(
+                "the lab {} has no key of {principal}; say --key FILE, or name the principal in the lab file",
+                self.name()
+            );
+            return Err(failure(Code::Missing, text));
+        }
+        Ok(if principal == ADMIN { self.key("admin.key")?.into() } else { KeyFile::load(&file)?.key })
+    }
+
     /// The folder of the lab's sockets; made if it is not there.
     ///
     /// A Unix socket's path has at most 107 bytes, so that the folder is not in the lab's own but in
@@ -265,7 +296,7 @@ impl Folder {
             session: format!("127.0.0.1:{}", ports.session),
             identity: Some(node.identity.parse::<Ed25519Key>().context("lab.json is damaged")?),
             principal: ADMIN.into(),
-            key: self.key("admin.key")?,
+            key: self.principal_key(ADMIN)?,
             timeout,
         })
     }

@@ -79,6 +79,11 @@ impl Neighbors {
         }
     }
 
+    /// Lowers the bandwidth on each link.
+    pub fn lower(&mut self, now: Instant, rate: u64, burst: u32) {
+        self.links.iter_mut().for_each(|bucket| bucket.set(now, rate, burst.into()));
+    }
+
     /// Whether `payload` bytes may go to `at`; takes nothing.
     pub fn fits(&self, at: u16, payload: usize) -> Result<(), Error> {
         let max = usize::from(self.get(at)?.is.max_payload);

@@ -3,7 +3,9 @@
 
 use std::collections::BTreeMap;
 
-use authagent::agent::{AgentAction, AgentEvent, AgentTime, AuthAgent, Source as SeenFrom, Verification};
+use authagent::agent::{
+    AgentAction, AgentEvent, AgentTime, AuthAgent, Reason, Source as SeenFrom, Verification,
+};
 use nodeos::platform::{Instant, Now};
 use nodeos::slab::Handle;
 use wire::control::Erred;
@@ -13,6 +15,7 @@ use wire::limits::{Derivation, worst_case};
 use wire::system::{DOWNLOAD, REQUEST, TRANSLATION, UNKNOWN, agent_id, download_id};
 use wire::tuple::{Provider, Tuple};
 
+use super::authority::described;
 use super::{End, Node};
 use crate::admit;
 use crate::counters::Count;
@@ -26,11 +29,18 @@ pub(super) struct AgentHost {
     pub(super) agent: Box<dyn AuthAgent>,
     timers: BTreeMap<u32, u64>,
     actions: Vec<AgentAction>,
+    /// The policy in force, as it was given.
+    pub(super) policy: String,
+    /// What it said to the policy that it was given.
+    pub(super) answer: Option<Result<(), String>>,
 }
 
+/// Checks of signatures that wait for their turn.
+const MAX_CHECKS: usize = 32;
+
 impl AgentHost {
-    pub(super) fn new(agent: Box<dyn AuthAgent>) -> Self {
-        Self { agent, timers: BTreeMap::new(), actions: Vec::new() }
+    pub(super) fn new(agent: Box<dyn AuthAgent>, policy: String) -> Self {
+        Self { agent, timers: BTreeMap::new(), actions: Vec::new(), policy, answer: None }
     }
 
     pub(super) fn deadline(&self) -> Option<Instant> {
@@ -51,6 +61,10 @@ impl Node {
         let Some(flow) = self.flows.get(handle) else { return };
         let Some(data) = &flow.tuple else { return };
         let (hash, tuple) = (flow.hash, data.tuple.clone());
+        // Whatever the agent thinks of it: whoever made the tuple did not mean this node.
+        if tuple.body.nodes().is_some_and(|nodes| !nodes.contains(&&*self.name)) {
+            return self.refused(now, handle, &Reason::OtherNode);
+        }
         let principal;
         let name;
         let source = match &flow.source {
@@ -97,8 +111,7 @@ impl Node {
             }
             AgentAction::Refuse { flow, reason } => {
                 if let Some(handle) = judging(self, &flow) {
-                    self.counters.add(Count::FlowsRefused);
-                    self.end_flow(now, handle, End::failed(reason.erred(), reason));
+                    self.refused(now, handle, &reason);
                 }
             }
             AgentAction::Verify { flow, key } => {
@@ -109,6 +122,12 @@ impl Node {
                     self.add_job(work);
                 }
             }
+            AgentAction::Check { check, key, scheme, message, signature } => {
+                let checks = self.jobs.iter().filter(|job| matches!(job.work(), Work::Check { .. })).count();
+                if checks < MAX_CHECKS {
+                    self.add_job(Work::Check { check, key, scheme, message, signature });
+                }
+            }
             AgentAction::Pending { .. } => {}
             AgentAction::Clamp { flow, grant } => {
                 if let Some(handle) = self.flows.by_hash(&flow) {
@@ -117,7 +136,7 @@ impl Node {
             }
             AgentAction::Revoke { flow, reason } => {
                 if let Some(handle) = self.flows.by_hash(&flow) {
-                    self.end_flow(now, handle, End::killed(format!("revoked: {reason}")));
+                    self.revoked(now, handle, &reason);
                 }
             }
             AgentAction::Send { neighbor, payload } => {
@@ -131,30 +150,63 @@ impl Node {
             AgentAction::CancelTimer { timer } => {
                 self.agent.timers.remove(&timer);
             }
-            AgentAction::PolicyTaken => self.log.line(now.mono, "the agent took the new policy"),
-            AgentAction::PolicyRefused { why } => {
-                self.log.line(now.mono, format!("operator: the agent refused the policy: {why}"));
+            AgentAction::PolicyTaken => {
+                self.agent.answer = Some(Ok(()));
+                self.take_operators(now);
             }
+            AgentAction::PolicyRefused { why } => self.agent.answer = Some(Err(why)),
         }
     }
 
-    /// Takes neighbors and privileges away that a running flow may not have any more.
+    fn refused(&mut self, now: Now, handle: Handle, reason: &Reason) {
+        self.counters.add(Count::FlowsRefused);
+        self.counters.add(reason.into());
+        let Some(flow) = self.flows.get(handle) else { return };
+        let flow = described(self, flow);
+        self.audit(now, || format!("deny {flow}: {reason}"));
+        self.end_flow(now, handle, End::failed(reason.erred(), reason));
+    }
+
+    fn revoked(&mut self, now: Now, handle: Handle, reason: &Reason) {
+        self.counters.add(Count::FlowsRevoked);
+        self.counters.add(reason.into());
+        let Some(flow) = self.flows.get(handle) else { return };
+        let flow = described(self, flow);
+        self.audit(now, || format!("revoke {flow}: {reason}"));
+        self.end_flow(now, handle, End::killed(format!("revoked: {reason}")));
+    }
+
+    /// A granted flow goes on with the lower of its terms and these: it loses neighbors and privileges at
+    /// once, and gets nothing more of what it holds too much of. What cannot go on under them ends.
     fn clamp(&mut self, now: Now, handle: Handle, grant: &Grant) {
-        let gone: Vec<NeighborId> = self
-            .neighbors
-            .iter()
-            .filter(|(_, n)| !grant.neighbors.includes(&n.name))
-            .map(|(id, _)| id)
-            .collect();
+        let Some((flow, team)) = self.flow_and_team(handle) else { return };
+        let Some((_, granted)) = &flow.team else { return };
+        let (lower, name) = (granted.meet(grant), described(self, flow));
+        let Some(data) = &flow.tuple else { return };
+        if let Err((erred, why)) = admissible(&data.tuple, &lower) {
+            self.audit(now, || format!("revoke {name}: {why}"));
+            self.counters.add(Count::FlowsRevoked);
+            return self.end_flow(now, handle, End::failed(erred, why));
+        }
+        let gone = self.neighbors.iter().filter(|(_, n)| !lower.neighbors.includes(&n.name));
+        let gone: Vec<NeighborId> = gone.map(|(id, _)| id).collect();
+        let Some(member) = self.teams.get_mut(team) else { return };
+        member.lower(&lower.budgets);
+        let budget = member.budget;
         let Some(flow) = self.flows.get_mut(handle) else { return };
-        let Some((_, granted)) = &mut flow.team else { return };
-        granted.neighbors = grant.neighbors.clone();
-        granted.privileges.retain(|name| grant.privileges.contains(name));
+        let mut fits = Ok(());
         if let Some(sandbox) = flow.sandbox() {
             gone.into_iter().for_each(|id| sandbox.neighbor_gone(id));
-            sandbox.withhold(&grant.privileges);
+            fits = sandbox.clamp(now, &lower, &budget);
         }
-        self.log.line(now.mono, format!("flow {} goes on with less", super::label(flow)));
+        if let Some((_, granted)) = &mut flow.team {
+            *granted = lower;
+        }
+        if let Err(error) = fits {
+            return self.end_flow(now, handle, End::failed(Erred::Principal, error));
+        }
+        self.counters.add(Count::FlowsClamped);
+        self.audit(now, || format!("clamp {name}: it goes on with less"));
     }
 
     /// The agent granted a flow: checks what it declares, makes its team, enters its identifiers.
@@ -175,7 +227,12 @@ impl Node {
         // and of those whose opening still waits.
         let most = 2 * usize::from(budget.queue) + usize::from(budget.sessions);
         self.sched.add(team, budget.shares, most);
+        let privileges = grant.privileges.join(" ");
         self.flows.set_team(handle, team, grant);
+        if let Some(flow) = self.flows.get(handle) {
+            let flow = described(self, flow);
+            self.audit(now, || format!("grant {flow}, privileges: {privileges}"));
+        }
         // From here on the flow pays for itself.
         let paid = self.teams.get(team).map(|t| t.account().clone());
         let Some(data) = self.flows.get_mut(handle).and_then(|f| f.tuple.as_mut()) else { return };
@@ -338,7 +395,7 @@ mod tests {
                 AgentEvent::Timer { .. } => {
                     out.push(AgentAction::Revoke {
                         flow,
-                        reason: authagent::agent::Reason::Expired { until: 7 },
+                        reason: Reason::Expired { until: 7 },
                     });
                 }
                 _ => {}
@@ -401,7 +458,7 @@ mod tests {
         };
         let mut now = Now::mono(Instant(0));
         let mut node = Node::new(&NodeConfig::parse(CONFIG).unwrap(), platform.clone(), now).unwrap();
-        node.agent = AgentHost::new(Box::new(Picky));
+        node.agent = AgentHost::new(Box::new(Picky), String::new());
         let empty = node.memory.used();
         let (module, tuple) = tuple();
         let hash = TupleHash::of(&tuple);

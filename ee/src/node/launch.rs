@@ -70,6 +70,9 @@ impl Node {
                 }
             }
             Done::Handshake { neighbor, finished } => self.handshake_done(now, neighbor, finished),
+            Done::Checked { check, valid } => {
+                self.tell_agent(now, AgentEvent::Checked { check, valid });
+            }
         }
     }
 
@@ -100,7 +103,7 @@ impl Node {
             Source::Neighbor(id) => format!("from {}", self.neighbors[*id].name),
         };
         let line = format!("flow {} runs, {from}, {} bytes fetched", label(flow), flow.arrival.bytes);
-        self.log.line(now.mono, line);
+        self.log.flow(now.mono, || line);
         self.counters.add(Count::FlowsStarted);
         self.push_event(handle, Event::Boot);
         for capsule in waiting {
@@ -187,7 +190,9 @@ impl Node {
         }
         self.arriving.retain(|&h| h != handle);
         self.close_sessions(now, handle);
-        self.log_limited(now, || format!("flow {} ended: {}", label(&flow), end.why));
+        if !self.log.flow(now.mono, || format!("flow {} ended: {}", label(&flow), end.why)) {
+            self.counters.add(Count::LogSuppressed);
+        }
         self.counters.add(Count::FlowsEnded);
         let hash = flow.hash;
         drop(flow);
@@ -208,6 +213,10 @@ impl Node {
             name: flow.name().to_string(),
             state: flow.state(),
             principal,
+            injected_by: match &flow.source {
+                Source::Injected { principal } => Some(principal.clone()),
+                Source::Neighbor(_) => None,
+            },
             team: flow.team.as_ref().map(|(team, _)| team.0.raw()),
             source: match flow.source {
                 Source::Injected { .. } => None,

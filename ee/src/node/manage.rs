@@ -1,6 +1,7 @@
 //! Control clients: the Noise channel over a TCP stream, and what a client that is logged in may ask.
 
 use std::collections::VecDeque;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -18,14 +19,20 @@ use wire::id::TupleHash;
 use wire::tuple::Tuple;
 use wire::{CONTROL_PORT, SESSION_PORT};
 
+use super::authority::{Access, described};
 use super::{End, Node};
-use crate::config::{ADMIN, ConfigError, NodeConfig};
+use crate::attempts::Attempts;
+#[cfg(doc)]
+use crate::config::ADMIN;
+use crate::config::{ConfigError, NodeConfig};
 use crate::counters::Count;
 use crate::flow::{Flow, Source, Stage, tuple_bytes};
 use crate::neighbor::Neighbors;
 
 /// Clients connected at a time, logged in or not.
 const MAX_CLIENTS: usize = 8;
+/// Clients of one address that have not logged in.
+const MAX_STRANGERS: usize = 2;
 /// How long a client may take to log in.
 const LOGIN_TIME: Duration = Duration::from_secs(5);
 /// Items of a list in one answer.
@@ -37,6 +44,7 @@ const MAX_OUTPUT: usize = 4 * MAX_MESSAGE;
 
 struct Client {
     stream: StreamId,
+    from: IpAddr,
     channel: Server,
     principal: Option<String>,
     since: Instant,
@@ -49,6 +57,10 @@ struct Client {
 pub(super) struct Clients {
     gate: Option<Arc<Gate>>,
     identity: Option<Ed25519Key>,
+    /// The key that the configuration gives the administrator.
+    pub(super) admin: Option<PublicKey>,
+    pub(super) access: Access,
+    attempts: Attempts,
     list: Vec<Client>,
 }
 
@@ -57,6 +69,17 @@ impl Clients {
     pub(super) fn deadline(&self) -> Option<Instant> {
         let slow = self.list.iter().filter(|c| c.principal.is_none() && !c.closing);
         slow.map(|c| c.since + LOGIN_TIME).min()
+    }
+
+    /// Who is logged in.
+    pub(super) fn principals(&self) -> impl Iterator<Item = &str> {
+        self.list.iter().filter_map(|c| c.principal.as_deref())
+    }
+
+    /// Whether somebody at this address may begin to log in: others must have room, too.
+    fn admits(&mut self, now: Instant, from: IpAddr) -> bool {
+        let strangers = self.list.iter().filter(|c| c.principal.is_none() && c.from == from).count();
+        self.list.len() < MAX_CLIENTS && strangers < MAX_STRANGERS && self.attempts.begin(now, from)
     }
 
     fn find(&mut self, stream: StreamId) -> Option<&mut Client> {
@@ -72,11 +95,12 @@ impl Node {
         config: &NodeConfig,
         healthy: bool,
     ) -> Result<(), ConfigError> {
-        let admin = config.admin()?.map(PublicKey::from);
-        let Some(admin) = admin else {
-            self.log.line(now.mono, "control is closed: the configuration names no administrator");
+        self.clients.admin = config.admin()?.map(PublicKey::from);
+        self.take_operators(now);
+        if self.clients.access.is_empty() {
+            self.log.line(now.mono, "control is closed: the configuration names nobody who may use it");
             return Ok(());
-        };
+        }
         if !healthy {
             self.log.line(now.mono, format!("control is closed: {}", nodeos::platform::EntropyError));
             return Ok(());
@@ -91,8 +115,8 @@ impl Node {
             return Ok(());
         };
         self.clients.identity = Some(identity.public());
-        let principals =
-            move |name: &str, scheme| (name == ADMIN && admin.scheme() == scheme).then(|| admin.clone());
+        let access = self.clients.access.clone();
+        let principals = move |name: &str, scheme| access.keys(name, scheme);
         let gate = Gate { node: self.name.to_string(), identity, principals: Box::new(principals) };
         self.clients.gate = Some(Arc::new(gate));
         Ok(())
@@ -102,7 +126,7 @@ impl Node {
     pub(super) fn streams(&mut self, now: Now) {
         while let Some((stream, event)) = self.net.stream_event() {
             match event {
-                StreamEvent::Open { port: CONTROL_PORT, .. } => self.client_opened(now, stream),
+                StreamEvent::Open { port: CONTROL_PORT, peer } => self.client_opened(now, stream, peer.ip()),
                 StreamEvent::Open { port: SESSION_PORT, .. } => self.line_opened(now, stream),
                 StreamEvent::Open { .. } => self.net.close(now.mono, stream),
                 StreamEvent::Data if self.clients.find(stream).is_some() => self.client_ready(now, stream),
@@ -117,8 +141,10 @@ impl Node {
         self.lines_due(now);
         self.clients_due(now);
         let late = |c: &Client| c.principal.is_none() && now.mono >= c.since + LOGIN_TIME;
-        let slow: Vec<StreamId> = self.clients.list.iter().filter(|c| late(c)).map(|c| c.stream).collect();
-        for stream in slow {
+        let slow = self.clients.list.iter().filter(|c| late(c)).map(|c| (c.stream, c.from));
+        let slow: Vec<(StreamId, IpAddr)> = slow.collect();
+        for (stream, from) in slow {
+            self.clients.attempts.failed(now.mono, from);
             self.clients.list.retain(|c| c.stream != stream);
             self.net.abort(now.mono, stream);
         }
@@ -143,21 +169,34 @@ impl Node {
         }
     }
 
-    fn client_opened(&mut self, now: Now, stream: StreamId) {
-        let entropy = entropy_of(&self.platform.entropy);
-        let open = self.clients.list.len() < MAX_CLIENTS;
-        let gate = self.clients.gate.clone().filter(|_| open);
-        match gate.and_then(|gate| Server::new(gate, &entropy).ok()) {
-            Some(channel) => self.clients.list.push(Client {
+    fn client_opened(&mut self, now: Now, stream: StreamId, from: IpAddr) {
+        let Some(gate) = self.clients.gate.clone() else { return self.net.abort(now.mono, stream) };
+        if !self.clients.admits(now.mono, from) {
+            self.counters.add(Count::LoginsLimited);
+            self.log_limited(now, || format!("control: {from} has to wait"));
+            return self.net.abort(now.mono, stream);
+        }
+        match Server::new(gate, &entropy_of(&self.platform.entropy)) {
+            Ok(channel) => self.clients.list.push(Client {
                 stream,
+                from,
                 channel,
                 principal: None,
                 since: now.mono,
                 output: VecDeque::new(),
                 closing: false,
             }),
-            None => self.net.abort(now.mono, stream),
+            Err(_) => self.net.abort(now.mono, stream),
         }
+    }
+
+    /// Disconnects the clients of a principal.
+    pub(super) fn send_away(&mut self, now: Now, principal: &str) {
+        let theirs = self.clients.list.iter().filter(|c| c.principal.as_deref() == Some(principal));
+        let streams: Vec<StreamId> = theirs.map(|c| c.stream).collect();
+        self.clients.list.retain(|c| !streams.contains(&c.stream));
+        streams.into_iter().for_each(|stream| self.net.abort(now.mono, stream));
+        self.audit(now, || format!("{principal} disconnected: the policy changed"));
     }
 
     fn client_ready(&mut self, now: Now, stream: StreamId) {
@@ -188,16 +227,20 @@ impl Node {
     fn client_event(&mut self, now: Now, stream: StreamId, event: ServerEvent) {
         let answer = match event {
             ServerEvent::LoggedIn { principal } => {
-                self.log_limited(now, || format!("{principal} logged in"));
-                if let Some(client) = self.clients.find(stream) {
-                    client.principal = Some(principal);
-                }
+                let Some(client) = self.clients.find(stream) else { return };
+                client.principal = Some(principal.clone());
+                let from = client.from;
+                self.clients.attempts.succeeded(from);
+                self.audit(now, || format!("login {principal} from {from}"));
                 return;
             }
             ServerEvent::Message(message) => match decode::<Request>(&message) {
                 Some(request) => {
-                    let principal = self.clients.find(stream).and_then(|c| c.principal.clone());
-                    self.control(now, principal.as_deref().unwrap_or(ADMIN), request)
+                    // A message comes after the login, or not at all.
+                    let Some(principal) = self.clients.find(stream).and_then(|c| c.principal.clone()) else {
+                        return;
+                    };
+                    self.control(now, &principal, request)
                 }
                 None => {
                     failed(Erred::Operator, "the request cannot be read: is the client of the same release?")
@@ -214,9 +257,14 @@ impl Node {
     fn client_failed(&mut self, now: Now, stream: StreamId, error: &authagent::channel::ChannelError) {
         let Some(client) = self.clients.find(stream) else { return };
         client.closing = true;
-        let before_login = client.principal.is_none();
-        self.counters.add(if before_login { Count::LoginsRefused } else { Count::StreamErrors });
-        self.log_limited(now, || format!("{}: control: {error}", error.erred()));
+        if client.principal.is_some() {
+            self.counters.add(Count::StreamErrors);
+            return self.log_limited(now, || format!("{}: control: {error}", error.erred()));
+        }
+        let from = client.from;
+        self.clients.attempts.failed(now.mono, from);
+        self.counters.add(Count::LoginsRefused);
+        self.audit(now, || format!("login from {from} refused: {error}"));
     }
 
     fn flush_client(&mut self, now: Now, stream: StreamId) {
@@ -240,8 +288,11 @@ impl Node {
         }
     }
 
-    /// What a logged-in client may ask.
+    /// What a logged-in client may ask; [`ADMIN`] may ask everything.
     pub fn control(&mut self, now: Now, principal: &str, request: Request) -> Answer {
+        if let Err(denied) = self.authorised(now, principal, &request) {
+            return denied;
+        }
         match request {
             Request::NodeShow => Answer::Node(self.node_info(now)),
             Request::LinkShow => Answer::Links(self.net.link_infos()),
@@ -254,7 +305,8 @@ impl Node {
             Request::TeamShow { from } => Answer::Teams(page(self.team_infos(), from)),
             Request::FlowShow { from } => {
                 let running = self.flows.iter().filter_map(|(handle, _)| self.flow_info(handle));
-                Answer::Flows(page(running.chain(self.flows.ended().cloned()).collect(), from))
+                let all = running.chain(self.flows.ended().cloned());
+                Answer::Flows(page(all.filter(|f| self.visible(now, principal, f)).collect(), from))
             }
             Request::FlowTuple { flow } => {
                 let data = self.flows.by_hash(&flow).and_then(|h| self.flows.get(h)?.tuple.as_ref());
@@ -273,6 +325,9 @@ impl Node {
             }
             Request::FlowInject { tuple } => self.inject(now, principal, tuple),
             Request::FlowStop { flow, kill } => self.stop(now, principal, flow, kill),
+            Request::PolicyShow => self.policy_show(),
+            Request::PolicyLoad { text } => self.policy_load(now, principal, text),
+            Request::FlowRevoke { revocation } => self.flow_revoke(now, principal, &revocation),
         }
     }
 
@@ -304,8 +359,12 @@ impl Node {
         let Some(handle) = self.flows.by_hash(&hash) else {
             return failed(Erred::Operator, "there is no such flow here");
         };
-        self.bans.until_lifted(hash);
+        self.bans.until_lifted(hash, principal);
         let why = format!("{} by {principal}", if kill { "killed" } else { "stopped" });
+        if let Some(flow) = self.flows.get(handle) {
+            let flow = described(self, flow);
+            self.audit(now, || format!("{flow}: {why}"));
+        }
         self.end_flow(now, handle, if kill { End::killed(why) } else { End::stopped(why) });
         Answer::Done
     }
@@ -362,7 +421,7 @@ impl Flow {
     }
 }
 
-fn failed(erred: Erred, text: impl ToString) -> Answer {
+pub(super) fn failed(erred: Erred, text: impl ToString) -> Answer {
     Answer::Error(ControlError { erred, text: text.to_string() })
 }
 

@@ -7,6 +7,7 @@
 //! |------------|------------------------------------------------------------------|
 //! | `arrive`   | from an unknown capsule to a flow's parts                        |
 //! | `judge`    | the Auth Agent's events and actions, admission                   |
+//! | `authority` | rights of control clients, the policy, the audit log             |
 //! | `launch`   | compiling, starting and ending a flow                            |
 //! | `sense`    | what it lends to all teams: its key, its sensors, the operator's envelopes |
 //! | `run`      | events to teams, their effects to links and sessions             |
@@ -16,6 +17,7 @@
 //! | `protect`  | links to neighbors that prove who they are                       |
 
 mod arrive;
+mod authority;
 mod judge;
 mod launch;
 mod manage;
@@ -29,8 +31,9 @@ use std::collections::{BTreeSet, VecDeque};
 use std::fmt;
 use std::sync::Arc;
 
-use authagent::agent::{AgentEvent, UnknownTime};
+use authagent::agent::{AgentEvent, AuthAgent, UnknownTime};
 use authagent::everything::Everything;
+use authagent::source_based::SourceBased;
 use nodeos::account::Account;
 use nodeos::buf::{Buf, BufPool};
 use nodeos::channel::OutChannel;
@@ -48,7 +51,7 @@ use wire::system::{REQUEST, RESPONSE, agent_id, translation_id};
 
 use crate::bans::Bans;
 use crate::cache::CodeCache;
-use crate::config::{AgentKind, ConfigError, NodeConfig};
+use crate::config::{ConfigError, NodeConfig};
 use crate::counters::{Count, Counters};
 use crate::engine::Engine;
 use crate::flow::{Flow, Flows};
@@ -170,8 +173,9 @@ impl Node {
         let flows = usize::from(config.node.flows);
         let teams = Teams::new(budget, flows + 1).map_err(|e| bad(e.to_string()))?;
         let memory = teams.get(teams.root()).map(|t| t.account().clone()).expect("a new table has its root");
-        let agent = match config.node.agent {
-            AgentKind::Everything => Everything::new(UnknownTime::Refuse),
+        let agent: Box<dyn AuthAgent> = match config.policy()? {
+            None => Box::new(Everything::new(UnknownTime::Refuse)),
+            Some(policy) => Box::new(SourceBased::new(policy)),
         };
         let mut node = Self {
             name: config.node.name.as_str().into(),
@@ -190,7 +194,7 @@ impl Node {
             wakes: BTreeSet::new(),
             effects: Vec::new(),
             cache: CodeCache::new(config.node.memory.0),
-            agent: AgentHost::new(Box::new(agent)),
+            agent: AgentHost::new(agent, config.node.policy.clone().unwrap_or_default()),
             questions: Questions::default(),
             bans: Bans::default(),
             uploads: Uploads::new(memory.child(Some(UPLOAD_ACCOUNT))),
@@ -211,6 +215,10 @@ impl Node {
         node.open_control(now, config, healthy)?;
         node.protect(now, config, healthy)?;
         node.log.line(now.mono, format!("node {} on {}", node.name, node.platform.name));
+        let names: Vec<Arc<str>> = node.neighbors.iter().map(|(_, n)| n.name.clone()).collect();
+        for name in names {
+            node.tell_agent(now, AgentEvent::NeighborUp { name: &name, identity: None });
+        }
         Ok(node)
     }
 

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use nodeos::account::{Account, Charge};
 use nodeos::buf::{BLOCK, Buf, BufPool};
 use nodeos::platform::{Meter, Now};
-use nodeos::slab::{Handle, Slab};
+use nodeos::slab::{Full, Handle, Slab};
 use wasmtime::{Memory, ResourceLimiter};
 use wire::id::TupleHash;
 use wire::tuple::{Protocol, Tuple};
@@ -59,6 +59,8 @@ pub struct TeamState {
     pub(super) soft_seed: u64,
     pub(crate) timers: TimerTable,
     pub(crate) sessions: Slab<SessionId>,
+    /// How many there may be; the slab has room for as many as at the start.
+    pub(super) session_limit: usize,
     /// The packet that is being handled, and whose it is.
     pub(crate) packet: Vec<u8>,
     pub(crate) speaking: Option<Handle>,
@@ -110,6 +112,11 @@ impl TeamState {
         };
         *count = count.saturating_add(1);
         error.code()
+    }
+
+    /// Enters a session.
+    pub(super) fn open(&mut self, session: SessionId) -> Result<Handle, Full> {
+        if self.sessions.len() >= self.session_limit { Err(Full) } else { self.sessions.insert(session) }
     }
 
     /// A fresh packet buffer at the team's expense.

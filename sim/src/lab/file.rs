@@ -12,7 +12,7 @@ use toml::Spanned;
 
 use super::share::Share;
 use super::{DEFAULT_MEMORY, DEFAULT_MTU};
-use super::{Defaults, Flaw, Inject, Lab, LabError, Link, Node, Place};
+use super::{Defaults, Flaw, Inject, KeyKind, Lab, LabError, Link, Node, Place, Principal};
 use crate::medium::{DEFAULT_QUEUE, Shape};
 
 #[derive(Deserialize)]
@@ -25,6 +25,8 @@ struct File {
     node: Vec<FileNode>,
     #[serde(default)]
     link: Vec<FileLink>,
+    #[serde(default)]
+    principal: Vec<FilePrincipal>,
     #[serde(default)]
     inject: Vec<FileInject>,
 }
@@ -43,6 +45,27 @@ struct FileNode {
     name: Spanned<String>,
     #[serde(default)]
     memory: Option<Size>,
+    #[serde(default)]
+    agent: Option<Spanned<FileAgent>>,
+    #[serde(default)]
+    policy: Option<String>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "kebab-case")]
+enum FileAgent {
+    Everything,
+    SourceBased,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct FilePrincipal {
+    name: Spanned<String>,
+    #[serde(default, rename = "type")]
+    kind: KeyKind,
+    #[serde(default)]
+    key: Option<String>,
 }
 
 #[derive(Deserialize)]
@@ -77,6 +100,10 @@ struct FileLink {
 struct FileInject {
     protocol: String,
     node: Spanned<String>,
+    #[serde(default)]
+    principal: Option<Spanned<String>>,
+    #[serde(default)]
+    privileges: Vec<String>,
 }
 
 /// Reads a lab file.
@@ -93,11 +120,8 @@ pub(super) fn parse(text: &str) -> Result<Lab, LabError> {
 
 impl File {
     fn into_lab(self, text: &str) -> Result<Lab, LabError> {
-        let nodes: Vec<Node> = self
-            .node
-            .into_iter()
-            .map(|n| Node { name: n.name.into_inner(), memory: n.memory.map(|m| m.0) })
-            .collect();
+        let nodes =
+            self.node.into_iter().map(|n| n.into_node(text)).collect::<Result<Vec<Node>, LabError>>()?;
         // Of two nodes with one name either will do: the check that follows refuses them.
         let by_name: HashMap<&str, usize> =
             nodes.iter().enumerate().map(|(i, n)| (n.name.as_str(), i)).collect();
@@ -114,17 +138,49 @@ impl File {
                 Ok(l.into_link(ends))
             })
             .collect::<Result<_, LabError>>()?;
+        let principals: Vec<Principal> = self
+            .principal
+            .into_iter()
+            .map(|p| Principal { name: p.name.into_inner(), kind: p.kind, key: p.key })
+            .collect();
+        let signer = |name: &Spanned<String>| {
+            let missing = || {
+                let what = format!("no principal is named \"{}\"", name.as_ref());
+                LabError::at(what, text, name.span().start)
+            };
+            principals.iter().position(|p| p.name == *name.as_ref()).ok_or_else(missing)
+        };
         let injects = self
             .inject
             .into_iter()
-            .map(|i| Ok(Inject { node: find(&i.node)?, protocol: i.protocol }))
+            .map(|i| {
+                let principal = i.principal.as_ref().map(signer).transpose()?;
+                Ok(Inject { node: find(&i.node)?, protocol: i.protocol, principal, privileges: i.privileges })
+            })
             .collect::<Result<_, LabError>>()?;
         let defaults = Defaults {
             memory: self.defaults.memory.map_or(DEFAULT_MEMORY, |m| m.0),
             team: self.defaults.team,
             protect: self.defaults.protect.unwrap_or(true),
         };
-        Ok(Lab { name: self.name.into_inner(), defaults, nodes, links, injects })
+        Ok(Lab { name: self.name.into_inner(), defaults, nodes, links, principals, injects })
+    }
+}
+
+impl FileNode {
+    fn into_node(self, text: &str) -> Result<Node, LabError> {
+        let flaw = match (self.agent.as_ref().map(Spanned::as_ref), &self.policy) {
+            (Some(FileAgent::SourceBased), None) => {
+                Some("the agent source-based needs a policy: policy = \"FILE\"")
+            }
+            (Some(FileAgent::Everything), Some(_)) => Some("the agent everything follows no policy"),
+            _ => None,
+        };
+        if let (Some(flaw), Some(agent)) = (flaw, &self.agent) {
+            return Err(LabError::at(flaw.into(), text, agent.span().start));
+        }
+        let memory = self.memory.map(|m| m.0);
+        Ok(Node { name: self.name.into_inner(), memory, policy: self.policy })
     }
 }
 
@@ -149,6 +205,7 @@ struct Places {
     lab: Range<usize>,
     nodes: Vec<Range<usize>>,
     links: Vec<Range<usize>>,
+    principals: Vec<Range<usize>>,
     injects: Vec<Range<usize>>,
 }
 
@@ -158,6 +215,7 @@ impl Places {
             lab: file.name.span(),
             nodes: file.node.iter().map(|n| n.name.span()).collect(),
             links: file.link.iter().map(|l| l.name.span()).collect(),
+            principals: file.principal.iter().map(|p| p.name.span()).collect(),
             injects: file.inject.iter().map(|i| i.node.span()).collect(),
         }
     }
@@ -167,6 +225,7 @@ impl Places {
             Place::Lab => &self.lab,
             Place::Node(i) => &self.nodes[i],
             Place::Link(i) => &self.links[i],
+            Place::Principal(i) => &self.principals[i],
             Place::Inject(i) => &self.injects[i],
         };
         range.start
@@ -192,6 +251,9 @@ pub(super) fn print(lab: &Lab) -> String {
         if let Some(memory) = node.memory {
             line(format_args!("memory = \"{}\"", Size(memory)));
         }
+        if let Some(policy) = &node.policy {
+            line(format_args!("agent = \"source-based\"\npolicy = {}", quoted(policy)));
+        }
     }
     for link in &lab.links {
         let [a, b] = link.ends.map(|end| quoted(&lab.nodes[end].name));
@@ -207,9 +269,25 @@ pub(super) fn print(lab: &Lab) -> String {
         }
         print_shape(&link.shape, &mut line);
     }
+    for principal in &lab.principals {
+        line(format_args!("\n[[principal]]\nname = {}", quoted(&principal.name)));
+        if principal.kind == KeyKind::Rsa {
+            line(format_args!("type = \"rsa\""));
+        }
+        if let Some(key) = &principal.key {
+            line(format_args!("key = {}", quoted(key)));
+        }
+    }
     for inject in &lab.injects {
         let node = quoted(&lab.nodes[inject.node].name);
         line(format_args!("\n[[inject]]\nprotocol = {}\nnode = {node}", quoted(&inject.protocol)));
+        if let Some(principal) = inject.principal {
+            line(format_args!("principal = {}", quoted(&lab.principals[principal].name)));
+        }
+        if !inject.privileges.is_empty() {
+            let names: Vec<String> = inject.privileges.iter().map(|p| quoted(p)).collect();
+            line(format_args!("privileges = [{}]", names.join(", ")));
+        }
     }
     out
 }
@@ -292,9 +370,44 @@ node = "a"
         assert_eq!((ab.shape.rate, ab.shape.delay), (Some(12_500_000), Duration::from_millis(1)));
         assert_eq!((ab.shape.loss, ab.shape.queue), (0.005, DEFAULT_QUEUE));
         assert!(lab.links[1].udp);
-        assert_eq!(lab.injects, [Inject { protocol: "hello".into(), node: 0 }]);
+        let inject = Inject { protocol: "hello".into(), node: 0, principal: None, privileges: vec![] };
+        assert_eq!(lab.injects, [inject]);
         assert_eq!((lab.defaults.team.memory, lab.defaults.team.timers), (Size(2 << 20), 64));
         assert_eq!(Lab::parse(&lab.to_toml()).unwrap(), lab);
+    }
+
+    #[test]
+    fn policies_and_principals_are_read() {
+        let text = LINE3.replacen(
+            "name = \"b\"",
+            "name = \"b\"\nagent = \"source-based\"\npolicy = \"b.toml\"",
+            1,
+        ) + "principal = \"joe\"\nprivileges = [\"sensors?\"]\n\
+               [[principal]]\nname = \"joe\"\ntype = \"rsa\"\n[[principal]]\nname = \"eve\"\nkey = \"eve.key\"\n";
+        let lab = Lab::parse(&text).unwrap();
+        assert_eq!((&lab.nodes[0].policy, lab.nodes[1].policy.as_deref()), (&None, Some("b.toml")));
+        assert_eq!(
+            (lab.principals[0].kind, lab.principals[1].key.as_deref()),
+            (KeyKind::Rsa, Some("eve.key"))
+        );
+        assert_eq!(
+            (lab.injects[0].principal, lab.injects[0].privileges.join(" ")),
+            (Some(0), "sensors?".into())
+        );
+        assert_eq!(Lab::parse(&lab.to_toml()).unwrap(), lab);
+        for (from, to, line, what) in [
+            ("principal = \"joe\"", "principal = \"jim\"", 33, "no principal is named"),
+            ("name = \"eve\"", "name = \"joe\"", 39, "taken by another"),
+            ("name = \"eve\"", "name = \"admin\"", 39, "taken by another"),
+            ("name = \"eve\"", "name = \"../eve\"", 39, "letters, digits"),
+            ("\"rsa\"", "\"dsa\"", 37, "dsa"),
+            ("\"source-based\"", "\"everything\"", 13, "follows no policy"),
+            ("policy = \"b.toml\"", "", 13, "needs a policy"),
+        ] {
+            assert!(text.contains(from), "{from}");
+            let e = Lab::parse(&text.replacen(from, to, 1)).unwrap_err();
+            assert!(e.line == line && e.text.contains(what), "{from} -> {to}: {e}");
+        }
     }
 
     #[test]

@@ -5,7 +5,8 @@
 //!
 //! ```
 //! let lab = sim::lab::Lab::line(3);
-//! let keys = sim::lab::Keys { admin: [1; 32], identities: vec![[2; 32], [3; 32], [4; 32]] };
+//! let identities = vec![[2; 32], [3; 32], [4; 32]];
+//! let keys = sim::lab::Keys { admin: [1; 32], identities, ..Default::default() };
 //! let plan = lab.plan(&keys).unwrap();
 //! assert_eq!(plan.nodes[1].nics.len(), 3); // management, and a link on each side
 //! ```
@@ -33,6 +34,8 @@ pub const MAX_NODE_LINKS: usize = 63;
 /// The longest name of a lab, a node or a link, in characters; a node's own limit is 32, and the name of a
 /// neighbor may get a number behind it.
 pub const MAX_NAME: usize = 28;
+/// The principal that every lab has: who deployed it.
+pub const ADMIN: &str = "admin";
 /// Largest frame payload of a link unless the lab says otherwise, in bytes.
 pub const DEFAULT_MTU: u16 = 1500;
 /// Memory of a QEMU node unless the lab says otherwise, in bytes.
@@ -49,6 +52,8 @@ pub struct Lab {
     pub nodes: Vec<Node>,
     /// The links.
     pub links: Vec<Link>,
+    /// The principals whose keys come with the lab.
+    pub principals: Vec<Principal>,
     /// What the demonstration injects.
     pub injects: Vec<Inject>,
 }
@@ -77,6 +82,31 @@ pub struct Node {
     pub name: String,
     /// Its memory if it is a QEMU node, in bytes, where it differs from [`Defaults::memory`].
     pub memory: Option<u64>,
+    /// The policy of its Auth Agent, which then is `source-based`: the name of a file. Without one the
+    /// agent is `everything`.
+    pub policy: Option<String>,
+}
+
+/// A principal whose key comes with a lab, so that its policies can name it and its flows be signed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Principal {
+    /// The name, as tuples and policies have it.
+    pub name: String,
+    /// The kind of key that is made for it.
+    pub kind: KeyKind,
+    /// The file of a key that it has already; none is made then.
+    pub key: Option<String>,
+}
+
+/// Kinds of principals' keys.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum KeyKind {
+    /// Ed25519.
+    #[default]
+    Ed25519,
+    /// RSA.
+    Rsa,
 }
 
 /// A link of a lab.
@@ -103,6 +133,10 @@ pub struct Inject {
     pub protocol: String,
     /// Position of the node in [`Lab::nodes`].
     pub node: usize,
+    /// Position in [`Lab::principals`] of who signs it, if somebody does.
+    pub principal: Option<usize>,
+    /// Privileges to ask for; one with a question mark behind it is optional.
+    pub privileges: Vec<String>,
 }
 
 impl Lab {
@@ -171,8 +205,22 @@ impl Lab {
             }
             self.check_link(link, &mut used).map_err(fail)?;
         }
-        match self.injects.iter().position(|inject| inject.node >= self.nodes.len()) {
-            Some(i) => Err(Flaw::new(Place::Inject(i), "an inject names a node that there is not".into())),
+        names.clear();
+        for (i, principal) in self.principals.iter().enumerate() {
+            let fail = |text| Flaw::new(Place::Principal(i), text);
+            check_name(&principal.name, "principal").map_err(fail)?;
+            if principal.name == ADMIN || !names.insert(&principal.name) {
+                return Err(fail(format!("the name \"{}\" is taken by another principal", principal.name)));
+            }
+        }
+        let stray = |inject: &Inject| {
+            inject.node >= self.nodes.len() || inject.principal.is_some_and(|p| p >= self.principals.len())
+        };
+        match self.injects.iter().position(stray) {
+            Some(i) => {
+                let text = "an inject names a node or a principal that there is not".into();
+                Err(Flaw::new(Place::Inject(i), text))
+            }
             None => Ok(()),
         }
     }
@@ -231,6 +279,7 @@ enum Place {
     Lab,
     Node(usize),
     Link(usize),
+    Principal(usize),
     Inject(usize),
 }
 

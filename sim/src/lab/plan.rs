@@ -10,6 +10,7 @@
 //!
 //! Data links have no address unless their neighbors talk over UDP.
 
+use std::collections::HashMap;
 use std::fmt::Write;
 use std::net::Ipv4Addr;
 
@@ -26,13 +27,15 @@ pub const GATEWAY: Ipv4Addr = Ipv4Addr::new(10, 255, 255, 254);
 /// Its MAC address.
 pub const GATEWAY_MAC: [u8; 6] = [2, 0, 0, 0xff, 0xff, 0];
 
-/// The keys of a lab.
-#[derive(Debug, Clone)]
+/// The keys of a lab, and what else stands in other files.
+#[derive(Debug, Clone, Default)]
 pub struct Keys {
     /// The administrator's Ed25519 public key.
     pub admin: [u8; 32],
     /// Ed25519 secret seeds of the nodes' identities, in the order of the nodes.
     pub identities: Vec<[u8; 32]>,
+    /// The text of each policy that a node has, by the name of its file.
+    pub policies: HashMap<String, String>,
 }
 
 /// What a lab's nodes and links are called by their platforms.
@@ -113,8 +116,8 @@ pub(super) fn plan(lab: &Lab, keys: &Keys) -> Result<Plan, LabError> {
         }
         links.push(LinkPlan { name: link.name.clone(), ends, mtu: link.mtu, shape: link.shape });
     }
-    let nodes = (0..lab.nodes.len()).map(|n| node_plan(lab, keys, &links, &nics, n)).collect();
-    Ok(Plan { nodes, links })
+    let nodes = (0..lab.nodes.len()).map(|n| node_plan(lab, keys, &links, &nics, n));
+    Ok(Plan { nodes: nodes.collect::<Result<_, _>>()?, links })
 }
 
 fn nic(node: usize, number: usize, name: &str, wire: Option<(usize, usize)>) -> Nic {
@@ -123,15 +126,22 @@ fn nic(node: usize, number: usize, name: &str, wire: Option<(usize, usize)>) -> 
     Nic { name: name.into(), mac: [2, 0, 0, n1, n0, number as u8], wire }
 }
 
-fn node_plan(lab: &Lab, keys: &Keys, links: &[LinkPlan], nics: &[Vec<Nic>], n: usize) -> NodePlan {
+fn node_plan(
+    lab: &Lab,
+    keys: &Keys,
+    links: &[LinkPlan],
+    nics: &[Vec<Nic>],
+    n: usize,
+) -> Result<NodePlan, LabError> {
     let node = &lab.nodes[n];
+    let agent = agent(node, keys)?;
     let [.., n1, n0] = (n as u32 + 1).to_be_bytes();
     let management = Ipv4Addr::new(10, 255, n1, n0);
     let mut text = String::new();
     // Writing to a string does not fail.
     let mut line = |t: std::fmt::Arguments<'_>| writeln!(text, "{t}").unwrap_or_default();
     line(format_args!("[node]\nname = \"{}\"\nidentity = \"{}\"", node.name, hex(&keys.identities[n])));
-    line(format_args!("agent = \"everything\"\n\n[control]\nadmin = \"{}\"", hex(&keys.admin)));
+    line(format_args!("{agent}\n\n[control]\nadmin = \"{}\"", hex(&keys.admin)));
     line(format_args!("\n[team]\n{}", super::file::team_lines(&lab.defaults.team)));
     line(format_args!("\n[[link]]\nname = \"{MANAGEMENT}\"\nmac = \"{}\"", mac_text(nics[n][0].mac)));
     line(format_args!("address = \"{management}/16\"\nmanagement = true"));
@@ -170,7 +180,15 @@ fn node_plan(lab: &Lab, keys: &Keys, links: &[LinkPlan], nics: &[Vec<Nic>], n: u
         }
     }
     let memory = node.memory.unwrap_or(lab.defaults.memory);
-    NodePlan { name: node.name.clone(), memory, management, nics: nics[n].clone(), config: text }
+    Ok(NodePlan { name: node.name.clone(), memory, management, nics: nics[n].clone(), config: text })
+}
+
+/// The lines of `[node]` about the Auth Agent.
+fn agent(node: &super::Node, keys: &Keys) -> Result<String, LabError> {
+    let Some(file) = &node.policy else { return Ok("agent = \"everything\"".into()) };
+    let missing = || LabError::without_place(format!("the policy {file} of node {} is missing", node.name));
+    let text = keys.policies.get(file).ok_or_else(missing)?;
+    Ok(format!("agent = \"source-based\"\npolicy = {}", toml::Value::from(text.as_str())))
 }
 
 fn udp_address(link: usize, end: usize) -> Ipv4Addr {
@@ -189,7 +207,7 @@ mod tests {
     use super::*;
 
     fn keys(n: usize) -> Keys {
-        Keys { admin: [0xad; 32], identities: vec![[7; 32]; n] }
+        Keys { admin: [0xad; 32], identities: vec![[7; 32]; n], ..Keys::default() }
     }
 
     #[test]
@@ -207,6 +225,21 @@ mod tests {
         assert_eq!(c["neighbor"][1]["link"].as_str(), Some("n2-n3"));
         assert_eq!(c["neighbor"][1]["mac"].as_str(), Some("02:00:00:00:03:01"));
         assert_eq!(c["control"]["admin"].as_str(), Some("ad".repeat(32).as_str()));
+    }
+
+    #[test]
+    fn a_policy_comes_with_its_agent() {
+        let mut lab = Lab::line(2);
+        lab.nodes[1].policy = Some("b.toml".into());
+        let without = lab.plan(&keys(2)).unwrap_err();
+        assert_eq!(without.text, "the policy b.toml of node n2 is missing");
+        let text = "# it's \\ '''quoted'''\n[unsigned]\nprivileges = [\"x\"]\n";
+        let policies = [("b.toml".to_string(), text.to_string())].into();
+        let plan = lab.plan(&Keys { policies, ..keys(2) }).unwrap();
+        let config = |n: usize| plan.nodes[n].config.parse::<toml::Table>().unwrap();
+        assert_eq!(config(0)["node"]["agent"].as_str(), Some("everything"));
+        assert_eq!(config(1)["node"]["agent"].as_str(), Some("source-based"));
+        assert_eq!(config(1)["node"]["policy"].as_str(), Some(text));
     }
 
     #[test]
