@@ -335,7 +335,7 @@ mod tests {
 
     #[test]
     fn what_cannot_be_is_refused_and_says_why() {
-        let own = Ed25519Key::from(authagent::keys::SigningKey::from_hex(OWN).unwrap().public());
+        let own = authagent::keys::SigningKey::from_hex(OWN).unwrap().public();
         for (identity, neighbor, why) in [
             (true, "protect = \"require\"".to_string(), "needs the neighbor's key"),
             (false, format!("key = \"{PEER}\"\nprotect = \"require\""), "needs node.identity"),
