@@ -11,7 +11,7 @@
 //! | [`neighbor`], [`bans`], [`uploads`], [`log`], [`counters`] | what a node keeps beside its flows    |
 //! | [`sandbox`]                 | one team's code and state                                            |
 //! | [`engine`], [`admit`], [`job`], [`cache`] | from a module's bytes to shared machine code           |
-//! | [`abi`], `guest`            | the guest interface                                                  |
+//! | [`abi`], `guest`, [`integrity`] | the guest interface; marks on capsules                          |
 //! | [`capsule`], [`cap`], [`soft`] | what guests hold: capsule objects, capabilities, soft state        |
 //!
 //! Nothing here reads a clock, touches a device or starts a thread (D1).
@@ -28,6 +28,7 @@ pub mod counters;
 pub mod engine;
 pub mod flow;
 mod guest;
+pub mod integrity;
 pub mod job;
 pub mod log;
 pub mod neighbor;

@@ -7,6 +7,7 @@ mod cap;
 mod capsule;
 mod clock;
 mod crypto;
+mod integrity;
 pub(crate) mod memory;
 mod node;
 pub(crate) mod random;
@@ -33,7 +34,8 @@ pub(crate) fn link(linker: &mut Linker<TeamState>) -> wasmtime::Result<()> {
     session::link(linker)?;
     node::link(linker)?;
     random::link(linker)?;
-    crypto::link(linker)
+    crypto::link(linker)?;
+    integrity::link(linker)
 }
 
 /// Charges `units`, or ends the guest: its event has used its budget up.

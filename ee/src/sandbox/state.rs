@@ -17,6 +17,7 @@ use crate::cap::{Caps, Neighbors};
 use crate::capsule::{Kinds, Objects};
 use crate::engine::Metering;
 use crate::guest::random::Random;
+use crate::integrity::Integrity;
 use crate::soft::{Soft, TimerTable};
 
 /// Effects that one event may have.
@@ -63,6 +64,7 @@ pub struct TeamState {
     pub(crate) speaking: Option<Handle>,
     pub(crate) random: Option<Random>,
 
+    pub(crate) integrity: Integrity,
     pub(crate) effects: VecDeque<Effect>,
     /// Packet buffers that the event took, and the bytes of its other effects.
     pub(super) lent: Charge,
