@@ -1,8 +1,8 @@
 //! Amplification: what one frame of n bytes, from somebody who is not who he says, makes a node send.
 //!
 //! Each frame goes to a node of its own; what that sends in the half minute after is compared with what the
-//! same node sends without it. `cargo test -p ee --test amplification -- --nocapture` prints the table of
-//! `docs/security.md`.
+//! same node sends without it. `cargo test -p ee --test amplification -- --nocapture` prints the table; what
+//! `docs/security.md` says is of it.
 
 mod common;
 

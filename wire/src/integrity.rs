@@ -35,6 +35,9 @@ impl Mark {
     /// The mark of a packet, if it has one. Of several the first counts. `Err`: it has another length; the peer
     /// erred.
     pub fn of<T: AsRef<[u8]>>(packet: &Packet<T>) -> Result<Option<Self>, anep::Error> {
+        if packet.header_len() == anep::HEADER_LEN {
+            return Ok(None);
+        }
         let is_mark = |o: &Result<OptionRef<'_>, anep::Error>| {
             o.as_ref().map_or(true, |option| option.kind == OPTION_INTEGRITY)
         };
