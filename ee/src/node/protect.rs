@@ -25,8 +25,8 @@ use crate::neighbor::{Guard, NeighborId, Waiting};
 
 /// Packets that wait for one neighbor to prove who it is.
 const MAX_WAITING: usize = 16;
-/// How long they wait.
-const PATIENCE: Duration = Duration::from_secs(2);
+/// How long they wait: longer than a handshake takes whose hello was lost a few times.
+const PATIENCE: Duration = Duration::from_secs(3);
 
 /// What the protected links of a node have in common.
 pub(super) struct Links {
