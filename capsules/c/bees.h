@@ -85,6 +85,10 @@ BEES_IMPORT(neighborhood_list) int32_t bees_neighborhood_list(bees_handle neighb
 BEES_IMPORT(neighborhood_make) int32_t bees_neighborhood_make(const bees_handle *neighbors, uint32_t count); /* a neighborhood */
 BEES_IMPORT(neighbor_max_payload) int32_t bees_neighbor_max_payload(bees_handle neighbor); /* bytes */
 
+/* Marks on capsules, hop by hop. */
+BEES_IMPORT(integrity_set) int32_t bees_integrity_set(bees_handle neighbor, const void *key, uint32_t len); /* 0 */
+BEES_IMPORT(integrity_clear) int32_t bees_integrity_clear(bees_handle neighbor); /* 0 */
+
 /* Soft state. */
 BEES_IMPORT(cache_put) int32_t bees_cache_put(const void *key, uint32_t key_len, const void *value, uint32_t len, uint32_t ttl_ms); /* 0 */
 BEES_IMPORT(cache_get) int32_t bees_cache_get(const void *key, uint32_t key_len, void *to, uint32_t max); /* length of the value */

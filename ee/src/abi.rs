@@ -268,6 +268,8 @@ pub const IMPORTS: &[Signature] = signatures! {
     neighborhood_list(I32, I32, I32) -> I32;
     neighborhood_make(I32, I32) -> I32;
     neighbor_max_payload(I32) -> I32;
+    integrity_set(I32, I32, I32) -> I32;
+    integrity_clear(I32) -> I32;
     cache_put(I32, I32, I32, I32, I32) -> I32;
     cache_get(I32, I32, I32, I32) -> I32;
     cache_refresh(I32, I32, I32) -> I32;

@@ -46,6 +46,10 @@ counters! {
     LinksDown = "links_down",
     /// A packet was dropped, or given up after a while, because its neighbor had not proven who it is.
     Unproven = "link_unproven_dropped",
+    /// A capsule lacked the mark that its protocol asks for, or had a wrong one. The peer erred, or somebody else.
+    IntegrityRefused = "peer_integrity_refused",
+    /// A capsule with a mark came again, or far too late.
+    IntegrityReplayed = "peer_integrity_replayed",
     /// A capsule's identifier was not known.
     Unknown = "capsules_unknown",
     /// A capsule waited for its flow and was dropped for want of room.

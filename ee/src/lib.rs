@@ -11,7 +11,7 @@
 //! | [`neighbor`], [`bans`], [`attempts`], [`uploads`], [`log`], [`counters`] | what a node keeps beside its flows    |
 //! | [`sandbox`]                 | one team's code and state                                            |
 //! | [`engine`], [`admit`], [`job`], [`cache`] | from a module's bytes to shared machine code           |
-//! | [`abi`], `guest`            | the guest interface                                                  |
+//! | [`abi`], `guest`, [`integrity`] | the guest interface; marks on capsules                          |
 //! | [`capsule`], [`cap`], [`soft`] | what guests hold: capsule objects, capabilities, soft state        |
 //! | [`envelope`], [`sensor`]    | what teams hand to each other, what they may read of the machine     |
 //!
@@ -31,6 +31,7 @@ pub mod engine;
 pub mod envelope;
 pub mod flow;
 mod guest;
+pub mod integrity;
 pub mod job;
 pub mod log;
 pub mod neighbor;

@@ -27,7 +27,8 @@ use wasmtime::{
 };
 use wire::describe;
 use wire::grant::Grant;
-use wire::id::TupleHash;
+use wire::id::{CapsuleId, TupleHash};
+use wire::integrity::Mark;
 use wire::tuple::Tuple;
 
 use self::state::{InstanceState, Limiter};
@@ -38,6 +39,7 @@ use crate::capsule::{Kinds, Object, Objects};
 use crate::engine::{Code, Engine, FUNCTION_BYTES, Metering, STORE_BYTES};
 use crate::envelope::{Envelopes, Maker};
 use crate::guest::random::Random;
+use crate::integrity::{Integrity, Unsound};
 use crate::sensor::Sensed;
 pub use crate::soft::Fired;
 use crate::soft::TimerTable;
@@ -465,6 +467,22 @@ impl Sandbox {
         }
     }
 
+    /// The mark for a capsule to a neighbor that the team has a key for.
+    pub fn mark(&mut self, to: NeighborId, id: &CapsuleId, payload: &[u8]) -> Option<Mark> {
+        self.run.store.data_mut().integrity.mark(to, id, payload)
+    }
+
+    /// Whether a capsule from a neighbor has the mark that the team asks for, if it does.
+    pub fn check(
+        &mut self,
+        from: NeighborId,
+        id: &CapsuleId,
+        payload: &[u8],
+        mark: Option<&Mark>,
+    ) -> Result<(), Unsound> {
+        self.run.store.data_mut().integrity.check(from, id, payload, mark)
+    }
+
     /// What the team holds.
     pub fn stats(&self) -> SandboxStats {
         let state = self.run.store.data();
@@ -752,6 +770,7 @@ fn state(engine: &Engine, setup: Setup, kinds: Kinds, now: Now) -> Result<TeamSt
         packet: Vec::new(),
         speaking: None,
         random,
+        integrity: Integrity::new(account.charge(0)?),
         effects: VecDeque::new(),
         lent: account.charge(0)?,
         refused: Refused::default(),

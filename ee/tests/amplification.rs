@@ -1,8 +1,8 @@
 //! Amplification: what one frame of n bytes, from somebody who is not who he says, makes a node send.
 //!
 //! Each frame goes to a node of its own; what that sends in the half minute after is compared with what the
-//! same node sends without it. `cargo test -p ee --test amplification -- --nocapture` prints the table of
-//! `docs/security.md`.
+//! same node sends without it. `cargo test -p ee --test amplification -- --nocapture` prints the table; what
+//! `docs/security.md` says is of it.
 
 mod common;
 
@@ -105,8 +105,8 @@ fn watched(flow: &Flow, frames: &[(LinkId, Vec<u8>)]) -> (i64, usize) {
         for link in (0..5).map(LinkId) {
             while let Some(frame) = node.transmit(at(now), link) {
                 sent += if shot { frame.len() as i64 } else { 0 };
-                let at = if link >= UDP_SEALED { 42 } else { 14 };
-                let parsed = frame.get(at..).map(Frame::parse);
+                let headers = if link >= UDP_SEALED { 42 } else { 14 };
+                let parsed = frame.get(headers..).map(Frame::parse);
                 answers += usize::from(matches!(parsed, Some(Ok(Frame::Answer { .. }))));
                 if let Some(reply) = arp_reply(link, &frame) {
                     node.frame(at(now), link, buffers.copy_of(&reply).unwrap());

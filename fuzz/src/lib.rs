@@ -57,4 +57,5 @@ pub const CONFIG: &str = r#"
     name = "far"
     link = "udp"
     udp = "[fd00::9]:3322"
+    key = "d75a980182b10ab7d54bfed3c964073a0ee172f3daa62325af021a68f707511a"
 "#;

@@ -18,7 +18,7 @@ use spin::Mutex;
 /// Size and alignment of one block, in bytes.
 pub const BLOCK: usize = 2048;
 /// Bytes left free in front of a fresh buffer's contents.
-pub const HEADROOM: usize = 128;
+pub const HEADROOM: usize = 160;
 
 /// The memory of one buffer.
 #[repr(C, align(2048))]

@@ -49,7 +49,10 @@ fn crosses(flow: &Flow, what: &str) {
 
 /// Refused where it is injected, by a reason that says what and how much; neighbors never hear of it.
 fn refused(flow: &Flow, why: &str) {
-    let mut sim = line();
+    // On unprotected links nodes have nothing to say to each other but this.
+    let mut lab = Lab::line(3);
+    lab.defaults.protect = false;
+    let mut sim = Sim::new(&lab, 1, Options::default()).unwrap();
     let before = held(&mut sim, 0);
     let hash = sim.inject(0, &flow.tuple, &[&flow.module]).unwrap();
     sim.run_for(SECOND);

@@ -15,8 +15,11 @@ fn shape(loss: f64) -> Shape {
     Shape { rate: Some(12_500_000), delay: SECOND / 1000, loss, ..Shape::default() }
 }
 
+/// Unprotected: a protected link lets nothing through twice, and has frames of its own.
 fn line(nodes: usize, loss: f64) -> Sim {
-    Sim::new(&Lab::line(nodes).shaped(shape(loss)), 1, Options::default()).unwrap()
+    let mut lab = Lab::line(nodes).shaped(shape(loss));
+    lab.defaults.protect = false;
+    Sim::new(&lab, 1, Options::default()).unwrap()
 }
 
 /// Frames that one direction of a link was given.

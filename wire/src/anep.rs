@@ -161,11 +161,21 @@ fn parse_option(bytes: &[u8]) -> Result<(OptionRef<'_>, &[u8]), Error> {
 /// # Panics
 /// When `out` is shorter than [`HEADER_LEN`] or the packet would pass 65,535 bytes: the caller erred.
 pub fn emit_header(out: &mut [u8], type_id: u16, payload_len: usize) {
-    let total = u16::try_from(HEADER_LEN + payload_len).expect("an ANEP packet has at most 65,535 bytes");
+    emit_header_with(out, type_id, 0, payload_len);
+}
+
+/// The same for a header that `options_len` bytes of options follow, a multiple of four.
+///
+/// # Panics
+/// As [`emit_header`].
+#[inline]
+pub fn emit_header_with(out: &mut [u8], type_id: u16, options_len: usize, payload_len: usize) {
+    let header = HEADER_LEN + options_len;
+    let total = u16::try_from(header + payload_len).expect("an ANEP packet has at most 65,535 bytes");
     out[field::VERSION] = VERSION;
     out[field::FLAGS] = 0;
     out[field::TYPE].copy_from_slice(&type_id.to_be_bytes());
-    out[field::HEADER_WORDS].copy_from_slice(&((HEADER_LEN / 4) as u16).to_be_bytes());
+    out[field::HEADER_WORDS].copy_from_slice(&((header / 4) as u16).to_be_bytes());
     out[field::PACKET_LEN].copy_from_slice(&total.to_be_bytes());
 }
 

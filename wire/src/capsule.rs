@@ -2,6 +2,7 @@
 
 use crate::anep;
 use crate::id::CapsuleId;
+use crate::integrity::{Mark, OPTION_LEN};
 use core::fmt;
 
 /// Bytes in front of a capsule's payload: ANEP header without options, and identifier.
@@ -46,6 +47,8 @@ pub struct Capsule {
     pub payload_at: usize,
     /// Length of the payload in bytes.
     pub payload_len: usize,
+    /// The mark, if it has one.
+    pub mark: Option<Mark>,
 }
 
 impl Capsule {
@@ -56,7 +59,19 @@ impl Capsule {
             return Err(Error::Type(anep.type_id()));
         }
         let (id, payload) = anep.payload().split_first_chunk::<ID_LEN>().ok_or(Error::NoIdentifier)?;
-        Ok(Self { id: CapsuleId(*id), payload_at: anep.header_len() + ID_LEN, payload_len: payload.len() })
+        let payload_at = anep.header_len() + ID_LEN;
+        Ok(Self { id: CapsuleId(*id), payload_at, payload_len: payload.len(), mark: Mark::of(&anep)? })
+    }
+
+    /// Writes the header of a capsule with a mark and `payload_len` bytes of payload into
+    /// `out[..HEADER_LEN + OPTION_LEN]`.
+    ///
+    /// # Panics
+    /// As [`anep::emit_header`].
+    pub fn emit_marked(out: &mut [u8], id: &CapsuleId, mark: &Mark, payload_len: usize) {
+        anep::emit_header_with(out, anep::TYPE_CAPSULE, OPTION_LEN, ID_LEN + payload_len);
+        mark.emit(&mut out[anep::HEADER_LEN..]);
+        out[anep::HEADER_LEN + OPTION_LEN..][..ID_LEN].copy_from_slice(&id.0);
     }
 
     /// Writes the header of a capsule with `payload_len` bytes of payload into `out[..HEADER_LEN]`.
@@ -79,7 +94,10 @@ mod tests {
         let mut bytes = [0xee; HEADER_LEN + 20];
         let id = CapsuleId([9; 16]);
         Capsule::emit_header(&mut bytes, &id, 3);
-        assert_eq!(Capsule::parse(&bytes), Ok(Capsule { id, payload_at: HEADER_LEN, payload_len: 3 }));
+        assert_eq!(
+            Capsule::parse(&bytes),
+            Ok(Capsule { id, payload_at: HEADER_LEN, payload_len: 3, mark: None })
+        );
         bytes[2] = 0;
         assert_eq!(Capsule::parse(&bytes), Err(Error::Type(0x00e5)));
     }

@@ -7,6 +7,7 @@
 //! | [`id`]      | hashes and the capsule identifier formula                             | -                             |
 //! | [`tuple`](mod@tuple) | the flow tuple: what a flow is made of and who answers for it | system protocols, control     |
 //! | [`limits`]  | propagation limits and the derivation graph                           | inside the tuple              |
+//! | [`integrity`] | a mark on a capsule that its protocol asked for                       | capsules                      |
 //! | [`link`](mod@link) | frames of a protected link: handshake, sealed packets             | Ethernet 0x88B5, UDP 3322     |
 //! | [`system`]  | payloads of the system protocols (translation, download)              | capsules                      |
 //! | [`describe`]  | what a module says about itself                                      | a custom section of the module |
@@ -31,6 +32,7 @@ pub mod control;
 pub mod describe;
 pub mod grant;
 pub mod id;
+pub mod integrity;
 pub mod limits;
 pub mod link;
 pub mod revoke;

@@ -58,6 +58,17 @@ impl Neighbor {
     pub fn max_payload(&self) -> Result<usize, Error> {
         check(sys::neighbor_max_payload(self.0)).map(|n| n as usize)
     }
+
+    /// From now on this flow's capsules to the neighbor are marked under `key` (16 to 64 bytes), and those from it
+    /// that are not are refused. The flow's instance there must set the same key.
+    pub fn protect(&self, key: &[u8]) -> Result<(), Error> {
+        check(sys::integrity_set(self.0, key)).map(drop)
+    }
+
+    /// Capsules to and from the neighbor are neither marked nor checked any more.
+    pub fn unprotect(&self) -> Result<(), Error> {
+        check(sys::integrity_clear(self.0)).map(drop)
+    }
 }
 
 impl Neighborhood {

@@ -41,6 +41,8 @@ pub struct Counters {
     pub lost: u64,
     /// Operations that limits forbade.
     pub depleted: u64,
+    /// Capsules refused for want of the right mark.
+    pub unsound: u64,
 }
 
 /// Nodes that run one protocol, and their links.
@@ -61,7 +63,7 @@ pub struct Network<P> {
 pub type TestSession = (usize, u32);
 
 enum Happening {
-    Arrival { kind: u8, payload: Vec<u8>, port: usize },
+    Arrival { kind: u8, payload: Vec<u8>, port: usize, key: Option<Vec<u8>> },
     Timer { timer: u32 },
 }
 
@@ -74,6 +76,8 @@ pub struct Node {
     capsules: Vec<Option<Object>>,
     /// Per port: neighbor's name, link, the node there and its port.
     ports: Vec<(String, usize, usize, usize)>,
+    /// Per port: the key under which capsules are marked.
+    keys: BTreeMap<usize, Vec<u8>>,
     cache: BTreeMap<Vec<u8>, (Vec<u8>, u64)>,
     timers: BTreeMap<u32, (u64, u64)>,
     set: Vec<(u32, u64)>,
@@ -135,6 +139,7 @@ impl<P: Protocol> Network<P> {
             random: mix(self.random ^ self.nodes.len() as u64),
             capsules: vec![],
             ports: vec![],
+            keys: BTreeMap::new(),
             cache: BTreeMap::new(),
             timers: BTreeMap::new(),
             set: vec![],
@@ -223,12 +228,21 @@ impl<P: Protocol> Network<P> {
             self.queue.pop();
             self.now = time;
             match self.events.remove(&key) {
-                Some(Happening::Arrival { kind, payload, port }) => self.arrival(at, port, kind, payload),
+                Some(Happening::Arrival { kind, payload, port, key }) if self.is_sound(at, port, &key) => {
+                    self.arrival(at, port, kind, payload);
+                }
+                Some(Happening::Arrival { .. }) => self.counters.unsound += 1,
                 Some(Happening::Timer { timer }) => self.timer(at, timer),
                 None => {}
             }
         }
         self.now = end;
+    }
+
+    /// Whether what comes in by this port is marked under the key that the guest set for it, if it did.
+    fn is_sound(&self, at: usize, port: usize, key: &Option<Vec<u8>>) -> bool {
+        let wanted = self.nodes[at].as_ref().and_then(|n| n.keys.get(&port));
+        wanted.is_none() || wanted == key.as_ref()
     }
 
     /// What the nodes logged.
@@ -321,6 +335,7 @@ impl<P: Protocol> Network<P> {
         }
         for (port, kind, payload) in node.out.drain(..) {
             let (_, link, to, to_port) = node.ports[port];
+            let key = node.keys.get(&port).cloned();
             let (link, up) = self.links[link];
             self.counters.sent += 1;
             self.random = mix(self.random);
@@ -331,7 +346,7 @@ impl<P: Protocol> Network<P> {
             }
             self.sequence += 1;
             self.queue.push(Reverse((self.now + link.delay_us, self.sequence, to)));
-            self.events.insert(self.sequence, Happening::Arrival { kind, payload, port: to_port });
+            self.events.insert(self.sequence, Happening::Arrival { kind, payload, port: to_port, key });
         }
         self.nodes[at] = Some(node);
     }
@@ -526,6 +541,21 @@ impl Node {
 
     pub(crate) fn neighbor_max_payload(&mut self, neighbor: u32) -> i32 {
         result(self.port(neighbor).map(|_| self.max_payload))
+    }
+
+    pub(crate) fn integrity_set(&mut self, neighbor: u32, key: &[u8]) -> i32 {
+        result(self.port(neighbor).and_then(|port| {
+            if !(16..=64).contains(&key.len()) {
+                return Err(Error::BadArgument);
+            }
+            self.keys.insert(port, key.to_vec());
+            Ok(0)
+        }))
+    }
+
+    pub(crate) fn integrity_clear(&mut self, neighbor: u32) -> i32 {
+        let port = self.port(neighbor);
+        result(port.and_then(|port| self.keys.remove(&port).map(|_| 0).ok_or(Error::NotFound)))
     }
 
     pub(crate) fn cache_put(&mut self, key: &[u8], value: &[u8], ttl_ms: u32) -> i32 {

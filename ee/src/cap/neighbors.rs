@@ -84,6 +84,22 @@ impl Neighbors {
         self.links.iter_mut().for_each(|bucket| bucket.set(now, rate, burst.into()));
     }
 
+    /// Takes bytes of each frame to `at` away from the payload.
+    pub fn reserve(&mut self, at: u16, bytes: u16) -> Result<(), Error> {
+        let is = &mut self.get_mut(at)?.is;
+        is.max_payload = is.max_payload.saturating_sub(bytes);
+        is.overhead += bytes;
+        Ok(())
+    }
+
+    /// Gives them back.
+    pub fn release(&mut self, at: u16, bytes: u16) -> Result<(), Error> {
+        let is = &mut self.get_mut(at)?.is;
+        is.max_payload += bytes;
+        is.overhead = is.overhead.saturating_sub(bytes);
+        Ok(())
+    }
+
     /// Whether `payload` bytes may go to `at`; takes nothing.
     pub fn fits(&self, at: u16, payload: usize) -> Result<(), Error> {
         let max = usize::from(self.get(at)?.is.max_payload);

@@ -8,6 +8,7 @@ mod capsule;
 mod clock;
 mod crypto;
 mod envelope;
+mod integrity;
 mod key;
 pub(crate) mod memory;
 mod node;
@@ -37,6 +38,7 @@ pub(crate) fn link(linker: &mut Linker<TeamState>) -> wasmtime::Result<()> {
     node::link(linker)?;
     random::link(linker)?;
     crypto::link(linker)?;
+    integrity::link(linker)?;
     key::link(linker)?;
     sensor::link(linker)?;
     envelope::link(linker)

@@ -160,7 +160,7 @@ impl Node {
                 return self.questions.refuse(now.mono, claim.id);
             }
             for capsule in question.waiting {
-                self.capsule(now, capsule.from, capsule.id, capsule.payload);
+                self.capsule(now, capsule.from, capsule.id, None, capsule.payload);
             }
             return;
         }

@@ -393,10 +393,7 @@ mod tests {
                     out.push(AgentAction::Clamp { flow, grant: Self::grant(&[]) });
                 }
                 AgentEvent::Timer { .. } => {
-                    out.push(AgentAction::Revoke {
-                        flow,
-                        reason: Reason::Expired { until: 7 },
-                    });
+                    out.push(AgentAction::Revoke { flow, reason: Reason::Expired { until: 7 } });
                 }
                 _ => {}
             }

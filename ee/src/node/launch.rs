@@ -110,7 +110,7 @@ impl Node {
             // The wait was the neighbor's; from here on it is the team's.
             drop(capsule.charge);
             match self.registry.find(&capsule.id) {
-                Some(_) => self.capsule(now, capsule.from, capsule.id, capsule.payload),
+                Some(_) => self.capsule(now, capsule.from, capsule.id, None, capsule.payload),
                 None => self.questions.refuse(now.mono, capsule.id),
             }
         }

@@ -47,6 +47,7 @@ use nodeos::team::{Budget, TeamId, Teams};
 use wire::capsule::{Capsule, HEADER_LEN};
 use wire::control::Erred;
 use wire::id::CapsuleId;
+use wire::integrity::{Mark, OPTION_LEN};
 use wire::system::{REQUEST, RESPONSE, agent_id, translation_id};
 
 use crate::bans::Bans;
@@ -244,7 +245,7 @@ impl Node {
         let mut payload = packet;
         payload.pull_front(capsule.payload_at);
         if payload.set_len(capsule.payload_len).is_ok() {
-            self.capsule(now, from, capsule.id, payload);
+            self.capsule(now, from, capsule.id, capsule.mark.as_ref(), payload);
         }
     }
 
@@ -305,9 +306,11 @@ impl Node {
         self.net.links()
     }
 
-    fn capsule(&mut self, now: Now, from: NeighborId, id: CapsuleId, payload: Buf) {
+    fn capsule(&mut self, now: Now, from: NeighborId, id: CapsuleId, mark: Option<&Mark>, payload: Buf) {
         match self.registry.find(&id) {
-            Some(Target::Flow { flow, kind, .. }) => self.for_flow(flow, kind, from, id, payload),
+            Some(Target::Flow { flow, kind, .. }) => {
+                self.for_flow(now, (flow, kind), from, id, mark, payload);
+            }
             Some(Target::TranslationRequest) => self.serve_translation(now, from, &payload),
             Some(Target::TranslationResponse) => self.translation(now, from, &payload),
             Some(Target::DownloadRequest { flow, object }) => {
@@ -326,18 +329,30 @@ impl Node {
 
     /// Sends a system protocol's capsule.
     fn send_system(&mut self, now: Now, to: NeighborId, id: &CapsuleId, payload: &[u8]) {
-        let sent = self.platform.buffers.copy_of(payload).is_some_and(|buf| self.send(now, to, id, buf));
+        let sent =
+            self.platform.buffers.copy_of(payload).is_some_and(|buf| self.send(now, to, id, None, buf));
         self.counters.add(if sent { Count::SystemSent } else { Count::SendDropped });
     }
 
     /// Puts the capsule header in front of a payload and hands it to the neighbor's channel.
-    fn send(&mut self, now: Now, to: NeighborId, id: &CapsuleId, mut payload: Buf) -> bool {
+    fn send(
+        &mut self,
+        now: Now,
+        to: NeighborId,
+        id: &CapsuleId,
+        mark: Option<&Mark>,
+        mut payload: Buf,
+    ) -> bool {
         let len = payload.len();
-        if len > usize::from(self.neighbors[to].max_payload) {
+        let option = if mark.is_some() { OPTION_LEN } else { 0 };
+        if len + option > usize::from(self.neighbors[to].max_payload) {
             return false;
         }
-        let Ok(header) = payload.push_front(HEADER_LEN) else { return false };
-        Capsule::emit_header(header, id, len);
+        let Ok(header) = payload.push_front(HEADER_LEN + option) else { return false };
+        match mark {
+            Some(mark) => Capsule::emit_marked(header, id, mark, len),
+            None => Capsule::emit_header(header, id, len),
+        }
         let sent = self.pass(now, to, payload);
         self.neighbors[to].sent += u64::from(sent);
         sent

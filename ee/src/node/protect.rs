@@ -25,8 +25,8 @@ use crate::neighbor::{Guard, NeighborId, Waiting};
 
 /// Packets that wait for one neighbor to prove who it is.
 const MAX_WAITING: usize = 16;
-/// How long they wait.
-const PATIENCE: Duration = Duration::from_secs(2);
+/// How long they wait: longer than a handshake takes whose hello was lost a few times.
+const PATIENCE: Duration = Duration::from_secs(3);
 
 /// What the protected links of a node have in common.
 pub(super) struct Links {
@@ -48,6 +48,13 @@ impl Links {
 
     fn wake_at(&mut self, at: Instant) {
         self.wake = Some(self.wake.map_or(at, |old| old.min(at)));
+    }
+
+    /// For a link; the latest moment that there is means never.
+    fn wake_for(&mut self, link: &Link) {
+        if link.wake() != u64::MAX {
+            self.wake_at(Instant(link.wake()));
+        }
     }
 }
 
@@ -175,7 +182,7 @@ impl Node {
         let Some(len) = link.seal(now.mono.micros(), &packet, &mut self.links.scratch[..]) else {
             return false;
         };
-        self.links.wake_at(Instant(link.wake()));
+        self.links.wake_for(link);
         if packet.push_front(SEALED_HEADER).is_err() || packet.set_len(len).is_err() {
             return false;
         }
@@ -233,11 +240,11 @@ impl Node {
         let Guard::Sealed(link) = &mut self.neighbors[id].guard else { return };
         if let Some(task) = link.task() {
             // Packets wait for this, and it is short: it goes before all compilations.
-            let job = JobId(self.next_job.0);
+            let job = self.next_job;
             self.next_job = JobId(job.0 + 1);
             self.jobs.push_front(Job::new(job, Work::Handshake { neighbor: id, task }));
         }
-        self.links.wake_at(Instant(link.wake()));
+        self.links.wake_for(link);
         while let Guard::Sealed(link) = &mut self.neighbors[id].guard
             && let Some(frame) = link.output()
         {
@@ -335,7 +342,7 @@ mod tests {
 
     #[test]
     fn what_cannot_be_is_refused_and_says_why() {
-        let own = Ed25519Key::from(authagent::keys::SigningKey::from_hex(OWN).unwrap().public());
+        let own = authagent::keys::SigningKey::from_hex(OWN).unwrap().public();
         for (identity, neighbor, why) in [
             (true, "protect = \"require\"".to_string(), "needs the neighbor's key"),
             (false, format!("key = \"{PEER}\"\nprotect = \"require\""), "needs node.identity"),

@@ -13,11 +13,13 @@ use nodeos::slab::Handle;
 use nodeos::team::{Fault, Resource, Verdict};
 use wire::control::Erred;
 use wire::id::CapsuleId;
+use wire::integrity::Mark;
 
 use super::{End, Node, label};
 use crate::abi;
 use crate::counters::Count;
 use crate::flow::Stage;
+use crate::integrity::Unsound;
 use crate::neighbor::NeighborId;
 use crate::sandbox::{Effect, Event, GuestFault, Refused, SessionInput};
 
@@ -39,10 +41,11 @@ impl Node {
     /// A capsule of a flow that this node knows.
     pub(super) fn for_flow(
         &mut self,
-        handle: Handle,
-        kind: u8,
+        now: Now,
+        (handle, kind): (Handle, u8),
         from: NeighborId,
         id: CapsuleId,
+        mark: Option<&Mark>,
         payload: Buf,
     ) {
         let Some(flow) = self.flows.get(handle) else { return };
@@ -53,8 +56,24 @@ impl Node {
         if !matches!(flow.stage, Stage::Running { .. }) {
             return self.wait_for_flow(handle, from, id, payload);
         }
+        let sandbox = self.flows.get_mut(handle).and_then(|f| f.sandbox());
+        if let Some(Err(why)) = sandbox.map(|s| s.check(from, &id, &payload, mark)) {
+            return self.unsound(now, from, why);
+        }
         self.counters.add(Count::CapsulesReceived);
         self.push_event(handle, Event::Capsule { kind, from: Some(from), packet: payload });
+    }
+
+    /// A capsule is not as its protocol's own neighbor would have sent it.
+    fn unsound(&mut self, now: Now, from: NeighborId, why: Unsound) {
+        self.neighbors[from].refused += 1;
+        let (count, what) = match why {
+            Unsound::Mark => (Count::IntegrityRefused, "without the mark that its protocol asks for"),
+            Unsound::Replayed => (Count::IntegrityReplayed, "a second time, or far too late"),
+        };
+        self.counters.add(count);
+        let name = self.neighbors[from].name.clone();
+        self.log_limited(now, || format!("peer {name} sent a capsule {what}"));
     }
 
     /// Queues an event for a flow's team, and charges the team for what it holds. What does not fit is
@@ -234,7 +253,9 @@ impl Node {
         let Some(flow) = self.flows.get(handle) else { return };
         let Some(&id) = flow.kind_ids.get(usize::from(kind)) else { return };
         let len = payload.len() as u64;
-        let sent = self.send(now, to, &id, payload);
+        let sandbox = self.flows.get_mut(handle).and_then(|f| f.sandbox());
+        let mark = sandbox.and_then(|s| s.mark(to, &id, &payload));
+        let sent = self.send(now, to, &id, mark.as_ref(), payload);
         self.counters.add(if sent { Count::CapsulesSent } else { Count::SendDropped });
         let Some(flow) = self.flows.get_mut(handle) else { return };
         if sent {

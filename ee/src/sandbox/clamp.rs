@@ -19,7 +19,6 @@ impl Sandbox {
             let protocol = &tuple.body.protocols[usize::from(instance.position)];
             instance.kinds = Kinds::new(protocol, instance.position, grant)?;
         }
-        state.caps.withhold(&grant.privileges);
         state.neighbors.lower(now.mono, budget.rate, budget.burst);
         state.timers.lower(budget.timers.into(), grant.min_timer_us, grant.max_timer_us);
         state.session_limit = budget.sessions.into();
@@ -29,6 +28,13 @@ impl Sandbox {
         }
         self.run.event = self.run.event.min(budget.event);
         self.budget = *budget;
+        self.withhold(&grant.privileges);
         Ok(())
+    }
+
+    /// Revokes every capability for privileges that are not among `kept`, and what other teams got of them
+    /// by envelopes.
+    pub fn withhold(&mut self, kept: &[String]) {
+        self.run.store.data_mut().caps.withhold(kept);
     }
 }

@@ -18,6 +18,7 @@ use crate::capsule::{Kinds, Objects};
 use crate::engine::Metering;
 use crate::envelope::Maker;
 use crate::guest::random::Random;
+use crate::integrity::Integrity;
 use crate::soft::{Soft, TimerTable};
 
 /// Effects that one event may have.
@@ -68,6 +69,7 @@ pub struct TeamState {
     pub(crate) shared: Shared,
     pub(crate) maker: Maker,
 
+    pub(crate) integrity: Integrity,
     pub(crate) effects: VecDeque<Effect>,
     /// Packet buffers that the event took, and the bytes of its other effects.
     pub(super) lent: Charge,

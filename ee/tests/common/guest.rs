@@ -99,7 +99,12 @@ pub fn module(handlers: &str) -> Vec<u8> {
 /// Asks a node by the first byte of its name, along a line. A program's packet is 8 bytes: 0, the name's
 /// byte, 0, 0, and a number of four bytes; the answer is 1, the byte, `constant`, 0, and the number.
 pub fn ask(name: &str, constant: u8) -> Flow {
-    of(name, &ASK.replace("CONSTANT", &constant.to_string()))
+    of(name, &ask_handlers(constant))
+}
+
+/// Its handlers.
+pub fn ask_handlers(constant: u8) -> String {
+    ASK.replace("CONSTANT", &constant.to_string())
 }
 
 const ASK: &str = r#"

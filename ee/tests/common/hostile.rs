@@ -174,7 +174,7 @@ pub fn attacks() -> Vec<Attack> {
 }
 
 /// A pointer or a length outside the memory, in every function that takes one.
-const LIES: [(&str, &str); 18] = [
+const LIES: [(&str, &str); 19] = [
     ("lie-read", "(call $capsule_read (local.get $c) (i32.const 0) (i32.const -1) (i32.const 2))"),
     ("lie-write", "(call $capsule_write (local.get $c) (i32.const 0) (i32.const 65535) (i32.const 2))"),
     ("lie-lookup", "(call $cap_lookup (i32.const 0) (i32.const -1))"),
@@ -185,6 +185,12 @@ const LIES: [(&str, &str); 18] = [
     (
         "lie-list",
         "(call $neighborhood_list (call $cap_lookup (i32.const 64) (i32.const 12)) (i32.const 65533) (i32.const 1))",
+    ),
+    (
+        "lie-integrity",
+        "(block (result i32)
+            (drop (call $neighborhood_list (call $cap_lookup (i32.const 64) (i32.const 12)) (i32.const 0) (i32.const 1)))
+            (call $integrity_set (i32.load (i32.const 0)) (i32.const -1) (i32.const 32)))",
     ),
     (
         "lie-put-key",

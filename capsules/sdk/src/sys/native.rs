@@ -88,6 +88,16 @@ pub fn neighbor_max_payload(neighbor: u32) -> i32 {
 }
 
 /// See `docs/abi`.
+pub fn integrity_set(neighbor: u32, key: &[u8]) -> i32 {
+    with_node(|n| n.integrity_set(neighbor, key))
+}
+
+/// See `docs/abi`.
+pub fn integrity_clear(neighbor: u32) -> i32 {
+    with_node(|n| n.integrity_clear(neighbor))
+}
+
+/// See `docs/abi`.
 pub fn cache_put(key: &[u8], value: &[u8], ttl_ms: u32) -> i32 {
     with_node(|n| n.cache_put(key, value, ttl_ms))
 }

@@ -29,6 +29,8 @@ mod raw {
         pub fn neighborhood_list(neighborhood: i32, list: *mut u32, list_max: usize) -> i32;
         pub fn neighborhood_make(list: *const u32, list_len: usize) -> i32;
         pub fn neighbor_max_payload(neighbor: i32) -> i32;
+        pub fn integrity_set(neighbor: i32, key: *const u8, key_len: usize) -> i32;
+        pub fn integrity_clear(neighbor: i32) -> i32;
         pub fn cache_put(
             key: *const u8,
             key_len: usize,
@@ -206,6 +208,18 @@ pub fn neighborhood_list(neighborhood: u32, list: &mut [u32]) -> i32 {
 pub fn neighbor_max_payload(neighbor: u32) -> i32 {
     // Safety: the node checks every handle; pointers and lengths are those of live slices.
     unsafe { raw::neighbor_max_payload(neighbor as i32) }
+}
+
+/// See `docs/abi`.
+pub fn integrity_set(neighbor: u32, key: &[u8]) -> i32 {
+    // Safety: the node checks every handle; pointers and lengths are those of live slices.
+    unsafe { raw::integrity_set(neighbor as i32, key.as_ptr(), key.len()) }
+}
+
+/// See `docs/abi`.
+pub fn integrity_clear(neighbor: u32) -> i32 {
+    // Safety: the node checks every handle; pointers and lengths are those of live slices.
+    unsafe { raw::integrity_clear(neighbor as i32) }
 }
 
 /// See `docs/abi`.
