@@ -165,6 +165,7 @@ fn units() -> Result<()> {
     process::run("build of the tests", &mut cargo(&["test", "--quiet", "--no-run"]))?;
     process::run("unit and property tests", &mut cargo(&["test", "--quiet", "--lib", "--bins"]))?;
     process::run("examples in the documentation", &mut cargo(&["test", "--quiet", "--doc"]))?;
+    process::run("keys beside openssl", &mut cargo(&["test", "--quiet", "--test", "openssl"]))?;
     process::run("integration tests", &mut integration(&["nodeos", "authagent", "ee", "host"])?)
 }
 
@@ -235,6 +236,6 @@ fn lab_tests(kind: &str) -> Result<()> {
     capsules::build(false, None)?;
     // With the tests of all packages come their programs.
     process::run("hosted node and client", &mut cargo(&["test", "--quiet", "--no-run"]))?;
-    let arguments = ["test", "--quiet", "--test", "labs", "--", "--test-threads=1", kind];
-    process::run(&format!("tests {kind}*"), &mut cargo(&arguments))
+    let mut tests = integration(&["client"])?;
+    process::run(&format!("tests {kind}*"), tests.args(["--", "--test-threads=1", kind]))
 }
