@@ -77,20 +77,19 @@ impl Integrity {
         let id = u32::from_be_bytes([hash[0], hash[1], hash[2], hash[3]]);
         let next = wall.unwrap_or(0) << PER_SECOND_BITS;
         let key = Key { neighbor, mac, id, sender, next, heard: Heard::default() };
-        match self.keys.iter_mut().find(|k| k.neighbor == neighbor) {
+        if let Some(old) = self.keys.iter_mut().find(|k| k.neighbor == neighbor) {
             // The same key again starts nothing anew: what was heard stays heard.
-            Some(old) if old.id == id => Ok(false),
-            Some(old) => {
+            if old.id != id {
                 *old = key;
-                Ok(false)
             }
-            None if self.keys.len() >= MAX_KEYS => Err(Error::NoRoom),
-            None => {
-                self.charge.grow(size_of::<Key>() as u64).map_err(|_| Error::NoMemory)?;
-                self.keys.push(key);
-                Ok(true)
-            }
+            return Ok(false);
         }
+        if self.keys.len() >= MAX_KEYS {
+            return Err(Error::NoRoom);
+        }
+        self.charge.grow(size_of::<Key>() as u64).map_err(|_| Error::NoMemory)?;
+        self.keys.push(key);
+        Ok(true)
     }
 
     /// Ends it. Whether there was a key.
