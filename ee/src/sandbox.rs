@@ -15,7 +15,6 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use authagent::keys::SigningKey;
 use nodeos::account::{self, Account, Charge};
 use nodeos::buf::{Buf, BufPool};
 use nodeos::link::LinkId;
@@ -32,15 +31,14 @@ use wire::integrity::Mark;
 use wire::tuple::Tuple;
 
 use self::state::{InstanceState, Limiter};
-pub use self::state::{MAX_EFFECTS, TeamState};
+pub use self::state::{MAX_EFFECTS, Shared, TeamState};
 use crate::abi::{self, INBOX};
 use crate::cap::{Caps, Neighbors};
 use crate::capsule::{Kinds, Object, Objects};
 use crate::engine::{Code, Engine, FUNCTION_BYTES, Metering, STORE_BYTES};
-use crate::envelope::{Envelopes, Maker};
+use crate::envelope::Maker;
 use crate::guest::random::Random;
 use crate::integrity::{Integrity, Unsound};
-use crate::sensor::Sensed;
 pub use crate::soft::Fired;
 use crate::soft::TimerTable;
 
@@ -97,17 +95,6 @@ pub struct Setup {
     pub seed: Option<[u8; 32]>,
     /// What all teams of the node have in common.
     pub shared: Shared,
-}
-
-/// What all teams of a node have in common; who may use it, their capabilities say.
-#[derive(Clone, Default)]
-pub struct Shared {
-    /// The node's identity, if it has one.
-    pub key: Option<Arc<SigningKey>>,
-    /// What it measures.
-    pub sensors: Arc<Sensed>,
-    /// Capabilities on their way from team to team.
-    pub envelopes: Envelopes,
 }
 
 /// Why a sandbox does not start.

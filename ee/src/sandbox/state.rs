@@ -3,6 +3,7 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
+use authagent::keys::SigningKey;
 use nodeos::account::{Account, Charge};
 use nodeos::buf::{BLOCK, Buf, BufPool};
 use nodeos::platform::{Meter, Now};
@@ -11,18 +12,30 @@ use wasmtime::{Memory, ResourceLimiter};
 use wire::id::TupleHash;
 use wire::tuple::{Protocol, Tuple};
 
-use super::{Effect, Refused, SessionId, Shared};
+use super::{Effect, Refused, SessionId};
 use crate::abi::Error;
 use crate::cap::{Caps, Neighbors};
 use crate::capsule::{Kinds, Objects};
 use crate::engine::Metering;
-use crate::envelope::Maker;
+use crate::envelope::{Envelopes, Maker};
 use crate::guest::random::Random;
 use crate::integrity::Integrity;
+use crate::sensor::Sensed;
 use crate::soft::{Soft, TimerTable};
 
 /// Effects that one event may have.
 pub const MAX_EFFECTS: usize = 512;
+
+/// What all teams of a node have in common; who may use it, their capabilities say.
+#[derive(Clone, Default)]
+pub struct Shared {
+    /// The node's identity, if it has one.
+    pub key: Option<Arc<SigningKey>>,
+    /// What it measures.
+    pub sensors: Arc<Sensed>,
+    /// Capabilities on their way from team to team.
+    pub envelopes: Envelopes,
+}
 
 /// The data of a team's store.
 pub struct TeamState {

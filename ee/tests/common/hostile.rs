@@ -174,7 +174,7 @@ pub fn attacks() -> Vec<Attack> {
 }
 
 /// A pointer or a length outside the memory, in every function that takes one.
-const LIES: [(&str, &str); 19] = [
+const LIES: [(&str, &str); 28] = [
     ("lie-read", "(call $capsule_read (local.get $c) (i32.const 0) (i32.const -1) (i32.const 2))"),
     ("lie-write", "(call $capsule_write (local.get $c) (i32.const 0) (i32.const 65535) (i32.const 2))"),
     ("lie-lookup", "(call $cap_lookup (i32.const 0) (i32.const -1))"),
@@ -211,4 +211,28 @@ const LIES: [(&str, &str); 19] = [
     ("lie-log", "(call $log (i32.const 0) (i32.const 65535) (i32.const 2))"),
     ("lie-sha", "(call $hash_sha256 (i32.const 0) (i32.const 1) (i32.const 65505))"),
     ("lie-md5", "(call $hash_md5 (i32.const 65535) (i32.const 2) (i32.const 0))"),
+    ("lie-group", "(call $neighborhood_make (i32.const 65533) (i32.const 1))"),
+    (
+        "lie-hmac",
+        "(call $hmac_sha256 (i32.const 0) (i32.const 65537) (i32.const 0) (i32.const 1) (i32.const 0))",
+    ),
+    (
+        "lie-check",
+        "(call $signature_check (i32.const 0) (i32.const 65505) (i32.const 32) (i32.const 0) (i32.const 1) (i32.const 0) (i32.const 64))",
+    ),
+    (
+        "lie-seal",
+        "(call $aead_seal (i32.const 0) (i32.const 0) (i32.const 0) (i32.const 0) (i32.const 16) (i32.const 65505))",
+    ),
+    (
+        "lie-unseal",
+        "(call $aead_open (i32.const 65493) (i32.const 0) (i32.const 0) (i32.const 0) (i32.const 16) (i32.const 0))",
+    ),
+    ("lie-pair", "(call $seal_make (i32.const 65529))"),
+    (
+        "lie-envelope",
+        "(call $envelope_make (call $cap_lookup (i32.const 64) (i32.const 12)) (i32.const 0) (i32.const 0) (i32.const 65521))",
+    ),
+    ("lie-open", "(call $envelope_open (i32.const 65521) (i32.const 0) (i32.const 0) (i32.const 0))"),
+    ("lie-void", "(call $envelope_void (i32.const -1))"),
 ];
