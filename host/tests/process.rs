@@ -78,7 +78,9 @@ impl Drop for Node {
 }
 
 fn plan() -> Plan {
-    Lab::line(2).plan(&Keys { admin: BASE_POINT, identities: vec![[1; 32], [2; 32]], ..Keys::default() }).unwrap()
+    Lab::line(2)
+        .plan(&Keys { admin: BASE_POINT, identities: vec![[1; 32], [2; 32]], ..Keys::default() })
+        .unwrap()
 }
 
 /// A valid Ed25519 public key (RFC 8032, section 5.1).
