@@ -56,7 +56,7 @@ pub enum Kind {
 #[derive(Clone)]
 pub enum PrivateKey {
     /// For [`Scheme::Ed25519`].
-    Ed25519(SigningKey),
+    Ed25519(Box<SigningKey>),
     /// For [`Scheme::RsaPssSha256`].
     Rsa(Box<pss::SigningKey<Sha256>>),
 }
@@ -74,7 +74,7 @@ impl PrivateKey {
     /// Makes a key; `bits` is the size of an RSA key.
     pub fn generate(kind: Kind, bits: u32) -> Result<Self> {
         match kind {
-            Kind::Ed25519 => Ok(Self::Ed25519(SigningKey::generate(&entropy)?)),
+            Kind::Ed25519 => Ok(SigningKey::generate(&entropy)?.into()),
             Kind::Rsa if !RSA_BITS.contains(&bits) => {
                 let text =
                     format!("an RSA key has {} to {} bits, not {bits}", RSA_BITS.start(), RSA_BITS.end());
@@ -88,7 +88,7 @@ impl PrivateKey {
     pub fn from_text(text: &str) -> Result<Self> {
         let text = text.trim();
         if !text.starts_with("-----") {
-            return Ok(Self::Ed25519(SigningKey::from_hex(text)?));
+            return Ok(SigningKey::from_hex(text)?.into());
         }
         let (label, document) =
             SecretDocument::from_pem(text).map_err(|e| anyhow::anyhow!("this is no key in PEM: {e}"))?;
@@ -111,7 +111,7 @@ impl PrivateKey {
         if info.algorithm == ED25519 {
             let seed = <&OctetStringRef>::from_der(info.private_key.as_bytes());
             let seed = seed.ok().and_then(|s| <&[u8; 32]>::try_from(s.as_bytes()).ok());
-            return Ok(Self::Ed25519(SigningKey::from_seed(seed.context("this is no Ed25519 key")?)));
+            return Ok(SigningKey::from_seed(seed.context("this is no Ed25519 key")?).into());
         }
         if info.algorithm.oid != rsa::pkcs1::ALGORITHM_OID {
             bail!("the key is neither an RSA nor an Ed25519 key");
@@ -155,7 +155,7 @@ impl From<RsaPrivateKey> for PrivateKey {
 
 impl From<SigningKey> for PrivateKey {
     fn from(key: SigningKey) -> Self {
-        Self::Ed25519(key)
+        Self::Ed25519(Box::new(key))
     }
 }
 
@@ -169,7 +169,7 @@ impl Signer for PrivateKey {
 
     fn sign(&self, message: &[u8]) -> Result<Vec<u8>, NoEntropy> {
         match self {
-            Self::Ed25519(key) => Signer::sign(key, message),
+            Self::Ed25519(key) => Signer::sign(&**key, message),
             Self::Rsa(key) => {
                 let signature = key.try_sign_with_rng(&mut random()?, message);
                 // Nothing else can fail with a key that was checked and a hash that is shorter than it.
@@ -258,6 +258,8 @@ fn random() -> Result<ChaCha20Rng, NoEntropy> {
 mod tests {
     use super::*;
     use crate::files::tests::Scratch;
+    use proptest::prelude::*;
+    use std::sync::LazyLock;
 
     #[test]
     fn keys_come_back_from_their_files_with_their_owner() {
@@ -318,6 +320,36 @@ mod tests {
         assert!(check_principal("joe@example.org").is_ok());
         for name in ["", "two words", "zoë", &"x".repeat(65)] {
             assert!(check_principal(name).is_err());
+        }
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(64))]
+
+        #[test]
+        fn any_text_is_read_or_refused(text in "\\PC{0,200}", pem in any::<bool>()) {
+            let text =
+                if pem { format!("-----BEGIN {LABEL}-----\n{text}\n-----END {LABEL}-----\n") } else { text };
+            let _ = PrivateKey::from_text(&text);
+            let _ = split_comment(&text);
+        }
+
+        /// A damaged key is refused, or is a key.
+        #[test]
+        fn a_damaged_key_is_read_or_refused(at in any::<prop::sample::Index>(), with in any::<u8>(), rsa in any::<bool>()) {
+            static KEYS: LazyLock<[Vec<u8>; 2]> = LazyLock::new(|| {
+                [Kind::Ed25519, Kind::Rsa].map(|kind| {
+                    let pem = PrivateKey::generate(kind, 2048).unwrap().to_pem().unwrap();
+                    SecretDocument::from_pem(&pem).unwrap().1.as_bytes().to_vec()
+                })
+            });
+            let mut der = KEYS[usize::from(rsa)].clone();
+            let at = at.index(der.len());
+            der[at] = with;
+            if let Ok(key) = PrivateKey::from_pkcs8(&der) {
+                let signature = key.sign(b"m").unwrap();
+                prop_assert!(key.public().verify(key.scheme(), b"m", &signature).is_ok());
+            }
         }
     }
 }

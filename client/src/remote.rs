@@ -10,7 +10,7 @@ use anyhow::{Context, Result};
 use authagent::NoEntropy;
 use authagent::channel::{Client, ClientEvent};
 use authagent::keys::Ed25519Key;
-use wire::control::{Answer, FlowInfo, MAX_PIECE, Page, Request, TeamInfo, decode, encode};
+use wire::control::{Answer, FlowInfo, FlowState, MAX_PIECE, Page, Request, TeamInfo, decode, encode};
 use wire::id::TupleHash;
 
 use crate::exit::{Code, failure};
@@ -43,6 +43,8 @@ pub struct Remote {
     messages: VecDeque<Vec<u8>>,
     name: String,
     timeout: Duration,
+    /// The node ended the connection before it said anything.
+    turned_away: bool,
 }
 
 /// Entropy of this machine, in the form that the channel wants.
@@ -68,22 +70,56 @@ pub fn connect(address: &str, timeout: Duration) -> Result<TcpStream> {
 }
 
 impl Remote {
-    /// Connects and logs in.
+    /// Connects and logs in. A node lets only so many clients begin in a second, and turns others away
+    /// before it says a word: they come again, until their time is up.
     pub fn login(target: &Target) -> Result<Self> {
+        let deadline = Instant::now() + target.timeout;
+        loop {
+            let mut remote = Self::connect(target)?;
+            match remote.enter(deadline) {
+                Err(_) if remote.turned_away && Instant::now() + TURNED_AWAY < deadline => {
+                    std::thread::sleep(TURNED_AWAY);
+                }
+                result => return result.map(|()| remote),
+            }
+        }
+    }
+
+    /// The same, but a node that turns us away is not asked again.
+    pub fn login_once(target: &Target) -> Result<Self> {
+        let mut remote = Self::connect(target)?;
+        remote.enter(Instant::now() + target.timeout)?;
+        Ok(remote)
+    }
+
+    fn connect(target: &Target) -> Result<Self> {
         let stream = connect(&target.control, target.timeout)?;
         let key = Box::new(target.key.clone());
         let channel = Client::new(target.identity, &target.principal, key, &entropy)
             .context("cannot start the control session")?;
-        let mut remote = Self {
+        Ok(Self {
             stream,
             channel,
             messages: VecDeque::new(),
             name: target.name.clone(),
             timeout: target.timeout,
-        };
-        let deadline = Instant::now() + target.timeout;
-        while !remote.exchange(deadline)? {}
-        Ok(remote)
+            turned_away: false,
+        })
+    }
+
+    /// Goes through handshake and login.
+    fn enter(&mut self, deadline: Instant) -> Result<()> {
+        let mut heard = false;
+        loop {
+            match self.exchange(deadline) {
+                Ok(true) => return Ok(()),
+                Ok(false) => heard = true,
+                Err(error) => {
+                    self.turned_away = !heard && crate::exit::code(&error) == Code::Unreachable;
+                    return Err(error);
+                }
+            }
+        }
     }
 
     /// Asks and waits for the answer. A node's refusal is an error.
@@ -142,7 +178,12 @@ impl Remote {
     pub fn find_flow(&mut self, name: &str) -> Result<FlowInfo> {
         let flows = self.flows()?;
         let by_hash = |f: &&FlowInfo| name.len() >= 4 && f.hash.to_string().starts_with(name);
-        let found: Vec<_> = flows.iter().filter(|f| f.name == name || by_hash(f)).collect();
+        let mut found: Vec<_> = flows.iter().filter(|f| f.name == name || by_hash(f)).collect();
+        // Of several, those that ended or were refused are not meant.
+        let there = |f: &&FlowInfo| !matches!(f.state, FlowState::Ended(_));
+        if found.len() > 1 && found.iter().any(there) {
+            found.retain(there);
+        }
         match found[..] {
             [flow] => Ok(flow.clone()),
             [] => Err(failure(Code::Missing, format!("node {} has no flow {name}", self.name))),
@@ -215,6 +256,8 @@ impl Remote {
     }
 }
 
+/// How long to wait before a node that turned us away is asked again.
+const TURNED_AWAY: Duration = Duration::from_millis(100);
 /// A socket's timeout may not be 0.
 const MIN_WAIT: Duration = Duration::from_millis(1);
 
@@ -226,7 +269,7 @@ mod tests {
     use authagent::keys::{NodeIdentity, PublicKey, SigningKey};
     use std::net::TcpListener;
     use std::sync::Arc;
-    use wire::control::{Arrival, ControlError, Erred, FlowState};
+    use wire::control::{Arrival, ControlError, Erred};
     use wire::id::PartHash;
     use wire::tuple::{Scheme, Tuple};
 
@@ -297,14 +340,20 @@ mod tests {
         let target = node(|request| match request {
             Request::FlowShow { from: 0 } => Answer::Flows(Page { items: vec![flow(1)], next: Some(1) }),
             // A page that leads back ends the list.
-            Request::FlowShow { from: 1 } => Answer::Flows(Page { items: vec![flow(2)], next: Some(1) }),
+            Request::FlowShow { from: 1 } => {
+                let named = |n, state| FlowInfo { name: "again".into(), state, ..flow(n) };
+                let ended = named(3, FlowState::Ended("refused".into()));
+                let items = vec![flow(2), ended, named(4, FlowState::Running)];
+                Answer::Flows(Page { items, next: Some(1) })
+            }
             _ => Answer::Done,
         });
         let mut remote = Remote::login(&target).unwrap();
         let hashes: Vec<_> = remote.flows().unwrap().iter().map(|f| f.hash).collect();
-        assert_eq!(hashes, [TupleHash([1; 32]), TupleHash([2; 32])]);
+        assert_eq!(hashes, [1, 2, 3, 4].map(|n| TupleHash([n; 32])));
         assert_eq!(remote.find_flow("0202").unwrap().hash, TupleHash([2; 32]));
         assert_eq!(crate::exit::code(&remote.find_flow("hello").unwrap_err()), Code::Usage);
+        assert_eq!(remote.find_flow("again").unwrap().hash, TupleHash([4; 32]), "the other one ended");
         assert_eq!(crate::exit::code(&remote.find_flow("other").unwrap_err()), Code::Missing);
         assert!(remote.teams().unwrap_err().to_string().contains("answered what was not asked"));
     }
@@ -356,6 +405,28 @@ mod tests {
         assert_eq!(code(&Target { identity: other, ..node(|_| Answer::Done) }), Code::Unreachable);
         let closed = Target { control: "127.0.0.1:1".into(), ..node(|_| Answer::Done) };
         assert_eq!(code(&closed), Code::Unreachable);
+    }
+
+    /// A node turns clients away that come too fast; who waits is let in.
+    #[test]
+    fn who_is_turned_away_comes_again() {
+        let target = node(|_| Answer::Done);
+        let door = TcpListener::bind("127.0.0.1:0").unwrap();
+        let busy = Target { control: door.local_addr().unwrap().to_string(), ..target.clone() };
+        let behind = target.control.clone();
+        std::thread::spawn(move || {
+            for _ in 0..2 {
+                drop(door.accept().unwrap());
+            }
+            let (mut client, _) = door.accept().unwrap();
+            let mut node = TcpStream::connect(behind).unwrap();
+            let (mut back, mut answers) = (client.try_clone().unwrap(), node.try_clone().unwrap());
+            std::thread::spawn(move || std::io::copy(&mut answers, &mut back));
+            std::io::copy(&mut client, &mut node).unwrap_or_default();
+        });
+        assert_eq!(crate::exit::code(&Remote::login_once(&busy).err().unwrap()), Code::Unreachable);
+        let mut remote = Remote::login(&busy).unwrap();
+        assert_eq!(remote.ask(&Request::NodeShow).unwrap(), Answer::Done);
     }
 
     #[test]

@@ -18,7 +18,7 @@ pub const LONGEST_WAIT: Duration = Duration::from_secs(60);
 pub const FORGET: Duration = Duration::from_secs(600);
 /// Addresses remembered; the one that failed longest ago gives way.
 pub const ADDRESSES: usize = 64;
-/// Handshakes that may begin in a second, from anywhere.
+/// Handshakes that may begin in a second, from anywhere, without ending in a login.
 pub const PER_SECOND: u32 = 8;
 
 #[derive(Debug)]
@@ -62,9 +62,10 @@ impl Attempts {
         self.list.push_back(Failed { from, times, last: now });
     }
 
-    /// Somebody there proved who it is.
+    /// Somebody there proved who it is: such handshakes do not count.
     pub fn succeeded(&mut self, from: IpAddr) {
         self.list.retain(|f| f.from != from);
+        self.begun = self.begun.saturating_sub(1);
     }
 }
 
@@ -110,6 +111,8 @@ mod tests {
         let mut attempts = Attempts::default();
         let begun = (0..10_000).filter(|&n| attempts.begin(Instant::ZERO, address(n))).count();
         assert_eq!(begun, PER_SECOND as usize);
+        attempts.succeeded(address(1));
+        assert!(attempts.begin(Instant::ZERO, address(1)), "who is known is no stranger");
         (0..10_000).for_each(|n| attempts.failed(Instant::ZERO, address(n)));
         assert_eq!(attempts.list.len(), ADDRESSES);
         assert!(attempts.begin(Instant::ZERO + FORGET, address(9_999)));

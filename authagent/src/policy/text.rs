@@ -267,11 +267,12 @@ fn timer(text: Spanned<TimerText>) -> Result<(Option<u32>, Option<u64>), Mistake
     if min.zip(max).is_some_and(|(min, max)| min > max) {
         return Err((span, "the shortest interval is longer than the longest".into()));
     }
-    let long = |_| (span.clone(), String::from("an interval is too long"));
-    Ok((
-        min.map(u32::try_from).transpose().map_err(long)?,
-        max.map(u64::try_from).transpose().map_err(|e| long(e))?,
-    ))
+    let min_us = min.map(u32::try_from).transpose();
+    let max_us = max.map(u64::try_from).transpose();
+    match (min_us, max_us) {
+        (Ok(min), Ok(max)) => Ok((min, max)),
+        _ => Err((span, "an interval is too long".into())),
+    }
 }
 
 fn budgets(text: Spanned<BudgetsText>) -> Result<Budgets, Mistake> {

@@ -12,6 +12,7 @@
 mod revoked;
 
 use alloc::borrow::ToOwned;
+use alloc::boxed::Box;
 use alloc::collections::{BTreeMap, BTreeSet};
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
@@ -55,7 +56,7 @@ struct Granted {
 
 enum Verdict {
     Verify(PublicKey),
-    Grant(Granted),
+    Grant(Box<Granted>),
 }
 
 impl SourceBased {
@@ -78,7 +79,7 @@ impl SourceBased {
         let Credentials::Signed { principal, scheme, .. } = &tuple.credentials else {
             self.revoked.check(now, flow, None)?;
             let grant = self.policy.grant(None, &asked)?;
-            return Ok(Verdict::Grant(Granted { signer: None, validity, asked, grant }));
+            return Ok(Verdict::Grant(Box::new(Granted { signer: None, validity, asked, grant })));
         };
         self.revoked.check(now, flow, Some(principal))?;
         let known = self.policy.current(principal, now.wall)?;
@@ -98,7 +99,7 @@ impl SourceBased {
         self.policy.strong(&tried.key)?;
         let grant = self.policy.grant(Some(principal), &asked)?;
         let signer = Some((principal.clone(), tried.key.clone()));
-        Ok(Verdict::Grant(Granted { signer, validity, asked, grant }))
+        Ok(Verdict::Grant(Box::new(Granted { signer, validity, asked, grant })))
     }
 
     /// Judges every running flow by the policy and the time that are now.
@@ -178,7 +179,9 @@ impl SourceBased {
         let Some(at) = keys.iter().position(|k| *k == key) else { return };
         if valid {
             self.revoke(now, from.as_deref(), revocation, out);
-        } else if let Some(next) = keys.get(at + 1) {
+        } else if let Some(next) = keys.get(at + 1)
+            && self.checks.allows(now, from.as_deref())
+        {
             out.extend(self.checks.start(now, next.clone(), from.as_deref(), revocation));
         }
     }
@@ -233,7 +236,7 @@ impl AuthAgent for SourceBased {
                     Ok(Verdict::Verify(key)) => out.push(AgentAction::Verify { flow, key }),
                     Ok(Verdict::Grant(granted)) => {
                         out.push(AgentAction::Grant { flow, grant: granted.grant.clone() });
-                        self.flows.insert(flow, granted);
+                        self.flows.insert(flow, *granted);
                         self.watch(now, out);
                     }
                     Err(reason) => out.push(AgentAction::Refuse { flow, reason }),

@@ -139,8 +139,8 @@ pub fn run(access: &Access, verb: &Verb, output: Output) -> Result<()> {
                 (None, Some((key, _))) => Against::Key(key),
                 (None, None) => Against::Itself,
             };
-            let at = at.unwrap_or_else(sign::now);
-            verify::report(&verify::verify(flow, parts, against, at)?, output)
+            let place = verify::Use { now: at.unwrap_or_else(sign::now), node: access.node.as_deref() };
+            verify::report(&verify::verify(flow, parts, against, place)?, output)
         }
         Verb::Dump { flow } => dump_flow(access, flow, output),
         Verb::Inject { file, params, parts, patience } => {

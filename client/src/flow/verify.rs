@@ -16,6 +16,15 @@ use super::{build, dump, parts_folder, read};
 use crate::exit::{Code, failure};
 use crate::output::{Cell, Colour, Output, Table, hex};
 
+/// Where and when a tuple is to be used.
+#[derive(Debug, Clone, Copy)]
+pub struct Use<'a> {
+    /// Seconds since 1970.
+    pub now: u64,
+    /// The node, if it matters.
+    pub node: Option<&'a str>,
+}
+
 /// What a tuple is held against.
 #[derive(Debug, Clone, Copy)]
 pub enum Against<'a> {
@@ -63,8 +72,9 @@ impl Finding {
 }
 
 /// Checks the tuple in `file`: its encoding, its parts (in the folder beside it, or among `parts`), its
-/// signature, and whether it may be used at `now` seconds since 1970.
-pub fn verify(file: &Path, parts: &[PathBuf], against: Against<'_>, now: u64) -> Result<Vec<Finding>> {
+/// signature, and whether it may be used then and there.
+pub fn verify(file: &Path, parts: &[PathBuf], against: Against<'_>, place: Use<'_>) -> Result<Vec<Finding>> {
+    let now = place.now;
     let bytes = read(file)?;
     let tuple = match Tuple::decode(&bytes) {
         Ok(tuple) => tuple,
@@ -80,6 +90,7 @@ pub fn verify(file: &Path, parts: &[PathBuf], against: Against<'_>, now: u64) ->
     let unknown_time = UnknownTime::default();
     let valid = unknown_time.check(&tuple.body.validity, Some(now)).map_err(|e| e.to_string());
     findings.push(Finding::of("validity", valid.map(|()| format!("at {}", Utc(now)))));
+    findings.extend(tuple.body.nodes().map(|nodes| meant_for(&nodes, place.node)));
     if let Against::Policy(policy) = against {
         let grant = policy.judge(&tuple).map_err(|e| e.to_string());
         findings.push(Finding::of("policy", grant.map(|g| format!("grants {}", dump::grant_text(&g)))));
@@ -184,6 +195,16 @@ fn declared(protocol: &Protocol, module: &[u8]) -> Option<String> {
     }
 }
 
+/// Whether the tuple is meant for this node.
+fn meant_for(nodes: &[&str], node: Option<&str>) -> Finding {
+    let text = format!("for no node but {}", nodes.join(" "));
+    match node {
+        None => Finding::new("nodes", Verdict::Open, format!("{text}; -n NAME checks one")),
+        Some(node) if nodes.contains(&node) => Finding::new("nodes", Verdict::Good, text),
+        Some(node) => Finding::new("nodes", Verdict::Bad, format!("{text}, and not for {node}")),
+    }
+}
+
 fn unproven(credentials: &Credentials) -> Finding {
     match credentials {
         Credentials::None => Finding::new("signature", Verdict::Open, "nobody signed it"),
@@ -210,7 +231,7 @@ fn signed_by(tuple: &Tuple, keys: &[PublicKey]) -> Result<String, String> {
             "the key did not sign this body for {principal}: it was changed since, or somebody else signed"
         )
     })?;
-    Ok(format!("of {principal} with {}, {} {} bits", key.fingerprint(), key.kind(), key.bits()))
+    Ok(format!("of {principal}, {} {} {}", key.kind(), key.bits(), key.fingerprint()))
 }
 
 /// Who signed, if that is a principal of the policy with a key that it accepts.
@@ -247,6 +268,10 @@ mod tests {
     use wire::tuple::Validity;
 
     const NOW: u64 = 1000;
+
+    const fn during(now: u64) -> Use<'static> {
+        Use { now, node: None }
+    }
 
     struct Case {
         scratch: Scratch,
@@ -285,11 +310,11 @@ mod tests {
             let public = c.key.public();
             let policy = policy("joe", &public, "");
             for against in [Against::Key(&public), Against::Policy(&policy)] {
-                let findings = verify(&c.file, &[], against, NOW).unwrap();
+                let findings = verify(&c.file, &[], against, during(NOW)).unwrap();
                 assert!(findings.iter().all(|f| f.verdict == Verdict::Good), "{findings:?}");
                 assert!(report(&findings, Output::new(true)).is_ok());
             }
-            let findings = verify(&c.file, &[], Against::Itself, NOW).unwrap();
+            let findings = verify(&c.file, &[], Against::Itself, during(NOW)).unwrap();
             let open: Vec<_> = findings.iter().filter(|f| f.verdict == Verdict::Open).collect();
             assert!(open.len() == 1 && open[0].text.contains("--policy FILE"), "{findings:?}");
         }
@@ -299,7 +324,7 @@ mod tests {
     fn what_is_wrong_is_named() {
         let c = case("verify-wrong", Kind::Rsa);
         let public = c.key.public();
-        let check = |against, now| verify(&c.file, &[], against, now).unwrap();
+        let check = |against, now| verify(&c.file, &[], against, during(now)).unwrap();
         for (now, text) in [(9, "valid only from"), (NOW + 1, "valid until")] {
             let findings = check(Against::Key(&public), now);
             assert!(matches!(wrong(&findings)[..], [("validity", t)] if t.contains(text)), "{findings:?}");
@@ -325,6 +350,12 @@ mod tests {
     }
 
     #[test]
+    fn a_tuple_is_for_the_nodes_that_it_names() {
+        let verdict = |node| meant_for(&["a", "b"], node).verdict;
+        assert_eq!([None, Some("b"), Some("c")].map(verdict), [Verdict::Open, Verdict::Good, Verdict::Bad]);
+    }
+
+    #[test]
     fn every_changed_byte_is_found() {
         let c = case("verify-bytes", Kind::Ed25519);
         let public = c.key.public();
@@ -333,7 +364,8 @@ mod tests {
             let mut bad = good.clone();
             bad[at] ^= 1;
             fs::write(&c.file, &bad).unwrap();
-            let findings = verify(&c.file, &[], Against::Policy(&policy("joe", &public, "")), NOW).unwrap();
+            let findings =
+                verify(&c.file, &[], Against::Policy(&policy("joe", &public, "")), during(NOW)).unwrap();
             assert!(!wrong(&findings).is_empty(), "byte {at} of {}: {findings:?}", good.len());
         }
     }
@@ -342,7 +374,7 @@ mod tests {
     fn a_part_that_is_not_the_tuples_is_found() {
         let c = case("verify-parts", Kind::Ed25519);
         let public = c.key.public();
-        let check = |parts: &[PathBuf]| verify(&c.file, parts, Against::Key(&public), NOW).unwrap();
+        let check = |parts: &[PathBuf]| verify(&c.file, parts, Against::Key(&public), during(NOW)).unwrap();
         let stray = c.scratch.0.join("stray");
         fs::write(&stray, "stray").unwrap();
         let findings = check(std::slice::from_ref(&stray));

@@ -388,7 +388,7 @@ fn wait_for(
     console: &Path,
 ) -> Result<Duration> {
     loop {
-        let error = match Remote::login(target) {
+        let error = match Remote::login_once(target) {
             Ok(_) => return Ok(since.elapsed()),
             Err(e) => e,
         };

@@ -82,7 +82,7 @@ pub fn inspect(folder: &Folder, output: Output) -> Result<()> {
 
 fn look(folder: &Folder, state: &State, node: &NodeState) -> (Doing, Option<Usage>) {
     let Some(usage) = node.process.and_then(|p| p.usage()) else { return (Doing::Ended, None) };
-    let login = folder.target(state, &node.name, PATIENCE).and_then(|t| Remote::login(&t));
+    let login = folder.target(state, &node.name, PATIENCE).and_then(|t| Remote::login_once(&t));
     (if login.is_ok() { Doing::Ready } else { Doing::Silent }, Some(usage))
 }
 

@@ -4,6 +4,7 @@
 //! its identifiers are not asked for again for a short while.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use nodeos::account::Charge;
 use nodeos::buf::{BLOCK, Buf};
@@ -25,8 +26,10 @@ use crate::registry::{Object, Target};
 use crate::system::download::{Chunk, Download};
 use crate::system::translate::{Asked, MAX_WAITING, Question, Waiting};
 
-/// Tuples on their way from one neighbor.
+/// Tuples of one neighbor that are on their way or being judged.
 const ARRIVING_PER_NEIGHBOR: usize = 8;
+/// How long the Auth Agent may take to judge a flow, its signature's verification included.
+const JUDGE_TIME: Duration = Duration::from_secs(60);
 
 impl Node {
     /// A capsule whose identifier nobody here knows.
@@ -123,7 +126,8 @@ impl Node {
         }
         let len_ok = tuple_len > 0 && tuple_len as usize <= MAX_LEN;
         // Flows without a team are few for each neighbor, so that none of them takes the whole table.
-        let mine = |f: &Flow| matches!(f.stage, Stage::Tuple { .. }) && f.source == Source::Neighbor(from);
+        let arrives = |f: &Flow| matches!(f.stage, Stage::Tuple { .. } | Stage::Judging);
+        let mine = |f: &Flow| arrives(f) && f.source == Source::Neighbor(from);
         let room = self.flows.iter().filter(|(_, f)| mine(f)).count() < ARRIVING_PER_NEIGHBOR;
         let wanted = tuple_bytes(tuple_len as usize);
         let charge = if len_ok && room { self.neighbors[from].account.charge(wanted).ok() } else { None };
@@ -216,7 +220,14 @@ impl Node {
                 continue;
             };
             if flow.download_deadline().is_some_and(|due| due <= now.mono) {
-                self.pump_download(now, handle);
+                match flow.stage {
+                    Stage::Judging => {
+                        self.counters.add(Count::FlowsRefused);
+                        let why = "the Auth Agent does not come to a judgement";
+                        self.end_flow(now, handle, End::failed(Erred::Node, why));
+                    }
+                    _ => self.pump_download(now, handle),
+                }
             }
             at += 1;
         }
@@ -311,6 +322,9 @@ impl Node {
         flow.parts = parts.iter().map(|_| None).collect();
         flow.tuple = Some(TupleData { bytes, tuple: Arc::new(tuple), parts, charge });
         flow.enter(Stage::Judging, now.mono);
+        if !self.arriving.contains(&handle) {
+            self.arriving.push(handle);
+        }
         self.tuple_seen(now, handle, None);
     }
 
@@ -388,10 +402,11 @@ impl Flow {
         matches!(self.stage, Stage::Tuple { .. } | Stage::Judging | Stage::Download { .. })
     }
 
-    /// When its download must be looked at.
+    /// When its download, or its judgement, must be looked at.
     fn download_deadline(&self) -> Option<Instant> {
         match &self.stage {
             Stage::Tuple { download, .. } | Stage::Download { download, .. } => download.deadline(),
+            Stage::Judging => Some(self.since + JUDGE_TIME),
             _ => None,
         }
     }

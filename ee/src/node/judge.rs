@@ -365,6 +365,18 @@ mod tests {
         }
     }
 
+    fn platform() -> Platform {
+        Platform {
+            name: "test",
+            meter: Arc::new(Still),
+            interrupter: Arc::new(Still),
+            entropy: Arc::new(Still),
+            sensors: Arc::new(NoSensors),
+            engine: Engine::new(Metering::Fuel).unwrap(),
+            buffers: BufPool::new(64),
+        }
+    }
+
     /// Grants everything, but only one neighbor; on a timer takes that one and the sensors away, and then revokes.
     struct Picky;
 
@@ -444,15 +456,7 @@ mod tests {
 
     #[test]
     fn a_neighbor_that_is_not_granted_is_denied() {
-        let platform = Platform {
-            name: "test",
-            meter: Arc::new(Still),
-            interrupter: Arc::new(Still),
-            entropy: Arc::new(Still),
-            sensors: Arc::new(NoSensors),
-            engine: Engine::new(Metering::Fuel).unwrap(),
-            buffers: BufPool::new(64),
-        };
+        let platform = platform();
         let mut now = Now::mono(Instant(0));
         let mut node = Node::new(&NodeConfig::parse(CONFIG).unwrap(), platform.clone(), now).unwrap();
         node.agent = AgentHost::new(Box::new(Picky), String::new());
@@ -516,5 +520,35 @@ mod tests {
             matches!(&flows.items[..], [f] if matches!(&f.state, FlowState::Ended(why) if why.starts_with("revoked")))
         );
         assert_eq!((node.memory.used(), platform.buffers.lent()), (empty, 0));
+    }
+
+    /// Never says anything.
+    struct Silent;
+
+    impl AuthAgent for Silent {
+        fn name(&self) -> &str {
+            "silent"
+        }
+
+        fn handle(&mut self, _: AgentTime, _: AgentEvent<'_>, _: &mut Vec<AgentAction>) {}
+    }
+
+    #[test]
+    fn a_judgement_that_does_not_come_is_a_refusal() {
+        let mut now = Now::mono(Instant(0));
+        let mut node = Node::new(&NodeConfig::parse(CONFIG).unwrap(), platform(), now).unwrap();
+        node.agent = AgentHost::new(Box::new(Silent), String::new());
+        let (_, tuple) = tuple();
+        let hash = TupleHash::of(&tuple);
+        assert_eq!(node.control(now, ADMIN, Request::FlowInject { tuple }), Answer::Injected(hash));
+        node.poll(now);
+        let due = node.deadline(now).unwrap();
+        assert!(due <= Instant(60_000_000));
+        assert_eq!(node.flows.count().0, 1);
+        now.mono = Instant(60_000_000);
+        node.poll(now);
+        assert_eq!(node.flows.count().0, 0);
+        let policy = Request::PolicyLoad { text: String::new() };
+        assert!(matches!(node.control(now, ADMIN, policy), Answer::Error(e) if e.erred == Erred::Node));
     }
 }

@@ -12,7 +12,7 @@ use super::{End, Node, label};
 use crate::counters::Count;
 use crate::engine::Code;
 use crate::flow::{Flow, Source, Stage};
-use crate::job::{Done, JobDone, JobId, Work};
+use crate::job::{Done, Job, JobDone, JobId, Work};
 use crate::sandbox::{Event, NeighborRef, Sandbox, Setup};
 
 /// The longest reason for a flow's end, in bytes.
@@ -181,6 +181,10 @@ impl Node {
             // Compiled for nobody: not at all, if it has not begun.
             Stage::Compile { job } if self.waiting_for(*job).is_empty() => {
                 self.jobs.retain(|waiting| waiting.id() != *job);
+            }
+            Stage::Judging => {
+                let its = |job: &Job| matches!(job.work(), Work::Verify { flow: of, .. } if *of == flow.hash);
+                self.jobs.retain(|waiting| !its(waiting));
             }
             _ => {}
         }

@@ -19,7 +19,7 @@ use wire::id::TupleHash;
 use wire::tuple::Tuple;
 use wire::{CONTROL_PORT, SESSION_PORT};
 
-use super::authority::{Access, described};
+use super::authority::{Access, described, what};
 use super::{End, Node};
 use crate::attempts::Attempts;
 #[cfg(doc)]
@@ -290,8 +290,8 @@ impl Node {
 
     /// What a logged-in client may ask; [`ADMIN`] may ask everything.
     pub fn control(&mut self, now: Now, principal: &str, request: Request) -> Answer {
-        if let Err(denied) = self.authorised(now, principal, &request) {
-            return denied;
+        if !self.authorised(now, principal, &request) {
+            return failed(Erred::Operator, format!("{principal} has no right here to {}", what(&request)));
         }
         match request {
             Request::NodeShow => Answer::Node(self.node_info(now)),
