@@ -49,7 +49,7 @@ pub struct EnvelopeConfig {
     pub id: String,
     /// The privilege in it.
     pub privilege: String,
-    /// The Ed25519 public key whose proof opens it, 64 hexadecimal digits.
+    /// The public key whose proof opens it: Ed25519 in 64 hexadecimal digits, or Ed25519 or RSA in PEM.
     pub key: String,
     /// The only flow that may open it: the hash of its tuple. Without it any flow that the key's owner
     /// signs for.
@@ -76,9 +76,9 @@ impl EnvelopeConfig {
         if !(1..=MAX_NAME).contains(&self.privilege.len()) {
             return Err(fail("privilege must be a name"));
         }
-        let key: Ed25519Key = self.key.parse().map_err(|e| fail(&format!("key: {e}")))?;
+        let key = PublicKey::from_text(&self.key).map_err(|e| fail(&format!("key: {e}")))?;
         let flow = self.flow.as_ref().map(|f| f.parse().map_err(|_| fail("flow must be a tuple's hash")));
-        Ok(Sealed { id, key: key.into(), flow: flow.transpose()? })
+        Ok(Sealed { id, key, flow: flow.transpose()? })
     }
 }
 

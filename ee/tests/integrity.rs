@@ -96,6 +96,7 @@ fn marked_capsules_pass_and_others_of_the_flow_do_not() {
     assert_eq!(world.count(1, "capsules_received"), before + 1);
     assert_eq!(refused(&mut world), (wrong, again + 2));
     world.untap();
+    world.run(SECOND);
     assert!(asks(&mut world, session, 4));
 }
 

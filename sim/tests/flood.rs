@@ -78,6 +78,8 @@ fn a_cut_stops_the_flood_and_healing_lets_it_go_on() {
     let seen: Vec<_> = (0..6).map(|at| hops(&mut sim, at, 1)).collect();
     assert_eq!(seen, [Some(1), Some(0), Some(1), None, None, None]);
     sim.heal();
+    // Neighbors on both sides must first prove who they are.
+    sim.run_for(5 * SECOND);
     round(&mut sim, session, 2);
     sim.run_for(5 * SECOND);
     let seen: Vec<_> = (0..6).map(|at| hops(&mut sim, at, 2)).collect();

@@ -116,14 +116,13 @@ pub(super) fn checking(scheme: Option<Scheme>) -> u64 {
 }
 
 /// The public key that a guest wrote down.
+/// An Ed25519 key as its 32 bytes, an RSA key as SubjectPublicKeyInfo (DER).
 pub(super) fn public_key(scheme: Scheme, bytes: &[u8]) -> Result<PublicKey, Error> {
-    match scheme {
-        Scheme::Ed25519 => {
-            let key = bytes.try_into().ok().and_then(|b| Ed25519Key::from_bytes(b).ok());
-            key.map(PublicKey::from).ok_or(Error::BadArgument)
-        }
-        Scheme::RsaPssSha256 => Err(Error::Unavailable),
-    }
+    let key = match scheme {
+        Scheme::Ed25519 => bytes.try_into().ok().and_then(|b| Ed25519Key::from_bytes(b).ok()).map(Into::into),
+        Scheme::RsaPssSha256 => PublicKey::from_spki(bytes).ok().filter(|key| key.scheme() == scheme),
+    };
+    key.ok_or(Error::BadArgument)
 }
 
 fn digest<D: Digest, const N: usize>(memory: &mut [u8], ptr: u32, len: u32, out: u32) -> Result<i32, Error> {

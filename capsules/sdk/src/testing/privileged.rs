@@ -268,10 +268,10 @@ impl Node {
 fn public_key(scheme: i32, key: &[u8]) -> Result<(Scheme, PublicKey), Error> {
     let scheme = u8::try_from(scheme).ok().and_then(Scheme::of).ok_or(Error::BadArgument)?;
     let key = match scheme {
-        Scheme::Ed25519 => key.try_into().ok().and_then(|k| Ed25519Key::from_bytes(k).ok()),
-        Scheme::RsaPssSha256 => return Err(Error::Unavailable),
+        Scheme::Ed25519 => key.try_into().ok().and_then(|k| Ed25519Key::from_bytes(k).ok()).map(Into::into),
+        Scheme::RsaPssSha256 => PublicKey::from_spki(key).ok().filter(|key| key.scheme() == scheme),
     };
-    Ok((scheme, key.ok_or(Error::BadArgument)?.into()))
+    Ok((scheme, key.ok_or(Error::BadArgument)?))
 }
 
 fn cipher(key_and_nonce: &[u8; 44]) -> (ChaCha20Poly1305, Nonce) {
