@@ -101,11 +101,8 @@ fn write_the_seeds() {
     };
     seeds.put("revocation", "by-joe", &revocation.encode());
     seeds.put("policy", "small", POLICY.as_bytes());
-    seeds.put(
-        "policy",
-        "documented",
-        include_str!("../../docs/policy.md").split("```").nth(1).unwrap()[5..].as_bytes(),
-    );
+    let documented = include_str!("../../docs/policy.md").split("```toml\n").nth(1).unwrap();
+    seeds.put("policy", "documented", documented.split("```").next().unwrap().as_bytes());
 
     let requests = [
         Request::NodeShow,
