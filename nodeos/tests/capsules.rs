@@ -130,7 +130,7 @@ fn what_cannot_be_sent_is_an_error() {
     let nowhere = OutChannel { link: LinkId(1), ..ethernet };
     assert_eq!(a.send(ms(0), &nowhere, packet(10)), Err(SendError::NoLink));
     let mut full = packet(10);
-    full.push_front(120).unwrap();
+    full.push_front(full.headroom() - 8).unwrap();
     assert_eq!(a.send(ms(0), &ethernet, full), Err(SendError::NoHeadroom));
     a.send(ms(0), &ethernet, packet(600)).unwrap();
     assert_eq!(a.send(ms(0), &ethernet, packet(1)), Err(SendError::QueueFull));
