@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
+use ee::config::ADMIN;
 use ee::config::NodeConfig;
 use ee::engine::{Engine, Metering};
 use ee::node::{Node, Platform};
@@ -107,7 +108,7 @@ pub fn inject(node: &mut Node, now: nodeos::platform::Now, flow: &RelayFlow) -> 
     let total = u32::try_from(flow.module.len())?;
     let put = Request::PartPut { part: flow.part, total, offset: 0, bytes: flow.module.clone() };
     for request in [put, Request::FlowInject { tuple: flow.tuple.clone() }] {
-        match node.control(now, "bench", request) {
+        match node.control(now, ADMIN, request) {
             Answer::Done | Answer::Injected(_) => {}
             Answer::Error(error) => bail!("the node does not take the flow: {error}"),
             other => bail!("unexpected answer: {other:?}"),
@@ -118,7 +119,7 @@ pub fn inject(node: &mut Node, now: nodeos::platform::Now, flow: &RelayFlow) -> 
 
 /// What a node says of the flow.
 pub fn flow_info(node: &mut Node, now: nodeos::platform::Now, flow: &RelayFlow) -> Result<FlowInfo> {
-    match node.control(now, "bench", Request::FlowShow { from: 0 }) {
+    match node.control(now, ADMIN, Request::FlowShow { from: 0 }) {
         Answer::Flows(page) => {
             page.items.into_iter().find(|f| f.hash == flow.hash).context("the flow is gone")
         }
