@@ -348,7 +348,7 @@ mod tests {
             (false, format!("key = \"{PEER}\"\nprotect = \"require\""), "needs node.identity"),
             (true, format!("key = \"{own}\""), "own identity"),
             (true, "key = \"d75a\"".to_string(), "64 hex digits"),
-            (true, format!("key = \"{}\"", "0".repeat(64)), "weak"),
+            (true, format!("key = \"{}\"", "0".repeat(64)), "prove nothing"),
         ] {
             let error = wants(identity, &neighbor).unwrap_err();
             assert!(error.contains(why) && error.contains("\"b\""), "{error}");
