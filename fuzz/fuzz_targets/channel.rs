@@ -4,6 +4,7 @@
 use std::sync::{Arc, OnceLock};
 
 use authagent::NoEntropy;
+use authagent::access::LoginKeys;
 use authagent::channel::{Client, ClientEvent, Gate, Server, ServerEvent};
 use authagent::keys::{NodeIdentity, PublicKey, SigningKey};
 use fuzz::{Sequence, pieces};
@@ -22,7 +23,14 @@ fn gate() -> Arc<Gate> {
     let make = || {
         let admin = PublicKey::from(SigningKey::from_seed(&[2; 32]).public());
         let identity = NodeIdentity::new(SigningKey::from_seed(&[1; 32]), &entropy).expect("entropy");
-        let principals = Box::new(move |name: &str, _| (name == "admin").then(|| admin.clone()));
+        let principals = Box::new(move |name: &str, _| {
+            let keys = vec![admin.clone()];
+            if name == "admin" {
+                LoginKeys { good: keys, decoys: vec![] }
+            } else {
+                LoginKeys { good: vec![], decoys: keys }
+            }
+        });
         Arc::new(Gate { node: "n".into(), identity, principals })
     };
     GATE.get_or_init(make).clone()

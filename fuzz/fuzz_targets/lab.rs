@@ -12,7 +12,7 @@ fuzz_target!(|text: &str| {
     if let Ok(plan) = lab.plan(&Keys { admin: [9; 32], identities, ..Keys::default() }) {
         assert_eq!(plan.nodes.len(), lab.nodes.len());
         for node in &plan.nodes {
-            let _ = node.typed();
+            let _ = ee::config::NodeConfig::parse(&node.config);
         }
     }
 });

@@ -10,7 +10,7 @@ use fuzz::{CONFIG, Sequence, pieces};
 use libfuzzer_sys::fuzz_target;
 use nodeos::buf::BufPool;
 use nodeos::link::LinkId;
-use nodeos::platform::{Instant, Interrupter, Meter, Now};
+use nodeos::platform::{Instant, Interrupter, Meter, NoSensors, Now};
 use wire::control::{MAX_MESSAGE, Request, decode, encode};
 
 struct Still;
@@ -37,6 +37,7 @@ fn platform() -> Platform {
         meter: Arc::new(Still),
         interrupter: Arc::new(Still),
         entropy: Arc::new(Sequence::default()),
+        sensors: Arc::new(NoSensors),
         engine: ENGINE.get_or_init(make).clone(),
         buffers: BufPool::new(64),
     }
