@@ -55,7 +55,9 @@ fuzz_target!(|bytes: &[u8]| {
         step(&mut ends, now);
     }
     for (number, piece) in pieces(bytes) {
-        now += 1 << (number >> 2);
+        now += 1 << (number >> 3);
+        // What the end says of its own accord is no answer.
+        while ends[0].output().is_some() {}
         let received = ends[0].received(now, piece, &entropy, &mut out);
         // Nobody but the neighbor is heard.
         assert!(!matches!(received, Ok(Received::Packet(_))));
