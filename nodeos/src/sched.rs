@@ -1,16 +1,22 @@
 //! Events of teams: a bounded queue for each, served by share of the work done (stride scheduling).
 //!
-//! Every team has a pass value that grows by the units of work it used, divided by its shares. Whoever has
-//! the lowest pass among those with events is next, so over time teams that always have events get work in
-//! proportion to their shares, and nobody saves up while idle: a team that becomes busy starts no lower
-//! than where the busy ones are. `next`, `used` and `push` take O(log n) of the number of busy teams and
-//! do not allocate once the queues have grown.
+//! Teams form a tree. The members of a team are its own events and its children; the time that the team gets
+//! is divided among those of them that have something to do, in proportion to their shares. Every member
+//! has a pass value that grows by the units of work it used, divided by its shares. Whoever has the lowest
+//! pass among the busy members is next, so over time members that are always busy get work in proportion
+//! to their shares, and nobody saves up while idle: who becomes busy starts no lower than where the others
+//! are. `next`, `used` and `push` take O(log n) of the busy members on each level and do not allocate once
+//! the queues have grown; a team without children costs nothing but its own level.
+//!
+//! What waits in a team's children waits in the team as well: a queue's limit bounds the whole subtree.
+//!
+//! The units are whatever is shared: work of a processor, or bytes of a link.
 //!
 //! ```
-//! # use nodeos::{sched::Scheduler, slab::Slab, team::TeamId};
+//! # use nodeos::{sched::{Scheduler, Shares}, slab::Slab, team::TeamId};
 //! # let team = TeamId(Slab::new(1).insert(()).unwrap());
 //! let mut scheduler = Scheduler::new();
-//! scheduler.add(team, 100, 64);
+//! scheduler.add(team, None, Shares::default(), 64);
 //! scheduler.push(team, "capsule").unwrap();
 //! while let Some((team, event)) = scheduler.next() {
 //!     // Handle the event, and then:
@@ -19,40 +25,78 @@
 //! ```
 
 use crate::team::TeamId;
+use alloc::boxed::Box;
 use alloc::collections::{BinaryHeap, VecDeque};
 use alloc::vec::Vec;
 use core::cmp::Reverse;
 use core::fmt;
 
-/// One unit of work of a team with one share, in units of pass.
+/// One unit of work of a member with one share, in units of pass.
 const STRIDE: u128 = 1 << 32;
+
+/// What a team weighs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Shares {
+    /// Beside the other members of its parent.
+    pub among: u32,
+    /// Its own events beside its children.
+    pub own: u32,
+}
+
+impl Default for Shares {
+    fn default() -> Self {
+        Self { among: 100, own: 100 }
+    }
+}
 
 /// Queues of events, and who is next.
 pub struct Scheduler<E> {
     /// By index of the team's handle.
     teams: Vec<Option<Entry<E>>>,
-    /// Busy teams by pass; an entry may be lower than the team's pass and is then put right when it is due.
-    /// The number keeps teams of equal pass in turn.
-    busy: BinaryHeap<Reverse<(u128, u64, TeamId)>>,
+    /// The teams without a parent.
+    top: Group,
     turn: u64,
-    /// The pass of whoever was served last: where the busy teams are.
-    at: u128,
     waiting: usize,
 }
 
 struct Entry<E> {
     id: TeamId,
+    parent: Option<TeamId>,
     queue: VecDeque<E>,
     limit: usize,
+    /// Events in the queue and in those of the teams below.
+    pending: usize,
+    /// As a member of its parent.
+    member: Member,
+    /// Shares of its own events.
+    own: u32,
+    /// Its members, once it has children.
+    group: Option<Box<Group>>,
+}
+
+/// Whoever competes with others for its parent's time.
+struct Member {
     shares: u32,
     pass: u128,
+    /// It is among the group's busy.
     busy: bool,
+}
+
+/// The members of one team.
+struct Group {
+    /// By pass; an entry may be lower than the member's pass and is then put right when it is due. The
+    /// number keeps members of equal pass in turn. `None` is the team's own queue.
+    busy: BinaryHeap<Reverse<(u128, u64, Option<TeamId>)>>,
+    /// The pass of whoever was served last: where the busy members are.
+    at: u128,
+    own: Member,
+    children: u32,
 }
 
 /// An event was not queued. It comes back in the error.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum PushError<E> {
-    /// The team has as many waiting as it may.
+    /// The team, or one above it, has as many waiting as it may.
     Full(E),
     /// There is no such team.
     NoTeam(E),
@@ -69,15 +113,42 @@ impl<E> fmt::Display for PushError<E> {
 
 impl<E: fmt::Debug> core::error::Error for PushError<E> {}
 
+impl Member {
+    const fn new(shares: u32, pass: u128) -> Self {
+        Self { shares: if shares == 0 { 1 } else { shares }, pass, busy: false }
+    }
+
+    /// No event is free: 0 units count as 1.
+    fn used(&mut self, units: u64) {
+        self.pass = self.pass.saturating_add(u128::from(units.max(1)) * STRIDE / u128::from(self.shares));
+    }
+
+    /// Whether it was idle and now joins the busy; then its place among them.
+    fn wake(&mut self, at: u128) -> Option<u128> {
+        if self.busy {
+            return None;
+        }
+        self.busy = true;
+        self.pass = self.pass.max(at);
+        Some(self.pass)
+    }
+}
+
+impl Group {
+    const fn new(own: u32) -> Self {
+        Self { busy: BinaryHeap::new(), at: 0, own: Member::new(own, 0), children: 0 }
+    }
+}
+
 impl<E> Scheduler<E> {
     /// A scheduler without teams.
     pub const fn new() -> Self {
-        Self { teams: Vec::new(), busy: BinaryHeap::new(), turn: 0, at: 0, waiting: 0 }
+        Self { teams: Vec::new(), top: Group::new(1), turn: 0, waiting: 0 }
     }
 
-    /// Admits a team with this many shares of processor time (at least 1) and room for `queue` waiting
-    /// events. A team that is there already starts anew, without events.
-    pub fn add(&mut self, team: TeamId, shares: u32, queue: usize) {
+    /// Admits a team with these shares and room for `queue` waiting events, as a member of `parent`, or
+    /// beside those that have none. A team that is there already starts anew, without events.
+    pub fn add(&mut self, team: TeamId, parent: Option<TeamId>, shares: Shares, queue: usize) {
         let index = team.0.index();
         if let Some(Some(old)) = self.teams.get(index) {
             self.remove(old.id);
@@ -85,26 +156,74 @@ impl<E> Scheduler<E> {
         if self.teams.len() <= index {
             self.teams.resize_with(index + 1, || None);
         }
-        let (shares, pass) = (shares.max(1), self.at);
-        let entry = Entry { id: team, queue: VecDeque::new(), limit: queue, shares, pass, busy: false };
-        self.teams[index] = Some(entry);
+        let parent = parent.filter(|p| *p != team && entry(&mut self.teams, *p).is_some());
+        if let Some(above) = parent {
+            self.open_group(above);
+        }
+        let group = self.group(parent);
+        group.children += 1;
+        let member = Member::new(shares.among, group.at);
+        let own = shares.own;
+        let (queue, limit) = (VecDeque::new(), queue);
+        self.teams[index] =
+            Some(Entry { id: team, parent, queue, limit, pending: 0, member, own, group: None });
+    }
+
+    /// Gives a team other shares; what it has used so far counts as it did.
+    pub fn set_shares(&mut self, team: TeamId, shares: Shares) {
+        let Some(entry) = entry(&mut self.teams, team) else { return };
+        entry.member.shares = shares.among.max(1);
+        entry.own = shares.own;
+        if let Some(group) = &mut entry.group {
+            group.own.shares = shares.own.max(1);
+        }
+    }
+
+    /// Bounds the events that may wait for a team and for those below it. What waits already stays.
+    pub fn set_limit(&mut self, team: TeamId, queue: usize) {
+        if let Some(entry) = entry(&mut self.teams, team) {
+            entry.limit = queue;
+        }
     }
 
     /// Queues an event for `team`.
     pub fn push(&mut self, team: TeamId, event: E) -> Result<(), PushError<E>> {
-        let Some(entry) = entry(&mut self.teams, team) else { return Err(PushError::NoTeam(event)) };
-        if entry.queue.len() >= entry.limit {
+        if entry(&mut self.teams, team).is_none() {
+            return Err(PushError::NoTeam(event));
+        }
+        if !self.has_room(team) {
             return Err(PushError::Full(event));
         }
-        entry.queue.push_back(event);
         self.waiting += 1;
-        if !entry.busy {
-            entry.busy = true;
-            entry.pass = entry.pass.max(self.at);
-            self.turn += 1;
-            self.busy.push(Reverse((entry.pass, self.turn, team)));
+        self.turn += 1;
+        let turn = self.turn;
+        let Some(entry) = entry(&mut self.teams, team) else { return Err(PushError::NoTeam(event)) };
+        entry.queue.push_back(event);
+        if let Some(group) = &mut entry.group
+            && let Some(pass) = group.own.wake(group.at)
+        {
+            group.busy.push(Reverse((pass, turn, None)));
         }
+        self.climb(team, |entry, group| {
+            entry.pending += 1;
+            if let Some(pass) = entry.member.wake(group.at) {
+                group.busy.push(Reverse((pass, turn, Some(entry.id))));
+            }
+        });
         Ok(())
+    }
+
+    /// Whether `team`, and all above it, have room for one more event.
+    pub fn has_room(&self, team: TeamId) -> bool {
+        let mut at = Some(team);
+        while let Some(team) = at {
+            let Some(entry) = look(&self.teams, team) else { return false };
+            if entry.pending >= entry.limit {
+                return false;
+            }
+            at = entry.parent;
+        }
+        true
     }
 
     /// The next event, and whose it is. After it was handled call [`used`](Self::used).
@@ -113,50 +232,103 @@ impl<E> Scheduler<E> {
         reason = "an iterator would borrow the scheduler between events"
     )]
     pub fn next(&mut self) -> Option<(TeamId, E)> {
-        while let Some(Reverse((pass, _, team))) = self.busy.pop() {
-            let Some(entry) = entry(&mut self.teams, team) else { continue };
-            let due = entry.pass <= pass;
-            let event = if due { entry.queue.pop_front() } else { None };
-            if due {
-                self.at = self.at.max(entry.pass);
-            }
-            entry.busy = !entry.queue.is_empty();
-            if entry.busy {
-                self.turn += 1;
-                self.busy.push(Reverse((entry.pass, self.turn, team)));
-            }
-            if let Some(event) = event {
-                self.waiting -= 1;
-                return Some((team, event));
-            }
+        if self.waiting == 0 {
+            return None;
         }
-        None
-    }
-
-    /// Notes that `team` has used `units` of work. No event is free: 0 counts as 1.
-    pub fn used(&mut self, team: TeamId, units: u64) {
-        if let Some(entry) = entry(&mut self.teams, team) {
-            let step = u128::from(units.max(1)) * STRIDE / u128::from(entry.shares);
-            entry.pass = entry.pass.saturating_add(step);
-        }
-    }
-
-    /// Removes a team. Returns the events that still waited.
-    pub fn remove(&mut self, team: TeamId) -> VecDeque<E> {
-        let slot = self.teams.get_mut(team.0.index());
-        let Some(entry) = slot.filter(|e| e.as_ref().is_some_and(|e| e.id == team)).and_then(Option::take)
-        else {
-            return VecDeque::new();
+        let mut above = None;
+        let team = loop {
+            self.turn += 1;
+            let turn = self.turn;
+            match self.pick(above, turn)? {
+                // The team's own queue, or a team that has no other.
+                (team, false) => break team,
+                (team, true) => above = Some(team),
+            }
         };
-        self.busy.retain(|Reverse((_, _, id))| *id != team);
-        self.waiting -= entry.queue.len();
-        entry.queue
+        let entry = entry(&mut self.teams, team)?;
+        let event = entry.queue.pop_front()?;
+        let more = !entry.queue.is_empty();
+        self.turn += 1;
+        let turn = self.turn;
+        if let Some(group) = &mut entry.group {
+            group.own.busy = more;
+            if more {
+                group.busy.push(Reverse((group.own.pass, turn, None)));
+            }
+        }
+        self.climb(team, |entry, group| {
+            entry.pending -= 1;
+            entry.member.busy = entry.pending > 0;
+            if entry.member.busy {
+                group.busy.push(Reverse((entry.member.pass, turn, Some(entry.id))));
+            }
+        });
+        self.waiting -= 1;
+        Some((team, event))
     }
 
-    /// How many events wait for `team`.
+    /// Takes the member that is due out of a team's group (or the top one): whose it is, and whether there
+    /// is a group to look into.
+    fn pick(&mut self, above: Option<TeamId>, turn: u64) -> Option<(TeamId, bool)> {
+        loop {
+            let Reverse((pass, _, which)) = self.group(above).busy.pop()?;
+            let (due, idle) = match which {
+                Some(team) => {
+                    let Some(entry) = entry(&mut self.teams, team) else { continue };
+                    entry.member.busy = entry.pending > 0;
+                    (entry.member.pass, entry.pending == 0)
+                }
+                None => {
+                    let entry = entry(&mut self.teams, above?)?;
+                    let group = entry.group.as_mut()?;
+                    group.own.busy = !entry.queue.is_empty();
+                    (group.own.pass, entry.queue.is_empty())
+                }
+            };
+            if idle {
+                continue;
+            }
+            let group = self.group(above);
+            if due > pass {
+                group.busy.push(Reverse((due, turn, which)));
+                continue;
+            }
+            group.at = group.at.max(due);
+            return match which {
+                Some(team) => Some((team, look(&self.teams, team)?.group.is_some())),
+                None => Some((above?, false)),
+            };
+        }
+    }
+
+    /// Notes that `team` has used `units` of work.
+    pub fn used(&mut self, team: TeamId, units: u64) {
+        if let Some(group) = entry(&mut self.teams, team).and_then(|e| e.group.as_mut()) {
+            group.own.used(units);
+        }
+        self.climb(team, |entry, _| entry.member.used(units));
+    }
+
+    /// Removes a team; those below it first. Returns the events that still waited for it.
+    pub fn remove(&mut self, team: TeamId) -> VecDeque<E> {
+        let Some(entry) = look(&self.teams, team) else { return VecDeque::new() };
+        let (parent, gone) = (entry.parent, entry.queue.len());
+        self.climb(team, |entry, _| entry.pending -= gone);
+        let group = self.group(parent);
+        group.busy.retain(|Reverse((_, _, id))| *id != Some(team));
+        group.children -= 1;
+        if group.children == 0
+            && let Some(above) = parent
+        {
+            self.close_group(above);
+        }
+        self.waiting -= gone;
+        self.teams[team.0.index()].take().map(|entry| entry.queue).unwrap_or_default()
+    }
+
+    /// How many events wait for `team`, not counting those below it.
     pub fn queued(&self, team: TeamId) -> usize {
-        let slot = self.teams.get(team.0.index()).and_then(Option::as_ref);
-        slot.filter(|entry| entry.id == team).map_or(0, |entry| entry.queue.len())
+        look(&self.teams, team).map_or(0, |entry| entry.queue.len())
     }
 
     /// How many events wait in all.
@@ -168,6 +340,49 @@ impl<E> Scheduler<E> {
     pub fn is_empty(&self) -> bool {
         self.waiting == 0
     }
+
+    fn group(&mut self, of: Option<TeamId>) -> &mut Group {
+        let group = of.and_then(|team| entry(&mut self.teams, team)).and_then(|e| e.group.as_deref_mut());
+        group.unwrap_or(&mut self.top)
+    }
+
+    /// A team got its first child: its own events now compete with others.
+    fn open_group(&mut self, team: TeamId) {
+        self.turn += 1;
+        let turn = self.turn;
+        let Some(entry) = entry(&mut self.teams, team).filter(|e| e.group.is_none()) else { return };
+        let mut group = Group::new(entry.own);
+        if !entry.queue.is_empty() {
+            group.own.busy = true;
+            group.busy.push(Reverse((0, turn, None)));
+        }
+        entry.group = Some(Box::new(group));
+    }
+
+    /// A team's last child has gone.
+    fn close_group(&mut self, team: TeamId) {
+        if let Some(entry) = entry(&mut self.teams, team) {
+            entry.group = None;
+        }
+    }
+
+    /// Visits a team and all above it, each with the group that it is a member of.
+    fn climb(&mut self, team: TeamId, mut visit: impl FnMut(&mut Entry<E>, &mut Group)) {
+        let mut at = Some(team);
+        while let Some(id) = at {
+            let Some(parent) = look(&self.teams, id).map(|entry| entry.parent) else { return };
+            let Some(above) = parent else {
+                if let Some(entry) = entry(&mut self.teams, id) {
+                    visit(entry, &mut self.top);
+                }
+                return;
+            };
+            let pair = self.teams.get_disjoint_mut([id.0.index(), above.0.index()]);
+            let Ok([Some(entry), Some(Entry { group: Some(group), .. })]) = pair else { return };
+            visit(entry, group);
+            at = parent;
+        }
+    }
 }
 
 impl<E> Default for Scheduler<E> {
@@ -178,12 +393,16 @@ impl<E> Default for Scheduler<E> {
 
 impl<E> fmt::Debug for Scheduler<E> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Scheduler({} waiting, {} teams busy)", self.waiting, self.busy.len())
+        write!(f, "Scheduler({} waiting, {} members busy)", self.waiting, self.top.busy.len())
     }
 }
 
 fn entry<E>(teams: &mut [Option<Entry<E>>], team: TeamId) -> Option<&mut Entry<E>> {
     teams.get_mut(team.0.index())?.as_mut().filter(|entry| entry.id == team)
+}
+
+fn look<E>(teams: &[Option<Entry<E>>], team: TeamId) -> Option<&Entry<E>> {
+    teams.get(team.0.index())?.as_ref().filter(|entry| entry.id == team)
 }
 
 #[cfg(test)]
@@ -198,12 +417,16 @@ mod tests {
         (0..n).map(|_| TeamId(slab.insert(()).unwrap())).collect()
     }
 
+    fn among(among: u32) -> Shares {
+        Shares { among, own: 1 }
+    }
+
     /// Runs always-busy teams for `rounds` events; returns the units that each used.
     fn run(shares: &[u32], costs: impl Fn(usize, u64) -> u64, rounds: u64) -> Vec<u64> {
         let ids = teams(shares.len());
         let mut scheduler = Scheduler::new();
         for (id, shares) in ids.iter().zip(shares) {
-            scheduler.add(*id, *shares, 2);
+            scheduler.add(*id, None, among(*shares), 2);
             scheduler.push(*id, ()).unwrap();
         }
         let mut used = std::vec![0; shares.len()];
@@ -224,12 +447,69 @@ mod tests {
         assert!((2.99..3.01).contains(&ratio), "{ratio}");
     }
 
+    /// A chain of four teams, each with an idle brother and with work of its own: every level divides what
+    /// it gets by the shares of those that are busy.
+    #[test]
+    fn a_tree_divides_level_by_level() {
+        let ids = teams(9);
+        let mut scheduler = Scheduler::new();
+        let mut above = None;
+        for level in 0..4 {
+            let (team, brother) = (ids[2 * level], ids[2 * level + 1]);
+            scheduler.add(team, above, Shares { among: 300, own: 100 }, 100);
+            scheduler.add(brother, above, Shares { among: 500, own: 1 }, 100);
+            above = Some(team);
+        }
+        // On top a competitor of one part to the chain's three.
+        let rival = ids[8];
+        scheduler.add(rival, None, among(100), 100);
+        let busy = [ids[0], ids[2], ids[4], ids[6], rival];
+        for id in busy {
+            scheduler.push(id, ()).unwrap();
+        }
+        let mut used: HashMap<TeamId, u64> = HashMap::new();
+        for round in 0..40_000u64 {
+            let (id, ()) = scheduler.next().unwrap();
+            scheduler.push(id, ()).unwrap();
+            let units = 100 + round * 7919 % 900;
+            *used.entry(id).or_default() += units;
+            scheduler.used(id, units);
+        }
+        let sum: u64 = used.values().sum();
+        // The chain has 3 of 4 parts; in it every team but the last keeps 1 of 4.
+        let chain = 0.75f64;
+        let parts = [chain / 4.0, chain * 0.75 / 4.0, chain * 0.75 * 0.75 / 4.0, chain * 0.75f64.powi(3), 0.25];
+        for (id, part) in busy.iter().zip(parts) {
+            let got = used[id] as f64 / sum as f64;
+            assert!((got / part - 1.0).abs() < 0.02, "{id}: {got}, {part} is its due");
+        }
+    }
+
+    #[test]
+    fn what_waits_below_waits_above() {
+        let ids = teams(3);
+        let mut scheduler = Scheduler::new();
+        scheduler.add(ids[0], None, Shares::default(), 3);
+        scheduler.add(ids[1], Some(ids[0]), Shares::default(), 9);
+        scheduler.add(ids[2], Some(ids[1]), Shares::default(), 9);
+        scheduler.push(ids[0], 'a').unwrap();
+        scheduler.push(ids[1], 'b').unwrap();
+        scheduler.push(ids[2], 'c').unwrap();
+        assert_eq!(scheduler.push(ids[2], 'd'), Err(PushError::Full('d')));
+        assert!(!scheduler.has_room(ids[1]));
+        assert_eq!(scheduler.remove(ids[2]), ['c']);
+        assert_eq!(scheduler.remove(ids[1]), ['b']);
+        scheduler.push(ids[0], 'e').unwrap();
+        let order: Vec<char> = core::iter::from_fn(|| scheduler.next().map(|(_, event)| event)).collect();
+        assert_eq!(order, ['a', 'e']);
+    }
+
     #[test]
     fn the_idle_save_nothing_up() {
         let ids = teams(2);
         let mut scheduler = Scheduler::new();
         for id in &ids {
-            scheduler.add(*id, 100, 2000);
+            scheduler.add(*id, None, among(100), 2000);
         }
         for _ in 0..1000 {
             scheduler.push(ids[0], ()).unwrap();
@@ -253,7 +533,7 @@ mod tests {
     fn a_new_team_starts_where_the_others_are() {
         let ids = teams(2);
         let mut scheduler = Scheduler::new();
-        scheduler.add(ids[0], 1, 10);
+        scheduler.add(ids[0], None, among(1), 10);
         for _ in 0..5 {
             scheduler.push(ids[0], ()).unwrap();
         }
@@ -261,7 +541,7 @@ mod tests {
             let (id, ()) = scheduler.next().unwrap();
             scheduler.used(id, u64::MAX);
         }
-        scheduler.add(ids[1], 1, 10);
+        scheduler.add(ids[1], None, among(1), 10);
         for _ in 0..5 {
             scheduler.push(ids[1], ()).unwrap();
         }
@@ -278,7 +558,7 @@ mod tests {
     fn queues_are_bounded_and_ended_teams_are_forgotten() {
         let ids = teams(2);
         let mut scheduler = Scheduler::new();
-        scheduler.add(ids[0], 1, 2);
+        scheduler.add(ids[0], None, among(1), 2);
         assert_eq!(scheduler.push(ids[1], 'x'), Err(PushError::NoTeam('x')));
         scheduler.push(ids[0], 'a').unwrap();
         scheduler.push(ids[0], 'b').unwrap();
@@ -287,10 +567,10 @@ mod tests {
         assert!(scheduler.remove(ids[0]).is_empty());
         assert_eq!((scheduler.len(), scheduler.next()), (0, None));
         for _ in 0..1000 {
-            scheduler.add(ids[1], 1, 1);
+            scheduler.add(ids[1], None, among(1), 1);
             scheduler.push(ids[1], 'y').unwrap();
         }
-        assert!(scheduler.busy.len() <= 1, "entries of removed teams do not pile up");
+        assert!(scheduler.top.busy.len() <= 1, "entries of removed teams do not pile up");
     }
 
     proptest! {
@@ -308,6 +588,53 @@ mod tests {
             prop_assert!(high - low <= 2000.0, "{per_share:?}");
         }
 
+        /// In any tree, members that are always busy get work by their shares: every team's part is what
+        /// its ancestors leave it.
+        #[test]
+        fn work_follows_the_tree(
+            parents in proptest::collection::vec(any::<prop::sample::Index>(), 1..7),
+            shares in proptest::collection::vec((1u32..20, 1u32..20), 8),
+            seed in any::<u64>(),
+        ) {
+            let n = parents.len() + 1;
+            let ids = teams(n);
+            let mut scheduler = Scheduler::new();
+            // The parent of each team is one before it; the first has none.
+            let above: Vec<Option<usize>> =
+                core::iter::once(None).chain(parents.iter().enumerate().map(|(at, p)| Some(p.index(at + 1)))).collect();
+            for at in 0..n {
+                let (among, own) = shares[at];
+                scheduler.add(ids[at], above[at].map(|p| ids[p]), Shares { among, own }, 99);
+                scheduler.push(ids[at], ()).unwrap();
+            }
+            let mut part = std::vec![1.0f64; n];
+            for at in 0..n {
+                let siblings = |p: usize| (0..n).filter(|c| above[*c] == Some(p)).map(|c| shares[c].0).sum::<u32>();
+                if let Some(p) = above[at] {
+                    // What the parent was left for all of its members, itself included.
+                    part[at] = part[p] * f64::from(shares[at].0) / f64::from(shares[p].1 + siblings(p));
+                }
+            }
+            let own = |at: usize| {
+                let children = (0..n).filter(|c| above[*c] == Some(at)).map(|c| shares[c].0).sum::<u32>();
+                if children == 0 { part[at] } else { part[at] * f64::from(shares[at].1) / f64::from(shares[at].1 + children) }
+            };
+            let mut used = std::vec![0u64; n];
+            for round in 0..60_000u64 {
+                let (id, ()) = scheduler.next().unwrap();
+                scheduler.push(id, ()).unwrap();
+                let units = 1 + (seed ^ round).wrapping_mul(0x9e37_79b9_7f4a_7c15) % 1000;
+                used[id.0.index()] += units;
+                scheduler.used(id, units);
+            }
+            let sum: u64 = used.iter().sum();
+            for at in 0..n {
+                let error = used[at] as f64 - own(at) * sum as f64;
+                // A few of the costliest events on each level.
+                prop_assert!(error.abs() < 1000.0 * 2.0 * n as f64, "{at}: {error} of {sum}, tree {above:?} {shares:?}");
+            }
+        }
+
         /// Events come out once, in order within their team, and the counts agree.
         #[test]
         fn nothing_is_lost_or_reordered(ops in proptest::collection::vec((0usize..5, 0u8..6, 0u64..100), 1..400)) {
@@ -318,7 +645,7 @@ mod tests {
                 let id = ids[team];
                 match op {
                     0 => {
-                        scheduler.add(id, 1 + team as u32, 4);
+                        scheduler.add(id, None, among(1 + team as u32), 4);
                         model.insert(id, VecDeque::new());
                     }
                     1 => {
