@@ -1,7 +1,11 @@
-//! Memory budgets: bytes are charged before they are used and come back when their charge is dropped.
+//! Budgets: bytes (or whatever is counted) are charged before they are used and come back when their charge
+//! is dropped.
 //!
-//! Accounts form a tree, and what a child uses its ancestors use too. A charge that would pass the limit
-//! of any of them is refused, and then nothing is charged anywhere. Accounts may be used from several
+//! Accounts form a tree. A child either *shares* its parent's account, and what it uses its ancestors use
+//! too; or its parent *donates* a part to it: the part is charged to the parent for as long as anything of
+//! the child lives, and the child has it for itself. A charge that would pass the limit of any account on
+//! its way is refused, and then nothing is charged anywhere. Some things can only be spent: what
+//! [`Account::spend`] took does not come back, not even with a donation. Accounts may be used from several
 //! threads: a limit is never passed, not even for a moment; while two charges compete for the last bytes
 //! one may be refused that would have fitted a moment later.
 //!
@@ -9,16 +13,21 @@
 
 use alloc::sync::Arc;
 use core::fmt;
+use core::mem::size_of;
 use core::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
-/// A budget of bytes. Cloning gives another name for the same account.
+/// A budget of bytes, or of anything else that is counted. Cloning gives another name for the same account.
 #[derive(Clone)]
 pub struct Account(Arc<Inner>);
 
 struct Inner {
     parent: Option<Account>,
+    /// What was donated to this account, at its donor's expense.
+    gift: Option<Charge>,
     limit: AtomicU64,
     used: AtomicU64,
+    /// Of what is used: what does not come back.
+    spent: AtomicU64,
     peak: AtomicU64,
     refused: AtomicU64,
 }
@@ -41,21 +50,42 @@ impl fmt::Display for Refused {
 impl core::error::Error for Refused {}
 
 impl Account {
+    /// The bytes that an account takes itself.
+    pub const BYTES: usize = size_of::<Inner>() + 2 * size_of::<usize>();
+
     /// An account without a parent.
     pub fn root(limit: u64) -> Self {
-        Self::new(None, limit)
+        Self::new(None, None, limit)
+    }
+
+    /// An account with a part of this one's for itself. It is charged here until nothing of it is left,
+    /// neither a name nor a charge; what was spent of it stays charged.
+    pub fn donate(&self, part: u64) -> Result<Self, Refused> {
+        Ok(Self::new(None, Some(self.charge(part)?), part))
     }
 
     /// An account whose use is this one's use too. With `None` it shares this one's limit and has none of
     /// its own.
     pub fn child(&self, limit: Option<u64>) -> Self {
-        Self::new(Some(self.clone()), limit.unwrap_or(u64::MAX))
+        Self::new(Some(self.clone()), None, limit.unwrap_or(u64::MAX))
     }
 
     /// Charges `bytes`, here and in all ancestors, or nowhere.
     pub fn charge(&self, bytes: u64) -> Result<Charge, Refused> {
         self.add(bytes)?;
         Ok(Charge { account: self.clone(), bytes })
+    }
+
+    /// Takes `amount`, here and in all ancestors, or nowhere; it does not come back.
+    pub fn spend(&self, amount: u64) -> Result<(), Refused> {
+        self.add(amount)?;
+        self.chain().for_each(|inner| inner.keep(amount));
+        Ok(())
+    }
+
+    /// Whether this account was donated: it has its limit for itself.
+    pub fn is_donated(&self) -> bool {
+        self.0.gift.is_some()
     }
 
     /// Bytes charged at the moment.
@@ -95,12 +125,14 @@ impl Account {
         Arc::ptr_eq(&self.0, &other.0)
     }
 
-    fn new(parent: Option<Self>, limit: u64) -> Self {
+    fn new(parent: Option<Self>, gift: Option<Charge>, limit: u64) -> Self {
         let zero = || AtomicU64::new(0);
         Self(Arc::new(Inner {
             parent,
+            gift,
             limit: AtomicU64::new(limit),
             used: zero(),
+            spent: zero(),
             peak: zero(),
             refused: zero(),
         }))
@@ -145,6 +177,22 @@ impl Inner {
 
     fn note_peak(&self) {
         self.peak.fetch_max(self.used.load(Relaxed), Relaxed);
+    }
+
+    /// `amount` of what is used will not come back.
+    fn keep(&self, amount: u64) {
+        self.spent.fetch_add(amount, Relaxed);
+    }
+}
+
+impl Drop for Inner {
+    fn drop(&mut self) {
+        // What was spent of a gift is spent for the donor, too; the rest of it goes back.
+        if let Some(gift) = &mut self.gift {
+            let spent = self.spent.load(Relaxed).min(gift.bytes);
+            gift.account.chain().for_each(|inner| inner.keep(spent));
+            gift.bytes -= spent;
+        }
     }
 }
 
@@ -255,6 +303,39 @@ mod tests {
         drop(b);
         drop(other);
         assert_eq!(root.used(), 0);
+    }
+
+    #[test]
+    fn a_gift_is_the_donors_until_all_of_it_is_back() {
+        let root = Account::root(100);
+        let parent = root.child(Some(80));
+        let child = parent.donate(50).unwrap();
+        assert_eq!((parent.used(), root.used(), child.left()), (50, 50, 50));
+        assert_eq!(parent.donate(31).unwrap_err(), Refused { wanted: 31, left: 30 });
+        let held = child.charge(20).unwrap();
+        // The child's use is its own.
+        assert_eq!(parent.used(), 50);
+        assert!(child.charge(31).is_err());
+        drop(child);
+        assert_eq!(parent.used(), 50, "a charge to it stands");
+        drop(held);
+        assert_eq!((parent.used(), root.used()), (0, 0));
+    }
+
+    #[test]
+    fn what_is_spent_stays_spent() {
+        let root = Account::root(100);
+        let child = root.child(Some(60));
+        child.spend(10).unwrap();
+        let grand = child.donate(40).unwrap();
+        grand.spend(15).unwrap();
+        assert_eq!(grand.spend(26).unwrap_err(), Refused { wanted: 26, left: 25 });
+        assert_eq!((child.used(), root.used()), (50, 50));
+        drop(grand);
+        assert_eq!((child.used(), root.used()), (25, 25));
+        assert!(child.spend(36).is_err());
+        drop(child);
+        assert_eq!(root.used(), 25);
     }
 
     #[test]

@@ -47,6 +47,11 @@ impl TokenBucket {
         }
     }
 
+    /// Undoes a [`take`](Self::take).
+    pub(crate) fn put_back(&mut self, bytes: usize) {
+        self.tokens = self.tokens.saturating_add(tokens(bytes).unwrap_or(0)).min(self.burst);
+    }
+
     /// Bytes that could be taken.
     pub fn available(&self, now: Instant) -> u64 {
         self.tokens_at(now) / SCALE

@@ -12,11 +12,10 @@
 //! Frames are hostile: every length and checksum is verified before anything is believed, and fragments
 //! are refused (their first piece alone would decide where the rest goes).
 
-use crate::bucket::TokenBucket;
 use crate::buf::{Buf, NoRoom};
 use crate::config::is_host;
 use crate::link::{LinkId, Mac};
-use crate::team::TeamId;
+use crate::team::{Bandwidth, TeamId};
 use core::fmt;
 use core::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use smoltcp::phy::ChecksumCapabilities;
@@ -269,8 +268,8 @@ pub struct CutThrough {
     pub out: OutChannel,
     /// Who pays.
     pub team: TeamId,
-    /// How much may pass; more is dropped.
-    pub bucket: TokenBucket,
+    /// The team's bandwidth: beyond it capsules are dropped.
+    pub bandwidth: Bandwidth,
     /// Capsules that passed.
     pub forwarded: u64,
     /// Their bytes, without the carrier's headers.
@@ -280,9 +279,9 @@ pub struct CutThrough {
 }
 
 impl CutThrough {
-    /// A cut-through channel to `out` at the expense of `team`, within `bucket`.
-    pub fn new(out: OutChannel, team: TeamId, bucket: TokenBucket) -> Self {
-        Self { out, team, bucket, forwarded: 0, bytes: 0, dropped: 0 }
+    /// A cut-through channel to `out` at the expense of `team`, within its bandwidth.
+    pub fn new(out: OutChannel, team: TeamId, bandwidth: Bandwidth) -> Self {
+        Self { out, team, bandwidth, forwarded: 0, bytes: 0, dropped: 0 }
     }
 }
 

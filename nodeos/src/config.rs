@@ -220,6 +220,31 @@ pub struct TeamConfig {
     pub sessions: u16,
     /// Waiting events.
     pub queue: u16,
+    /// Bytes of compiled code.
+    pub code: Size,
+    /// Rate on all links together; without it only that on each link counts.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub total_rate: Option<Rate>,
+    /// Packets per second on all links together.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub packets: Option<u32>,
+    /// Events that a flow may handle in its life.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub events_total: Option<u64>,
+    /// Timers that it may set in its life.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub timers_total: Option<u64>,
+    /// Flows that it may have below it at once, with the privilege `flows`.
+    pub flows: u16,
+    /// Flows that it may start in its life.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub flows_total: Option<u64>,
+    /// Bytes that may be downloaded for it.
+    pub download: Size,
+    /// Time that compiling its code may take.
+    pub compile: Time,
+    /// Shares of processor time, beside other flows.
+    pub shares: u32,
 }
 
 impl Default for TeamConfig {
@@ -233,12 +258,22 @@ impl Default for TeamConfig {
             cache_entries: 1024,
             sessions: 8,
             queue: 64,
+            code: Size(1 << 20),
+            total_rate: None,
+            packets: None,
+            events_total: None,
+            timers_total: None,
+            flows: 8,
+            flows_total: None,
+            download: Size(4 << 20),
+            compile: Time(Duration::from_secs(30)),
+            shares: DEFAULT_SHARES,
         }
     }
 }
 
 impl TeamConfig {
-    /// The same as a budget, with the usual shares of processor time.
+    /// The same as a budget.
     pub fn budget(&self) -> Budget {
         Budget {
             memory: self.memory.0,
@@ -249,7 +284,16 @@ impl TeamConfig {
             timers: self.timers,
             cache_entries: self.cache_entries,
             sessions: self.sessions,
-            shares: DEFAULT_SHARES,
+            code: self.code.0,
+            total_rate: self.total_rate.map_or(u64::MAX, |rate| rate.0),
+            packets: self.packets.unwrap_or(u32::MAX),
+            events_total: self.events_total.unwrap_or(u64::MAX),
+            timers_total: self.timers_total.unwrap_or(u64::MAX),
+            teams: self.flows,
+            teams_total: self.flows_total.unwrap_or(u64::MAX),
+            download: self.download.0,
+            compile: self.compile.0,
+            shares: self.shares,
         }
     }
 }

@@ -14,7 +14,6 @@
 //! A capsule that is received, rewritten and sent stays in one buffer, and neither `frame` nor `send`
 //! allocates.
 
-use crate::bucket::TokenBucket;
 use crate::buf::{Buf, BufPool};
 use crate::channel::{
     Address, Class, CutKey, CutThrough, Ignored, InChannel, MAX_HEADERS, OutChannel, emit_ethernet, emit_udp,
@@ -25,7 +24,7 @@ use crate::link::{Link, LinkId, Mac};
 use crate::nexthop::{self, NextHops, emit_question, parse_answer};
 use crate::platform::Instant;
 use crate::slab::{Full, Handle};
-use crate::team::TeamId;
+use crate::team::{Bandwidth, TeamId};
 use alloc::collections::BTreeMap;
 use alloc::format;
 use alloc::string::ToString;
@@ -282,12 +281,12 @@ impl Net {
         key: CutKey,
         out: OutChannel,
         team: TeamId,
-        bucket: TokenBucket,
+        bandwidth: Bandwidth,
     ) -> Result<(), Full> {
         if self.cuts.len() >= MAX_CUTS && !self.cuts.contains_key(&key) {
             return Err(Full);
         }
-        self.cuts.insert(key, CutThrough::new(out, team, bucket));
+        self.cuts.insert(key, CutThrough::new(out, team, bandwidth));
         Ok(())
     }
 
@@ -403,7 +402,7 @@ impl Net {
         };
         let (out, bytes, team) = (cut.out, packet.len(), cut.team);
         let key = CutKey { link, from, id: capsule?.id };
-        let sent = cut.bucket.take(now, bytes) && self.send(now, &out, packet).is_ok();
+        let sent = cut.bandwidth.take(now, out.link, bytes) && self.send(now, &out, packet).is_ok();
         let cut = self.cuts.get_mut(&key).filter(|cut| cut.team == team)?;
         if sent {
             self.counters.cut_through += 1;

@@ -3,7 +3,6 @@
 mod common;
 
 use common::{LINK, MAC_A, MAC_B, carry, link, ms, net};
-use nodeos::bucket::TokenBucket;
 use nodeos::buf::BufPool;
 use nodeos::channel::{Address, CutKey, OutChannel};
 use nodeos::config::LinkConfig;
@@ -11,10 +10,14 @@ use nodeos::link::{LinkId, Mac};
 use nodeos::net::{MAX_CUTS, Net, SendError};
 use nodeos::platform::Instant;
 use nodeos::slab::Slab;
-use nodeos::team::TeamId;
+use nodeos::team::{Bandwidth, Budget, TeamId};
 use nodeos::units::Rate;
 use wire::capsule::{Capsule, HEADER_LEN};
 use wire::id::CapsuleId;
+
+fn bandwidth(rate: u64, burst: u32) -> Bandwidth {
+    Bandwidth::root(1, &Budget { rate, burst, ..Budget::UNLIMITED })
+}
 
 fn to_mac(mac: Mac) -> OutChannel {
     OutChannel { link: LINK, to: Address::Ethernet(mac) }
@@ -172,7 +175,7 @@ fn a_cut_through_channel_forwards_its_capsules_and_no_others() {
     let [team, other] = [(); 2].map(|()| TeamId(teams.insert(()).unwrap()));
     let key = |id, from| CutKey { link: LINK, from: Address::Ethernet(from), id: CapsuleId([id; 16]) };
     let out = OutChannel { link: LinkId(1), to: Address::Ethernet(MAC_B) };
-    middle.cut(key(1, MAC_A), out, team, TokenBucket::new(1000, 300)).unwrap();
+    middle.cut(key(1, MAC_A), out, team, bandwidth(1000, 300)).unwrap();
 
     let mut send = |middle: &mut Net, id| {
         left.send(ms(0), &to_mac(mac(0)), capsule(&pool, id, 76)).unwrap();
@@ -189,15 +192,15 @@ fn a_cut_through_channel_forwards_its_capsules_and_no_others() {
     let (_, cut) = middle.cuts().next().unwrap();
     assert_eq!((cut.forwarded, cut.bytes, cut.dropped), (3, 300, 2), "the bucket bounds it");
 
-    middle.cut(key(2, MAC_B), out, other, TokenBucket::new(1, 1)).unwrap();
+    middle.cut(key(2, MAC_B), out, other, bandwidth(1, 1)).unwrap();
     assert_eq!(send(&mut middle, 2), 1, "another sender's");
     middle.uncut_team(team);
     assert_eq!(send(&mut middle, 1), 1);
     assert!(middle.uncut(&key(2, MAC_B)).is_some());
     for n in 0..MAX_CUTS as u8 {
-        middle.cut(key(n, MAC_A), out, team, TokenBucket::new(1, 1)).unwrap();
+        middle.cut(key(n, MAC_A), out, team, bandwidth(1, 1)).unwrap();
     }
-    assert!(middle.cut(key(200, MAC_A), out, team, TokenBucket::new(1, 1)).is_err());
+    assert!(middle.cut(key(200, MAC_A), out, team, bandwidth(1, 1)).is_err());
 }
 
 #[test]

@@ -1,0 +1,283 @@
+//! Bandwidth of a team: token buckets for each link, for all of them together, and for packets.
+//!
+//! As with accounts, a child either shares its parent's bandwidth (what it sends counts for both) or has a
+//! part of the rate for itself, which the parent then lacks.
+
+use alloc::sync::Arc;
+use alloc::vec::Vec;
+use core::mem::size_of;
+
+use spin::Mutex;
+
+use super::Budget;
+use crate::bucket::TokenBucket;
+use crate::link::LinkId;
+use crate::platform::Instant;
+
+/// A tree of token buckets; cloning gives another name for the same one.
+#[derive(Debug, Clone)]
+struct Bucket(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    state: Mutex<State>,
+    /// Who shares its bandwidth with this one.
+    parent: Option<Bucket>,
+    /// What a parent donated to this one.
+    gift: u64,
+}
+
+#[derive(Debug)]
+struct State {
+    bucket: TokenBucket,
+    /// The rate that was granted.
+    rate: u64,
+    /// What of it was donated to others.
+    given: u64,
+}
+
+impl State {
+    /// Lets pass what is granted and not given away.
+    fn adjust(&mut self, now: Instant, burst: u64) {
+        self.bucket.set(now, self.rate.saturating_sub(self.given), burst);
+    }
+}
+
+impl Bucket {
+    fn new(parent: Option<Self>, gift: u64, rate: u64, burst: u64) -> Self {
+        let state = State { bucket: TokenBucket::new(rate, burst), rate, given: 0 };
+        Self(Arc::new(Inner { state: Mutex::new(state), parent, gift }))
+    }
+
+    /// Takes `amount` from it and from all above it, or nothing.
+    fn take(&self, now: Instant, amount: usize) -> bool {
+        if !self.0.state.lock().bucket.take(now, amount) {
+            return false;
+        }
+        let passed = self.0.parent.as_ref().is_none_or(|above| above.take(now, amount));
+        if !passed {
+            self.0.state.lock().bucket.put_back(amount);
+        }
+        passed
+    }
+
+    fn put_back(&self, amount: usize) {
+        self.0.state.lock().bucket.put_back(amount);
+        if let Some(above) = &self.0.parent {
+            above.put_back(amount);
+        }
+    }
+
+    fn available(&self, now: Instant) -> u64 {
+        let own = self.0.state.lock().bucket.available(now);
+        self.0.parent.as_ref().map_or(own, |above| own.min(above.available(now)))
+    }
+
+    fn lower(&self, now: Instant, rate: u64, burst: u64) {
+        let mut state = self.0.state.lock();
+        state.rate = state.rate.min(rate);
+        state.adjust(now, burst);
+    }
+
+    /// A bucket with a part of this one's rate, which this one then lacks.
+    fn donate(&self, now: Instant, rate: u64, burst: u64) -> Option<Self> {
+        let mut state = self.0.state.lock();
+        let given = state.given.checked_add(rate).filter(|given| *given <= state.rate)?;
+        state.given = given;
+        let own = state.bucket.burst();
+        state.adjust(now, own);
+        Some(Self::new(None, rate, rate, burst))
+    }
+
+    /// What this one donated comes back.
+    fn take_back(&self, now: Instant, gift: u64) {
+        let mut state = self.0.state.lock();
+        state.given = state.given.saturating_sub(gift);
+        let own = state.bucket.burst();
+        state.adjust(now, own);
+    }
+}
+
+/// The bandwidth of one team. Cloning gives another name for the same: the team's code has one.
+#[derive(Debug, Clone)]
+pub struct Bandwidth {
+    /// By link; no more than as many as the node has.
+    links: Arc<[Option<Bucket>]>,
+    /// Bytes on all links.
+    sum: Option<Bucket>,
+    /// Packets on all links.
+    packets: Option<Bucket>,
+}
+
+impl Bandwidth {
+    /// The bandwidth of a team that shares with nobody.
+    pub fn root(links: usize, budget: &Budget) -> Self {
+        let [link, sum, packets] = bounds(budget);
+        let bucket = |(rate, burst)| (rate != u64::MAX).then(|| Bucket::new(None, 0, rate, burst));
+        Self { links: (0..links).map(|_| bucket(link)).collect(), sum: bucket(sum), packets: bucket(packets) }
+    }
+
+    /// The bandwidth of a child. `None`: its parent has less than is to be donated.
+    pub(super) fn below(&self, now: Instant, donated: bool, budget: &Budget) -> Option<Self> {
+        let [link, sum, packets] = bounds(budget);
+        let below = |above: &Option<Bucket>, (rate, burst)| match above {
+            // Unlimited is shared, always.
+            Some(above) if donated && rate != u64::MAX => above.donate(now, rate, burst).map(Some),
+            Some(above) => Some(Some(Bucket::new(Some(above.clone()), 0, rate, burst))),
+            None => Some((rate != u64::MAX).then(|| Bucket::new(None, 0, rate, burst))),
+        };
+        let mut made = Self { links: Arc::from([]), sum: None, packets: None };
+        let mut links = Vec::with_capacity(self.links.len());
+        let complete = (|| {
+            made.sum = below(&self.sum, sum)?;
+            made.packets = below(&self.packets, packets)?;
+            for above in self.links.iter() {
+                links.push(below(above, link)?);
+            }
+            Some(())
+        })();
+        made.links = links.into();
+        if complete.is_none() {
+            made.give_back(now, self);
+            return None;
+        }
+        Some(made)
+    }
+
+    /// The team has ended: what its parent donated is the parent's again.
+    pub(super) fn give_back(&self, now: Instant, above: &Self) {
+        let others = [(&self.sum, &above.sum), (&self.packets, &above.packets)];
+        for (own, donor) in self.links.iter().zip(above.links.iter()).chain(others) {
+            if let (Some(own), Some(donor)) = (own, donor) {
+                donor.take_back(now, own.0.gift);
+            }
+        }
+    }
+
+    /// Goes on with a lower rate on each link.
+    pub(super) fn lower(&self, now: Instant, budget: &Budget) {
+        let links = self.links.iter().flatten();
+        links.for_each(|bucket| bucket.lower(now, budget.rate, budget.burst.into()));
+    }
+
+    /// Takes the bandwidth for a frame of `bytes` on `link`, or nothing.
+    #[inline]
+    pub fn take(&self, now: Instant, LinkId(link): LinkId, bytes: usize) -> bool {
+        let Some(own) = self.links.get(usize::from(link)) else { return false };
+        let buckets = [(own, bytes), (&self.sum, bytes), (&self.packets, 1)];
+        for (at, (bucket, amount)) in buckets.iter().enumerate() {
+            if bucket.as_ref().is_some_and(|b| !b.take(now, *amount)) {
+                buckets[..at].iter().filter_map(|(b, n)| Some((b.as_ref()?, n))).for_each(|(b, n)| {
+                    b.put_back(*n);
+                });
+                return false;
+            }
+        }
+        true
+    }
+
+    /// Bytes that are left on the link that has the least.
+    pub fn available(&self, now: Instant) -> u64 {
+        let links = self.links.iter().flatten().chain(&self.sum);
+        links.map(|bucket| bucket.available(now)).min().unwrap_or(u64::MAX)
+    }
+
+    /// What passes on each link that is bounded, after what was donated.
+    #[cfg(test)]
+    pub(super) fn rates(&self) -> Vec<u64> {
+        self.links.iter().flatten().map(|bucket| bucket.0.state.lock().bucket.rate()).collect()
+    }
+
+    /// The bytes that this takes for so many links.
+    pub(super) const fn bytes(links: usize) -> usize {
+        (links + 2) * (size_of::<Inner>() + 2 * size_of::<usize>()) + links * size_of::<Option<Bucket>>()
+    }
+}
+
+/// Rate and burst on a link, in sum, and of packets.
+fn bounds(budget: &Budget) -> [(u64, u64); 3] {
+    let packets = if budget.packets == u32::MAX { u64::MAX } else { budget.packets.into() };
+    // What the rate makes in 10 ms, and room for a few frames or for one packet.
+    let burst = |rate: u64, least: u64| (rate / 100).max(least);
+    [
+        (budget.rate, budget.burst.into()),
+        (budget.total_rate, burst(budget.total_rate, 6000)),
+        (packets, burst(packets, 1)),
+    ]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    const LINK: LinkId = LinkId(0);
+
+    fn budget(rate: u64) -> Budget {
+        Budget { rate, burst: 1000, ..Budget::UNLIMITED }
+    }
+
+    /// Bytes that pass in a second of trying.
+    fn passes(bandwidth: &Bandwidth, from: u64) -> u64 {
+        (0..10_000u64).filter(|n| bandwidth.take(Instant(from + n * 100), LINK, 100)).count() as u64 * 100
+    }
+
+    #[test]
+    fn shared_bandwidth_is_the_parents() {
+        let parent = Bandwidth::root(1, &budget(100_000));
+        let child = parent.below(Instant(0), false, &budget(60_000)).unwrap();
+        let got = passes(&child, 0);
+        assert!((60_000..=61_000).contains(&got), "{got}");
+        assert!(!child.take(Instant(0), LINK, 1000));
+        let unlimited = parent.below(Instant(0), false, &Budget::UNLIMITED).unwrap();
+        let got = passes(&unlimited, 2_000_000);
+        assert!((100_000..=101_000).contains(&got), "{got}");
+        assert!(!parent.take(Instant(3_000_000), LINK, 1000), "the parent's is used up with it");
+    }
+
+    #[test]
+    fn donated_bandwidth_is_the_childs() {
+        let parent = Bandwidth::root(1, &budget(100_000));
+        let child = parent.below(Instant(0), true, &budget(60_000)).unwrap();
+        assert!(parent.below(Instant(0), true, &budget(40_001)).is_none());
+        let (a, b) = (passes(&child, 0), passes(&parent, 0));
+        assert!((60_000..=61_000).contains(&a) && (40_000..=41_000).contains(&b), "{a} {b}");
+        parent.lower(Instant(1_000_000), &budget(50_000));
+        child.give_back(Instant(1_000_000), &parent);
+        let got = passes(&parent, 1_000_000);
+        assert!((50_000..=51_000).contains(&got), "{got}");
+    }
+
+    #[test]
+    fn packets_and_the_sum_are_bounded_too() {
+        let few = Budget { packets: 100, total_rate: 20_000, ..Budget::UNLIMITED };
+        let team = Bandwidth::root(2, &few);
+        let sent = (0..10_000u64).filter(|n| team.take(Instant(n * 100), LinkId((n % 2) as u16), 10)).count();
+        assert!((100..=101).contains(&sent), "{sent}");
+        assert!(!team.take(Instant(1_000_000), LINK, 6001));
+        assert!(!team.take(Instant(5_000_000), LinkId(2), 1), "there is no such link");
+        // What was refused for the sum left the packets alone.
+        assert!(team.take(Instant(5_000_000), LINK, 6000) && !team.take(Instant(5_000_000), LINK, 1));
+    }
+
+    proptest! {
+        /// Whatever is donated and given back, the rates of the tree add up to what the root was granted.
+        #[test]
+        fn no_rate_is_made_or_lost(ops in proptest::collection::vec((any::<bool>(), any::<prop::sample::Index>(), 0u64..500), 1..100)) {
+            let mut all = std::vec![(Bandwidth::root(1, &budget(1000)), None)];
+            let rate = |b: &Bandwidth| b.links[0].as_ref().unwrap().0.state.lock().bucket.rate();
+            for (create, at, part) in ops {
+                let at = at.index(all.len());
+                let parent = |n: usize, all: &[(Bandwidth, Option<usize>)]| all.iter().any(|(_, p)| *p == Some(n));
+                if create {
+                    if let Some(child) = all[at].0.below(Instant(0), true, &budget(part)) {
+                        all.push((child, Some(at)));
+                    }
+                } else if at + 1 == all.len() && !parent(at, &all) && let Some((child, Some(above))) = all.pop_if(|(_, p)| p.is_some()) {
+                    child.give_back(Instant(0), &all[above].0);
+                }
+                prop_assert_eq!(all.iter().map(|(b, _)| rate(b)).sum::<u64>(), 1000);
+            }
+        }
+    }
+}

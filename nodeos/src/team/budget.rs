@@ -1,0 +1,269 @@
+//! What a team may use: kinds of resources, bounds on them, and which of them a child has for itself.
+
+use core::fmt;
+use core::time::Duration;
+
+use wire::tuple::Budgets;
+
+/// Shares of processor time of a team for which nothing else is said.
+pub const DEFAULT_SHARES: u32 = 100;
+
+/// What a budget bounds. The names in parentheses are those of seed 001, section 2.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Resource {
+    /// Bytes of memory, compiled code included (MEM_ACTIVE).
+    Memory,
+    /// Bytes of compiled code.
+    Code,
+    /// Timers that run (THREADS_ACTIVE).
+    Timers,
+    /// Timers ever set (THREADS_TOTAL).
+    TimersTotal,
+    /// Events ever handled (THREADS_TOTAL).
+    EventsTotal,
+    /// Open sessions.
+    Sessions,
+    /// Soft-state entries.
+    CacheEntries,
+    /// Teams below it (DOMAINS_ACTIVE).
+    Teams,
+    /// Teams ever made below it (DOMAINS_TOTAL).
+    TeamsTotal,
+    /// Bytes ever downloaded.
+    Download,
+    /// Microseconds ever spent on compiling.
+    Compile,
+    /// Waiting events.
+    Queue,
+    /// Bandwidth: bytes per second on a link and in sum, packets per second.
+    Rate,
+    /// Processor time (CPU_RELATIVE).
+    Processor,
+}
+
+impl Resource {
+    /// How many kinds there are.
+    pub(super) const COUNT: usize = 14;
+    /// How many of them are kept in accounts: the first ones.
+    pub(super) const ACCOUNTS: usize = 11;
+
+    /// All of them.
+    pub const ALL: [Self; Self::COUNT] = [
+        Self::Memory,
+        Self::Code,
+        Self::Timers,
+        Self::TimersTotal,
+        Self::EventsTotal,
+        Self::Sessions,
+        Self::CacheEntries,
+        Self::Teams,
+        Self::TeamsTotal,
+        Self::Download,
+        Self::Compile,
+        Self::Queue,
+        Self::Rate,
+        Self::Processor,
+    ];
+
+    /// Those that are kept in accounts.
+    pub fn accounts() -> impl Iterator<Item = Self> {
+        Self::ALL.into_iter().take(Self::ACCOUNTS)
+    }
+
+    /// Its name in tables and metrics.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Memory => "memory",
+            Self::Code => "code",
+            Self::Timers => "timers",
+            Self::TimersTotal => "timers-total",
+            Self::EventsTotal => "events-total",
+            Self::Sessions => "sessions",
+            Self::CacheEntries => "cache-entries",
+            Self::Teams => "teams",
+            Self::TeamsTotal => "teams-total",
+            Self::Download => "download",
+            Self::Compile => "compile",
+            Self::Queue => "queue",
+            Self::Rate => "rate",
+            Self::Processor => "processor",
+        }
+    }
+}
+
+impl fmt::Display for Resource {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+/// Which resources a parent donates to a new team; the others it shares with it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Donated(u16);
+
+impl Donated {
+    /// Nothing: all is shared.
+    pub const NOTHING: Self = Self(0);
+    /// All that is bounded.
+    pub const ALL: Self = Self((1 << Resource::COUNT) - 1);
+
+    /// These, and `resource`.
+    #[must_use]
+    pub const fn and(self, resource: Resource) -> Self {
+        Self(self.0 | 1 << resource as u16)
+    }
+
+    /// Whether `resource` is among them.
+    pub const fn has(self, resource: Resource) -> bool {
+        self.0 & 1 << resource as u16 != 0
+    }
+}
+
+/// What a team may use. The greatest number of a type is no bound of its own: what the parent has is shared.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Budget {
+    /// Bytes of memory, of all kinds together.
+    pub memory: u64,
+    /// Bytes of compiled code.
+    pub code: u64,
+    /// The deadline of one event.
+    pub event: Duration,
+    /// Bytes per second on each link.
+    pub rate: u64,
+    /// Bytes at once on each link.
+    pub burst: u32,
+    /// Bytes per second on all links together.
+    pub total_rate: u64,
+    /// Packets per second on all links together.
+    pub packets: u32,
+    /// Events that wait.
+    pub queue: u16,
+    /// Events ever.
+    pub events_total: u64,
+    /// Timers that run at once.
+    pub timers: u16,
+    /// Timers ever.
+    pub timers_total: u64,
+    /// Soft-state entries.
+    pub cache_entries: u16,
+    /// Sessions open at once.
+    pub sessions: u16,
+    /// Teams below it at once.
+    pub teams: u16,
+    /// Teams below it ever.
+    pub teams_total: u64,
+    /// Bytes ever downloaded.
+    pub download: u64,
+    /// Time ever spent on compiling its code.
+    pub compile: Duration,
+    /// Shares of processor time: relative to its brothers' and to its parent's own. Donated: so many of the
+    /// parent's own [`OWN_SHARES`](super::OWN_SHARES).
+    pub shares: u32,
+}
+
+impl Budget {
+    /// No bounds at all.
+    pub const UNLIMITED: Self = Self {
+        memory: u64::MAX,
+        code: u64::MAX,
+        event: Duration::MAX,
+        rate: u64::MAX,
+        burst: u32::MAX,
+        total_rate: u64::MAX,
+        packets: u32::MAX,
+        queue: u16::MAX,
+        events_total: u64::MAX,
+        timers: u16::MAX,
+        timers_total: u64::MAX,
+        cache_entries: u16::MAX,
+        sessions: u16::MAX,
+        teams: u16::MAX,
+        teams_total: u64::MAX,
+        download: u64::MAX,
+        compile: Duration::MAX,
+        shares: DEFAULT_SHARES,
+    };
+
+    /// What a flow gets that asks for `requested` where this is the default and the upper bound.
+    pub fn clamp(&self, requested: &Budgets) -> Self {
+        let event_us = u64::from(requested.event_us.unwrap_or(u32::MAX));
+        Self {
+            memory: self.memory.min(requested.memory.unwrap_or(u64::MAX)),
+            event: self
+                .event
+                .min(requested.event_us.map_or(Duration::MAX, |_| Duration::from_micros(event_us))),
+            rate: self.rate.min(requested.rate.unwrap_or(u64::MAX)),
+            burst: self.burst.min(requested.burst.unwrap_or(u32::MAX)),
+            timers: self.timers.min(requested.timers.unwrap_or(u16::MAX)),
+            cache_entries: self.cache_entries.min(requested.cache_entries.unwrap_or(u16::MAX)),
+            sessions: self.sessions.min(requested.sessions.unwrap_or(u16::MAX)),
+            ..*self
+        }
+    }
+
+    /// The bound on what is kept in an account; `u64::MAX` for none.
+    pub fn limit(&self, resource: Resource) -> u64 {
+        let count = |n: u16| if n == u16::MAX { u64::MAX } else { n.into() };
+        match resource {
+            Resource::Memory => self.memory,
+            Resource::Code => self.code,
+            Resource::Timers => count(self.timers),
+            Resource::TimersTotal => self.timers_total,
+            Resource::EventsTotal => self.events_total,
+            Resource::Sessions => count(self.sessions),
+            Resource::CacheEntries => count(self.cache_entries),
+            Resource::Teams => count(self.teams),
+            Resource::TeamsTotal => self.teams_total,
+            Resource::Download => self.download,
+            Resource::Compile => u64::try_from(self.compile.as_micros()).unwrap_or(u64::MAX),
+            Resource::Queue => count(self.queue),
+            Resource::Rate => self.rate,
+            Resource::Processor => self.shares.into(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn accounts_come_first_and_names_differ() {
+        for (at, resource) in Resource::ALL.into_iter().enumerate() {
+            assert_eq!(resource as usize, at);
+            assert!(Resource::ALL.iter().skip(at + 1).all(|other| other.name() != resource.name()));
+        }
+        assert_eq!(Resource::accounts().last(), Some(Resource::Compile));
+        let some = Donated::NOTHING.and(Resource::Memory).and(Resource::Processor);
+        assert!(some.has(Resource::Memory) && some.has(Resource::Processor) && !some.has(Resource::Rate));
+        assert!(Resource::ALL.into_iter().all(|resource| Donated::ALL.has(resource)));
+    }
+
+    #[test]
+    fn nothing_exceeds_the_nodes_bounds() {
+        let bounds = Budget {
+            memory: 1000,
+            event: Duration::from_millis(2),
+            rate: 1_000_000,
+            burst: 3000,
+            timers: 4,
+            cache_entries: 16,
+            sessions: 2,
+            ..Budget::UNLIMITED
+        };
+        assert_eq!(bounds.clamp(&Budgets::default()), bounds);
+        let greedy = Budgets {
+            memory: Some(u64::MAX),
+            event_us: Some(u32::MAX),
+            rate: Some(u64::MAX),
+            burst: Some(u32::MAX),
+            timers: Some(u16::MAX),
+            cache_entries: Some(u16::MAX),
+            sessions: Some(u16::MAX),
+        };
+        assert_eq!(bounds.clamp(&greedy), bounds);
+        let modest = Budgets { memory: Some(1), event_us: Some(5), timers: Some(0), ..Budgets::default() };
+        let clamped = bounds.clamp(&modest);
+        assert_eq!((clamped.memory, clamped.event, clamped.timers), (1, Duration::from_micros(5), 0));
+    }
+}

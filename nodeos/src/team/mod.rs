@@ -1,0 +1,365 @@
+//! Teams: the unit of isolation, accounting and termination. A flow is a team; teams form a tree.
+//!
+//! [`Teams`] holds the tree. A [`Team`] has a [`Budget`], an [`Account`] for everything that is counted, its
+//! [`Bandwidth`], [`Counters`], and a [`Conduct`]: how it has kept to its budget. Ending a team ends its
+//! children; the records and everything charged to them come back.
+//!
+//! # The tree (seed 001, section 2)
+//! The root owns everything. Of each resource a child either *shares* its parent's, within a bound of its
+//! own, and what it uses counts for both; or its parent *donates* a part, which the parent then lacks until the
+//! child has ended. So what is in a team and below it adds up to what the team was given. Unlimited is
+//! shared with the root. Processor time is divided by shares ([`crate::sched`]): a team's own events have
+//! [`OWN_SHARES`], of which it may donate; a child that shares competes beside them.
+//!
+//! # Policy
+//! A team is warned once when it passes a soft threshold, refused at the hard limit, given a strike when
+//! it keeps trying, and ended with its last strike. [`Resource::policy`] and [`Fault::policy`] are the table:
+//!
+//! | what                      | warned at | refusals in 1 s that make a strike | why                                 |
+//! |---------------------------|-----------|------------------------------------|-------------------------------------|
+//! | memory, code              | 75 %      | 16                                 |                                     |
+//! | timers, sessions, teams   | 75 %      | 64                                 |                                     |
+//! | soft-state entries        | 75 %      | 256                                | a guest may learn its bound by trying |
+//! | event queue               | 75 %      | never                              | others fill it                      |
+//! | events, downloads, compile time in all | 75 % | never: the flow ends        | without them it cannot go on        |
+//! | rates, processor          | never     | never                              | others' capsules may cause it       |
+//! | a lie about a pointer     | -         | each one is a strike               | a mistake, but ours to survive      |
+//! | deadline passed           | -         | ends the team                      | its state is no longer known        |
+//! | trap                      | -         | ends the team                      | its state is no longer known        |
+//!
+//! Eight strikes end a team; a strike is forgiven after a minute without another.
+
+mod bandwidth;
+mod budget;
+mod conduct;
+
+use alloc::sync::Arc;
+use alloc::vec::Vec;
+use core::fmt;
+use core::mem::size_of;
+
+use wire::tuple::Budgets;
+
+pub use self::bandwidth::Bandwidth;
+pub use self::budget::{Budget, DEFAULT_SHARES, Donated, Resource};
+pub use self::conduct::{Conduct, Fault, FaultPolicy, MAX_STRIKES, Policy, Verdict};
+use crate::account::{Account, Charge, Refused};
+use crate::platform::Instant;
+use crate::sched::Shares;
+use crate::slab::{Handle, Slab};
+
+/// The deepest team; the root is at 0. Bounds the cost of a charge.
+pub const MAX_DEPTH: u8 = 8;
+/// Shares of a team's own events beside its children, before it donates any.
+pub const OWN_SHARES: u32 = 1000;
+
+/// Names a team. A stale name finds nothing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct TeamId(pub Handle);
+
+impl fmt::Display for TeamId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+/// What a team did.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Counters {
+    /// Events handled.
+    pub events: u64,
+    /// Events dropped because its queue was full.
+    pub dropped: u64,
+    /// Units of work used, as the platform's meter counts them.
+    pub units: u64,
+    /// Of these: for compiling and starting its code.
+    pub start_units: u64,
+    /// Of these: for answering other nodes about it.
+    pub serve_units: u64,
+    /// Bytes sent on links.
+    pub sent: u64,
+    /// Operations refused for want of budget.
+    pub refused: u64,
+}
+
+/// One team.
+#[derive(Debug)]
+pub struct Team {
+    /// Its name.
+    pub name: Arc<str>,
+    /// What it may use.
+    pub budget: Budget,
+    /// What it did.
+    pub counters: Counters,
+    /// How it keeps to its budget.
+    pub conduct: Conduct,
+    parent: Option<TeamId>,
+    depth: u8,
+    accounts: [Account; Resource::ACCOUNTS],
+    bandwidth: Bandwidth,
+    shares: Shares,
+    donated: Donated,
+    /// Its place among its parent's teams.
+    _place: Option<Charge>,
+    /// What this record takes, at the team's own expense.
+    _own: Charge,
+}
+
+impl Team {
+    /// Its parent; `None` for the root.
+    pub fn parent(&self) -> Option<TeamId> {
+        self.parent
+    }
+
+    /// Its memory account.
+    pub fn account(&self) -> &Account {
+        &self.accounts[Resource::Memory as usize]
+    }
+
+    /// The account of a resource; `None` for those that are not kept in accounts.
+    pub fn account_of(&self, resource: Resource) -> Option<&Account> {
+        self.accounts.get(resource as usize)
+    }
+
+    /// Its bandwidth.
+    pub fn bandwidth(&self) -> &Bandwidth {
+        &self.bandwidth
+    }
+
+    /// Its weight for the scheduler.
+    pub fn shares(&self) -> Shares {
+        self.shares
+    }
+
+    /// What its parent donated to it.
+    pub fn donated(&self) -> Donated {
+        self.donated
+    }
+
+    /// Goes on with a lower budget; nothing is raised. A limit below what is in use takes nothing away, but
+    /// refuses more until enough has come back. What was donated stays with the team until it ends.
+    pub fn lower(&mut self, now: Instant, requested: &Budgets) {
+        self.budget = self.budget.clamp(requested);
+        for resource in Resource::accounts() {
+            let account = &self.accounts[resource as usize];
+            account.set_limit(account.limit().min(self.budget.limit(resource)));
+        }
+        self.bandwidth.lower(now, &self.budget);
+    }
+}
+
+/// Why a team was not made.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum CreateError {
+    /// There is no such parent.
+    NoParent,
+    /// The node runs as many teams as it may.
+    TooMany,
+    /// The parent is at [`MAX_DEPTH`].
+    TooDeep,
+    /// The parent has too little of this left to donate or to share.
+    Poor(Resource, Refused),
+}
+
+impl fmt::Display for CreateError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::NoParent => f.write_str("the parent team has ended"),
+            Self::TooMany => f.write_str("the node runs as many teams as it may"),
+            Self::TooDeep => write!(f, "teams nest at most {MAX_DEPTH} deep"),
+            Self::Poor(resource, Refused { wanted, left }) => {
+                write!(f, "the parent team's budget of {resource}: {wanted} asked for, {left} left")
+            }
+        }
+    }
+}
+
+impl core::error::Error for CreateError {}
+
+/// All teams of a node.
+#[derive(Debug)]
+pub struct Teams {
+    table: Slab<Team>,
+    root: TeamId,
+    links: usize,
+}
+
+impl Teams {
+    /// The root team alone, with `budget` for all teams together. At most `limit` teams besides it, on a
+    /// node of so many links.
+    pub fn new(budget: Budget, limit: usize, links: usize) -> Result<Self, CreateError> {
+        let mut table = Slab::new(limit.saturating_add(1));
+        let accounts = core::array::from_fn(|at| Account::root(budget.limit(Resource::ALL[at])));
+        let own = record(&accounts, "root", links)?;
+        let team = Team {
+            name: "root".into(),
+            budget,
+            counters: Counters::default(),
+            conduct: Conduct::default(),
+            parent: None,
+            depth: 0,
+            accounts,
+            bandwidth: Bandwidth::root(links, &budget),
+            shares: Shares { among: 1, own: OWN_SHARES },
+            donated: Donated::NOTHING,
+            _place: None,
+            _own: own,
+        };
+        let root = TeamId(table.insert(team).map_err(|_| CreateError::TooMany)?);
+        Ok(Self { table, root, links })
+    }
+
+    /// The team above all others.
+    pub fn root(&self) -> TeamId {
+        self.root
+    }
+
+    /// A new team under `parent`, which donates to it what `donated` names and shares the rest. The event's
+    /// deadline is no longer than the parent's.
+    pub fn create(
+        &mut self,
+        now: Instant,
+        parent: TeamId,
+        name: &str,
+        budget: Budget,
+        donated: Donated,
+    ) -> Result<TeamId, CreateError> {
+        let links = self.links;
+        let full = self.table.is_full();
+        let above = self.get_mut(parent).ok_or(CreateError::NoParent)?;
+        if above.depth == MAX_DEPTH {
+            return Err(CreateError::TooDeep);
+        }
+        if full {
+            return Err(CreateError::TooMany);
+        }
+        let budget = Budget { event: budget.event.min(above.budget.event), ..budget };
+        let poor = |resource| move |refused| CreateError::Poor(resource, refused);
+        let place = above.accounts[Resource::Teams as usize].charge(1).map_err(poor(Resource::Teams))?;
+        let accounts = below(&above.accounts, &budget, donated)?;
+        let own = record(&accounts, name, links)?;
+        let processor = donated.has(Resource::Processor);
+        let left = above.shares.own - 1;
+        if processor && budget.shares > left {
+            let refused = Refused { wanted: budget.shares.into(), left: left.into() };
+            return Err(CreateError::Poor(Resource::Processor, refused));
+        }
+        let rate = Refused { wanted: budget.rate, left: 0 };
+        let bandwidth = above.bandwidth.below(now, donated.has(Resource::Rate), &budget);
+        let bandwidth = bandwidth.ok_or(CreateError::Poor(Resource::Rate, rate))?;
+        let total = &above.accounts[Resource::TeamsTotal as usize];
+        if let Err(refused) = total.spend(1) {
+            bandwidth.give_back(now, &above.bandwidth);
+            return Err(CreateError::Poor(Resource::TeamsTotal, refused));
+        }
+        above.shares.own -= if processor { budget.shares } else { 0 };
+        let team = Team {
+            name: name.into(),
+            budget,
+            counters: Counters::default(),
+            conduct: Conduct::default(),
+            parent: Some(parent),
+            depth: above.depth + 1,
+            accounts,
+            bandwidth,
+            shares: Shares { among: budget.shares.max(1), own: OWN_SHARES },
+            donated,
+            _place: Some(place),
+            _own: own,
+        };
+        self.table.insert(team).map(TeamId).map_err(|_| CreateError::TooMany)
+    }
+
+    /// Ends a team and all below it. Returns who has ended, children before parents; nobody if there was
+    /// no such team or it is the root. What their owners still hold of them is refunded when dropped.
+    pub fn end(&mut self, now: Instant, id: TeamId) -> Vec<TeamId> {
+        let ended = self.below(id);
+        for team in &ended {
+            let Some(gone) = self.table.remove(team.0) else { continue };
+            let Some(above) = gone.parent.and_then(|parent| self.get_mut(parent)) else { continue };
+            gone.bandwidth.give_back(now, &above.bandwidth);
+            if gone.donated.has(Resource::Processor) {
+                above.shares.own += gone.shares.among;
+            }
+        }
+        ended
+    }
+
+    /// A team and all below it, children before parents; nobody if there is no such team or it is the root.
+    pub fn below(&self, id: TeamId) -> Vec<TeamId> {
+        let mut found = Vec::new();
+        if id == self.root || !self.table.contains(id.0) {
+            return found;
+        }
+        found.push(id);
+        let mut next = 0;
+        while let Some(&above) = found.get(next) {
+            found.extend(self.table.iter().filter(|(_, t)| t.parent == Some(above)).map(|(h, _)| TeamId(h)));
+            next += 1;
+        }
+        found.reverse();
+        found
+    }
+
+    /// The team of this name.
+    pub fn get(&self, id: TeamId) -> Option<&Team> {
+        self.table.get(id.0)
+    }
+
+    /// The team of this name, to change it.
+    pub fn get_mut(&mut self, id: TeamId) -> Option<&mut Team> {
+        self.table.get_mut(id.0)
+    }
+
+    /// All teams, the root among them.
+    pub fn iter(&self) -> impl Iterator<Item = (TeamId, &Team)> {
+        self.table.iter().map(|(handle, team)| (TeamId(handle), team))
+    }
+
+    /// How many there are besides the root.
+    pub fn len(&self) -> usize {
+        self.table.len() - 1
+    }
+
+    /// Whether there is only the root.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// How many there may be besides the root.
+    pub fn limit(&self) -> usize {
+        self.table.limit() - 1
+    }
+}
+
+/// The accounts of a child, each shared or donated.
+fn below(
+    above: &[Account; Resource::ACCOUNTS],
+    budget: &Budget,
+    donated: Donated,
+) -> Result<[Account; Resource::ACCOUNTS], CreateError> {
+    let mut accounts = above.clone();
+    for (resource, account) in Resource::accounts().zip(&mut accounts) {
+        let limit = budget.limit(resource);
+        *account = if donated.has(resource) && limit != u64::MAX {
+            account.donate(limit).map_err(|refused| CreateError::Poor(resource, refused))?
+        } else {
+            account.child((limit != u64::MAX).then_some(limit))
+        };
+    }
+    Ok(accounts)
+}
+
+/// Charges a team's record to its own memory.
+fn record(
+    accounts: &[Account; Resource::ACCOUNTS],
+    name: &str,
+    links: usize,
+) -> Result<Charge, CreateError> {
+    let bytes = size_of::<Team>() + name.len() + Account::BYTES * accounts.len() + Bandwidth::bytes(links);
+    let memory = &accounts[Resource::Memory as usize];
+    memory.charge(bytes as u64).map_err(|refused| CreateError::Poor(Resource::Memory, refused))
+}
+
+#[cfg(test)]
+mod tests;

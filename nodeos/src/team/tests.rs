@@ -1,0 +1,214 @@
+use super::*;
+use core::time::Duration;
+use proptest::prelude::*;
+
+const NOW: Instant = Instant(0);
+
+fn budget(memory: u64) -> Budget {
+    Budget {
+        memory,
+        event: Duration::from_millis(2),
+        rate: 1_000_000,
+        burst: 3000,
+        queue: 8,
+        timers: 4,
+        cache_entries: 16,
+        sessions: 2,
+        ..Budget::UNLIMITED
+    }
+}
+
+fn create(teams: &mut Teams, parent: TeamId, name: &str, budget: Budget) -> Result<TeamId, CreateError> {
+    teams.create(NOW, parent, name, budget, Donated::NOTHING)
+}
+
+fn create_top(teams: &mut Teams, name: &str, budget: Budget) -> Result<TeamId, CreateError> {
+    create(teams, teams.root(), name, budget)
+}
+
+#[test]
+fn ending_a_team_ends_its_children_and_gives_everything_back() {
+    let mut teams = Teams::new(budget(1 << 20), 8, 2).unwrap();
+    let root = teams.root();
+    let idle = teams.get(root).unwrap().account().used();
+    let a = create(&mut teams, root, "a", budget(1 << 16)).unwrap();
+    let b = create(&mut teams, a, "b", budget(1 << 16)).unwrap();
+    let c = create(&mut teams, b, "c", budget(1 << 15)).unwrap();
+    let other = create(&mut teams, root, "other", budget(1 << 16)).unwrap();
+    let held = teams.get(c).unwrap().account().charge(30_000).unwrap();
+    assert!(teams.get(a).unwrap().account().used() > 30_000);
+    assert_eq!(teams.end(NOW, a), [c, b, a]);
+    assert!(teams.get(c).is_none() && teams.get(other).is_some());
+    assert_eq!(create(&mut teams, b, "late", budget(1)), Err(CreateError::NoParent));
+    assert!(teams.end(NOW, a).is_empty() && teams.end(NOW, root).is_empty());
+    drop(held);
+    teams.end(NOW, other);
+    assert_eq!(teams.get(root).unwrap().account().used(), idle);
+    assert!(teams.is_empty());
+}
+
+#[test]
+fn count_depth_and_memory_are_bounded() {
+    let mut teams = Teams::new(budget(1 << 20), 20, 2).unwrap();
+    let mut parent = teams.root();
+    for _ in 0..MAX_DEPTH {
+        parent = create(&mut teams, parent, "nested", budget(1 << 16)).unwrap();
+    }
+    assert_eq!(create(&mut teams, parent, "too deep", budget(1 << 16)), Err(CreateError::TooDeep));
+    assert!(matches!(create_top(&mut teams, "poor", budget(10)), Err(CreateError::Poor(Resource::Memory, _))));
+    while teams.len() < teams.limit() {
+        create_top(&mut teams, "x", budget(1 << 16)).unwrap();
+    }
+    assert_eq!(create_top(&mut teams, "y", budget(1 << 16)), Err(CreateError::TooMany));
+}
+
+#[test]
+fn children_share_their_parents_memory() {
+    let mut teams = Teams::new(budget(1 << 20), 8, 2).unwrap();
+    let parent = create_top(&mut teams, "parent", budget(20_000)).unwrap();
+    let a = create(&mut teams, parent, "a", budget(20_000)).unwrap();
+    let b = create(&mut teams, parent, "b", budget(20_000)).unwrap();
+    let _held = teams.get(a).unwrap().account().charge(12_000).unwrap();
+    assert!(teams.get(b).unwrap().account().charge(10_000).is_err());
+}
+
+#[test]
+fn a_parent_lacks_what_it_donated_until_the_child_ends() {
+    let all = Budget { teams: 3, teams_total: 4, compile: Duration::from_secs(1), ..budget(1 << 20) };
+    let mut teams = Teams::new(all, 8, 2).unwrap();
+    let root = teams.root();
+    let part = Budget { memory: 1 << 18, timers: 3, compile: Duration::from_millis(600), shares: 250, ..all };
+    let part = Budget { teams: 1, teams_total: 2, rate: 600_000, ..part };
+    let child = teams.create(NOW, root, "child", part, Donated::ALL).unwrap();
+    let left = |teams: &Teams, resource| teams.get(root).unwrap().account_of(resource).unwrap().left();
+    assert_eq!((left(&teams, Resource::Timers), left(&teams, Resource::Compile)), (1, 400_000));
+    assert_eq!(teams.get(root).unwrap().shares().own, 750);
+    // One place is the child's own, one was donated to it.
+    assert_eq!((left(&teams, Resource::Teams), left(&teams, Resource::TeamsTotal)), (1, 1));
+    let refused = |part: Budget, donated: Resource| {
+        let mut copy = Teams::new(all, 8, 2).unwrap();
+        let root = copy.root();
+        let first = Budget { rate: 600_000, shares: 250, ..part };
+        copy.create(NOW, root, "first", first, Donated::NOTHING.and(donated)).unwrap();
+        matches!(
+            copy.create(NOW, root, "second", part, Donated::NOTHING.and(donated)),
+            Err(CreateError::Poor(resource, _)) if resource == donated
+        )
+    };
+    assert!(refused(Budget { timers: 3, ..part }, Resource::Timers));
+    assert!(refused(Budget { rate: 400_001, ..part }, Resource::Rate));
+    assert!(refused(Budget { shares: 750, ..part }, Resource::Processor));
+
+    let account = |teams: &Teams, id, resource| teams.get(id).unwrap().account_of(resource).unwrap().clone();
+    account(&teams, child, Resource::Compile).spend(100_000).unwrap();
+    let memory = account(&teams, child, Resource::Memory);
+    let held = memory.charge(1000).unwrap();
+    assert_eq!(teams.end(NOW, child), [child]);
+    // What was spent is gone, all else is back; memory when the last byte is.
+    assert_eq!((left(&teams, Resource::Timers), left(&teams, Resource::Compile)), (4, 900_000));
+    assert_eq!((left(&teams, Resource::Teams), left(&teams, Resource::TeamsTotal)), (3, 3));
+    assert_eq!(teams.get(root).unwrap().shares().own, OWN_SHARES);
+    let before = left(&teams, Resource::Memory);
+    drop((held, memory));
+    assert_eq!(left(&teams, Resource::Memory), before + (1 << 18));
+}
+
+#[test]
+fn a_childs_deadline_is_its_parents_at_most() {
+    let mut teams = Teams::new(budget(1 << 20), 8, 0).unwrap();
+    let slow = Budget { event: Duration::from_secs(9), ..budget(1 << 16) };
+    let child = create_top(&mut teams, "slow", slow).unwrap();
+    assert_eq!(teams.get(child).unwrap().budget.event, Duration::from_millis(2));
+}
+
+#[derive(Debug, Clone)]
+enum Op {
+    Create { memory: u64, timers: u16, shares: u32, rate: u64, donated: u16 },
+    End,
+    Hold { bytes: u64, timers: u64 },
+    Spend { us: u64 },
+    Release,
+}
+
+fn ops() -> impl Strategy<Value = Vec<(prop::sample::Index, Op)>> {
+    let op = prop_oneof![
+        3 => (20_000u64..200_000, 0u16..40, 1u32..400, 0u64..400_000, any::<u16>()).prop_map(
+            |(memory, timers, shares, rate, donated)| Op::Create { memory, timers, shares, rate, donated }
+        ),
+        1 => Just(Op::End),
+        3 => (0u64..50_000, 0u64..10).prop_map(|(bytes, timers)| Op::Hold { bytes, timers }),
+        1 => (0u64..1000).prop_map(|us| Op::Spend { us }),
+        1 => Just(Op::Release),
+    ];
+    proptest::collection::vec((any::<prop::sample::Index>(), op), 1..150)
+}
+
+proptest! {
+    /// Whatever is donated, shared, made, used and ended: nothing is used beyond its limit anywhere, what
+    /// is in a team adds up, and in the end everything but what was spent is back.
+    #[test]
+    fn no_unit_is_made_or_lost(ops in ops()) {
+        let all = Budget { timers: 100, compile: Duration::from_millis(20), ..budget(2 << 20) };
+        let mut teams = Teams::new(all, 30, 2).unwrap();
+        let root = teams.root();
+        let idle = teams.get(root).unwrap().account().used();
+        let mut alive = std::vec![root];
+        let mut held: Vec<(TeamId, Charge)> = Vec::new();
+        let mut spent = 0;
+        for (at, op) in ops {
+            let id = alive[at.index(alive.len())];
+            match op {
+                Op::Create { memory, timers, shares, rate, donated } => {
+                    let part = Budget { memory, timers, shares, rate, compile: Duration::from_millis(5), ..all };
+                    let donated = Resource::ALL.into_iter().filter(|r| donated & 1 << *r as u16 != 0);
+                    let donated = donated.fold(Donated::NOTHING, Donated::and);
+                    alive.extend(teams.create(NOW, id, "t", part, donated));
+                }
+                Op::End => {
+                    let ended = teams.end(NOW, id);
+                    alive.retain(|id| !ended.contains(id));
+                    held.retain(|(id, _)| !ended.contains(id));
+                }
+                Op::Hold { bytes, timers } => {
+                    let team = teams.get(id).unwrap();
+                    for (resource, amount) in [(Resource::Memory, bytes), (Resource::Timers, timers)] {
+                        held.extend(team.account_of(resource).unwrap().charge(amount).ok().map(|c| (id, c)));
+                    }
+                }
+                Op::Spend { us } => {
+                    let compile = teams.get(id).unwrap().account_of(Resource::Compile).unwrap();
+                    spent += if compile.spend(us).is_ok() { us } else { 0 };
+                }
+                Op::Release => held.truncate(held.len() / 2),
+            }
+            for (id, team) in teams.iter() {
+                let children = || teams.iter().filter(|(_, t)| t.parent() == Some(id)).map(|(_, t)| t);
+                let donated: u32 =
+                    children().filter(|t| t.donated().has(Resource::Processor)).map(|t| t.shares().among).sum();
+                prop_assert_eq!(team.shares().own + donated, OWN_SHARES);
+                for resource in Resource::accounts() {
+                    let account = team.account_of(resource).unwrap();
+                    prop_assert!(account.used() <= account.limit(), "{resource} of {}", team.name);
+                }
+                let timers = |t: &Team| t.account_of(Resource::Timers).unwrap().clone();
+                let inside: u64 = children().map(|t| {
+                    if timers(t).is_donated() { timers(t).limit() } else { timers(t).used() }
+                }).sum();
+                let own: u64 = held.iter().filter(|(h, c)| *h == id && c.account().is(&timers(team))).map(|(_, c)| c.bytes()).sum();
+                prop_assert_eq!(timers(team).used(), inside + own);
+            }
+        }
+        held.clear();
+        for id in alive.split_off(1) {
+            teams.end(NOW, id);
+        }
+        prop_assert!(teams.is_empty());
+        let root = teams.get(root).unwrap();
+        prop_assert_eq!(root.account().used(), idle);
+        for resource in Resource::accounts().filter(|r| ![Resource::Memory, Resource::TeamsTotal].contains(r)) {
+            let spent = if resource == Resource::Compile { spent } else { 0 };
+            prop_assert_eq!(root.account_of(resource).unwrap().used(), spent, "{}", resource);
+        }
+        prop_assert_eq!(root.bandwidth().rates(), std::vec![1_000_000, 1_000_000]);
+    }
+}
