@@ -15,12 +15,12 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use nodeos::account::{self, Account, Charge};
+use nodeos::account::{self, Charge};
 use nodeos::buf::{Buf, BufPool};
 use nodeos::link::LinkId;
 use nodeos::platform::{Instant, Interrupter, Meter, Now};
 use nodeos::slab::{Handle, Slab};
-use nodeos::team::{Budget, Resource};
+use nodeos::team::{Accounts, Bandwidth, Budget, Resource};
 use wasmtime::{
     Instance, Memory, Store, Trap, TypedFunc, UpdateDeadline, WasmBacktrace, WasmParams, WasmResults,
 };
@@ -75,16 +75,16 @@ pub struct Setup {
     pub grant: Grant,
     /// The budgets: the grant's, within the node's own.
     pub budget: Budget,
-    /// The team's memory account.
-    pub account: Account,
+    /// The team's accounts.
+    pub accounts: Accounts,
+    /// Its bandwidth.
+    pub bandwidth: Bandwidth,
     /// This node's name, as guests see it.
     pub node_name: Arc<str>,
     /// Where packet buffers come from.
     pub buffers: BufPool,
     /// The neighbors that the team may know of.
     pub neighbors: Vec<NeighborRef>,
-    /// How many links the node has.
-    pub links: usize,
     /// The main protocol's data parts by name.
     pub data: Vec<(String, Arc<[u8]>)>,
     /// Measures guest code where the engine does not count.
@@ -299,7 +299,7 @@ pub struct Sandbox {
     ended: bool,
     /// The compiled module may go only after the store.
     _code: Arc<Code>,
-    _charge: Charge,
+    _charges: [Charge; 2],
 }
 
 /// The store, and what bounds a call into it; apart from the handlers, so that calling one copies nothing.
@@ -343,7 +343,8 @@ impl Sandbox {
             description.agrees(protocol).map_err(StartError::Description)?;
         }
         let kinds = Kinds::new(protocol, 0, &setup.grant)?;
-        let charge = setup.account.charge(footprint(code, &setup))?;
+        let compiled = setup.accounts.code().charge(code.size())?;
+        let charge = setup.accounts.memory().charge(footprint(code, &setup))?;
         let events = protocol.events;
         let (interrupter, budget) = (setup.interrupter.clone(), setup.budget);
         let mut store = Store::new(engine.raw(), state(engine, setup, kinds, now)?);
@@ -377,7 +378,7 @@ impl Sandbox {
             budget,
             ended: false,
             _code: code.clone(),
-            _charge: charge,
+            _charges: [charge, compiled],
         })
     }
 
@@ -582,7 +583,7 @@ impl Sandbox {
         let state = self.run.store.data_mut();
         (state.packet, state.speaking) = (Vec::new(), None);
         if closing {
-            state.sessions.remove(handle);
+            state.shut(handle);
         }
         result.map(|(units, ())| units)
     }
@@ -696,7 +697,7 @@ impl Handlers {
 fn footprint(code: &Code, setup: &Setup) -> u64 {
     let tables = Objects::BYTES
         + Caps::bytes(setup.neighbors.len(), setup.grant.privileges.len())
-        + Neighbors::bytes(&setup.neighbors, setup.links)
+        + Neighbors::bytes(&setup.neighbors)
         + TimerTable::bytes(setup.budget.timers.into())
         + Slab::<SessionId>::bytes(setup.budget.sessions.into());
     let data: usize = setup.data.iter().map(|(_, bytes)| bytes.len()).sum();
@@ -710,11 +711,11 @@ fn state(engine: &Engine, setup: Setup, kinds: Kinds, now: Now) -> Result<TeamSt
         hash,
         grant,
         budget,
-        account,
+        accounts,
+        bandwidth,
         node_name,
         buffers,
         neighbors,
-        links,
         data,
         meter,
         shared,
@@ -726,6 +727,7 @@ fn state(engine: &Engine, setup: Setup, kinds: Kinds, now: Now) -> Result<TeamSt
     if let Some(random) = &mut random {
         random.fill(&mut soft_seed);
     }
+    let account = accounts.memory().clone();
     let main = InstanceState { position: 0, kinds, memory: None };
     Ok(TeamState {
         tuple,
@@ -745,15 +747,22 @@ fn state(engine: &Engine, setup: Setup, kinds: Kinds, now: Now) -> Result<TeamSt
         now,
         objects: Objects::new(),
         caps: Caps::new(neighbors.len(), &grant.privileges),
-        neighbors: Neighbors::new(neighbors, links, budget.rate, budget.burst),
+        neighbors: Neighbors::new(neighbors, bandwidth),
         soft: None,
         soft_limit: budget.cache_entries.into(),
         soft_seed: u64::from_le_bytes(soft_seed),
-        timers: TimerTable::new(budget.timers.into(), grant.min_timer_us, grant.max_timer_us),
+        timers: TimerTable::new(
+            budget.timers.into(),
+            accounts.timers().charge(0)?,
+            accounts.timers_total().clone(),
+            grant.min_timer_us,
+            grant.max_timer_us,
+        ),
         sessions: Slab::new(usize::from(budget.sessions).min(abi::MAX_NAMED)),
         maker: Maker::new(shared.envelopes.clone()),
         shared,
         session_limit: budget.sessions.into(),
+        sessions_held: accounts.sessions().charge(0)?,
         packet: Vec::new(),
         speaking: None,
         random,
@@ -763,6 +772,7 @@ fn state(engine: &Engine, setup: Setup, kinds: Kinds, now: Now) -> Result<TeamSt
         refused: Refused::default(),
         limiter: Limiter { charge: account.charge(0)?, refused: 0 },
         account,
+        accounts,
     })
 }
 

@@ -44,12 +44,15 @@ pub(crate) struct Soft {
     pool: Pool,
     seed: u64,
     limit: usize,
+    /// One for each entry.
+    held: Charge,
     _charge: Charge,
 }
 
 impl Soft {
-    /// Room for `limit` entries; their index is charged now, keys and values as they come.
-    pub fn new(account: &Account, limit: usize, seed: u64) -> Result<Self, Error> {
+    /// Room for `limit` entries; their index is charged now, keys and values as they come, and each entry to
+    /// `entries`.
+    pub fn new(account: &Account, entries: &Account, limit: usize, seed: u64) -> Result<Self, Error> {
         let limit = limit.min(abi::MAX_NAMED);
         let buckets = limit.next_power_of_two();
         let index = Slab::<Entry>::bytes(limit) + buckets * size_of::<Option<Handle>>() + timer_bytes(limit);
@@ -66,6 +69,7 @@ impl Soft {
             pool,
             seed,
             limit,
+            held: entries.charge(0).map_err(|_| Error::NoRoom)?,
             _charge: charge,
         })
     }
@@ -82,12 +86,20 @@ impl Soft {
             k.copy_from_slice(key);
             v.copy_from_slice(value);
         }
-        // From here on nothing fails: what was there gives way.
+        // What was there gives way.
         if let Some(old) = self.find(key) {
             self.remove(old);
         } else if self.entries.len() >= self.limit
             && let Some(oldest) = self.oldest
         {
+            self.remove(oldest);
+        }
+        // Others may have used up what the team shares with them: then an entry of its own gives way.
+        while self.held.grow(1).is_err() {
+            let Some(oldest) = self.oldest else {
+                self.pool.free(chunk);
+                return Err(Error::NoRoom);
+            };
             self.remove(oldest);
         }
         let hash = self.hash(key);
@@ -103,7 +115,11 @@ impl Soft {
             older: None,
             newer: None,
         };
-        let handle = self.entries.insert_with(entry).map_err(|_| Error::NoRoom)?;
+        let Ok(handle) = self.entries.insert_with(entry) else {
+            self.held.shrink(1);
+            self.pool.free(chunk);
+            return Err(Error::NoRoom);
+        };
         self.buckets[bucket] = Some(handle);
         self.link_newest(handle);
         Ok(())
@@ -161,6 +177,7 @@ impl Soft {
     pub fn remove(&mut self, handle: Handle) {
         self.unlink(handle);
         let Some(entry) = self.entries.remove(handle) else { return };
+        self.held.shrink(1);
         if let Some(wake) = entry.wake {
             self.order.cancel(wake);
         }
@@ -277,6 +294,10 @@ pub(crate) struct TimerTable {
     /// The shortest and the longest interval, in microseconds.
     min: u64,
     max: u64,
+    /// One for each that runs.
+    held: Charge,
+    /// What is spent on each that is set.
+    total: Account,
 }
 
 /// The longest interval, in microseconds: a year.
@@ -288,11 +309,13 @@ impl TimerTable {
         Slab::<Timer>::bytes(limit) + timer_bytes(limit)
     }
 
-    pub fn new(limit: usize, min_us: Option<u32>, max_us: Option<u64>) -> Self {
+    /// At most `limit` timers at once, charged to `held`, and each that is set to `total`; intervals within
+    /// the bounds.
+    pub fn new(limit: usize, held: Charge, total: Account, min_us: Option<u32>, max_us: Option<u64>) -> Self {
         let limit = limit.min(abi::MAX_NAMED);
         let max = max_us.unwrap_or(u64::MAX).min(MAX_INTERVAL);
         let min = u64::from(min_us.unwrap_or(0));
-        Self { timers: Slab::new(limit), order: Timers::new(limit), limit, min, max }
+        Self { timers: Slab::new(limit), order: Timers::new(limit), limit, min, max, held, total }
     }
 
     /// Lowers how many may run at once, and narrows the intervals. Timers that run go on; periodic ones
@@ -311,7 +334,11 @@ impl TimerTable {
             0 => 0,
             us => us.max(self.min).max(1),
         };
-        if self.timers.len() >= self.limit {
+        if self.timers.len() >= self.limit || self.held.grow(1).is_err() {
+            return Err(Error::NoRoom);
+        }
+        if self.total.spend(1).is_err() {
+            self.held.shrink(1);
             return Err(Error::NoRoom);
         }
         let (order, at) = (&mut self.order, now + Duration::from_micros(after));
@@ -321,6 +348,7 @@ impl TimerTable {
 
     pub fn cancel(&mut self, timer: Handle) -> Result<(), Error> {
         let timer = self.timers.remove(timer).ok_or(Error::BadHandle)?;
+        self.held.shrink(1);
         if let Some(wake) = timer.wake {
             self.order.cancel(wake);
         }
@@ -340,6 +368,7 @@ impl TimerTable {
         let fired = Fired { timer: handle, token: timer.token, periodic: timer.period > 0 };
         if timer.period == 0 {
             self.timers.remove(handle);
+            self.held.shrink(1);
             return Some(fired);
         }
         timer.period = timer.period.min(self.max).max(self.min).max(1);
@@ -376,8 +405,48 @@ mod tests {
 
     fn soft(limit: usize) -> (Account, Soft) {
         let account = Account::root(1 << 20);
-        let soft = Soft::new(&account, limit, 7).unwrap();
+        let soft = Soft::new(&account, &Account::root(64), limit, 7).unwrap();
         (account, soft)
+    }
+
+    fn table(limit: usize, min: Option<u32>, max: Option<u64>) -> TimerTable {
+        let held = Account::root(64).charge(0).unwrap();
+        TimerTable::new(limit, held, Account::root(u64::MAX), min, max)
+    }
+
+    #[test]
+    fn what_teams_share_is_shared() {
+        let (memory, shared) = (Account::root(1 << 20), Account::root(3));
+        let [mut a, mut b] = [(); 2].map(|()| Soft::new(&memory, &shared, 4, 7).unwrap());
+        for key in [b"1", b"2", b"3"] {
+            a.put(Instant(0), key, b"", 10).unwrap();
+        }
+        assert_eq!(b.put(Instant(0), b"1", b"", 10), Err(Error::NoRoom));
+        // Who has entries loses its own, nobody else's.
+        a.put(Instant(0), b"4", b"", 10).unwrap();
+        assert_eq!((a.len(), b.len(), shared.used()), (3, 0, 3));
+        drop(a);
+        b.put(Instant(0), b"1", b"", 10).unwrap();
+        drop(b);
+        assert_eq!((shared.used(), memory.used()), (0, 0));
+    }
+
+    #[test]
+    fn timers_are_bounded_at_once_and_in_all() {
+        let (running, total) = (Account::root(2), Account::root(4));
+        let mut t = TimerTable::new(9, running.charge(0).unwrap(), total.clone(), None, None);
+        let first = t.set(Instant(0), 10, 0, 1).unwrap();
+        t.set(Instant(0), 20, 0, 2).unwrap();
+        assert_eq!(t.set(Instant(0), 30, 0, 3), Err(Error::NoRoom));
+        t.cancel(first).unwrap();
+        t.set(Instant(0), 30, 0, 3).unwrap();
+        assert!(t.due(Instant(20)).is_some());
+        t.set(Instant(20), 30, 0, 4).unwrap();
+        assert!(t.due(Instant(30)).is_some());
+        assert_eq!(t.set(Instant(30), 30, 0, 5), Err(Error::NoRoom), "four in all");
+        assert_eq!((running.used(), total.used()), (1, 4));
+        drop(t);
+        assert_eq!((running.used(), total.used()), (0, 4));
     }
 
     fn get(soft: &mut Soft, now: u64, key: &[u8]) -> Option<Vec<u8>> {
@@ -420,7 +489,7 @@ mod tests {
     #[test]
     fn a_full_account_changes_nothing() {
         let account = Account::root(48 * 1024);
-        let mut s = Soft::new(&account, 64, 7).unwrap();
+        let mut s = Soft::new(&account, &Account::root(64), 64, 7).unwrap();
         s.put(Instant(0), b"a", b"old", 1000).unwrap();
         assert_eq!(s.put(Instant(0), b"a", &[0; 65_000], 1000), Err(Error::NoMemory));
         assert_eq!(get(&mut s, 0, b"a").as_deref(), Some(&b"old"[..]));
@@ -428,7 +497,7 @@ mod tests {
 
     #[test]
     fn periodic_timers_keep_their_handle() {
-        let mut t = TimerTable::new(2, Some(100), None);
+        let mut t = table(2, Some(100), None);
         let once = t.set(Instant(0), 5, 0, 1).unwrap();
         let often = t.set(Instant(0), 150, 200, 2).unwrap();
         assert_eq!(t.set(Instant(0), 5, 0, 3), Err(Error::NoRoom));
@@ -449,7 +518,7 @@ mod tests {
 
     #[test]
     fn intervals_have_bounds_that_can_be_narrowed() {
-        let mut t = TimerTable::new(4, None, Some(1000));
+        let mut t = table(4, None, Some(1000));
         assert_eq!(t.set(Instant(0), 1001, 0, 1), Err(Error::BadArgument));
         assert_eq!(t.set(Instant(0), 1, 1001, 1), Err(Error::BadArgument));
         t.set(Instant(0), 10, 10, 1).unwrap();

@@ -11,7 +11,7 @@ use nodeos::account::Account;
 use nodeos::buf::BufPool;
 use nodeos::link::LinkId;
 use nodeos::platform::{Instant, Interrupter, Meter, Now};
-use nodeos::team::Budget;
+use nodeos::team::{Accounts, Bandwidth, Budget};
 use peak_alloc::PeakAlloc;
 use wire::grant::Grant;
 use wire::id::{PartHash, TupleHash};
@@ -96,26 +96,27 @@ fn setup(account: &Account, buffers: &BufPool) -> Setup {
         max_payload: 1400,
         overhead: 38,
     };
+    let budget = Budget {
+        memory: 1 << 20,
+        event: Duration::from_millis(2),
+        rate: 1 << 40,
+        burst: 1 << 30,
+        queue: 64,
+        timers: 64,
+        cache_entries: 1024,
+        sessions: 8,
+        ..Budget::UNLIMITED
+    };
     Setup {
         tuple: Arc::new(Tuple { body, credentials: Credentials::None }),
         hash: TupleHash([1; 32]),
         grant: Grant::everything(Default::default(), vec![]),
-        budget: Budget {
-            memory: 1 << 20,
-            event: Duration::from_millis(2),
-            rate: 1 << 40,
-            burst: 1 << 30,
-            queue: 64,
-            timers: 64,
-            cache_entries: 1024,
-            sessions: 8,
-            shares: 100,
-        },
-        account: account.clone(),
+        budget,
+        accounts: Accounts::new(account.clone(), &budget),
+        bandwidth: Bandwidth::root(2, &budget),
         node_name: "b".into(),
         buffers: buffers.clone(),
         neighbors: vec![neighbor(0, "a"), neighbor(1, "c")],
-        links: 2,
         data: vec![],
         meter: Arc::new(Still),
         interrupter: Arc::new(Still),

@@ -1,9 +1,8 @@
 //! The neighbors that a team may know of, and its bandwidth on each link.
 
-use nodeos::bucket::TokenBucket;
-use nodeos::link::LinkId;
 use nodeos::platform::Instant;
 use nodeos::slab::Handle;
+use nodeos::team::Bandwidth;
 
 use crate::abi::Error;
 use crate::sandbox::{NeighborId, NeighborRef};
@@ -21,7 +20,7 @@ pub(crate) struct Neighbors {
     list: Box<[Neighbor]>,
     /// Position by the node's number, for finding where a capsule came from.
     by_id: Box<[u16]>,
-    links: Box<[TokenBucket]>,
+    bandwidth: Bandwidth,
 }
 
 /// No such neighbor, in [`Neighbors::by_id`].
@@ -29,20 +28,18 @@ const NOWHERE: u16 = u16::MAX;
 
 impl Neighbors {
     /// The bytes that the table takes.
-    pub fn bytes(refs: &[NeighborRef], links: usize) -> usize {
+    pub fn bytes(refs: &[NeighborRef]) -> usize {
         size_of_val(refs) / size_of::<NeighborRef>() * size_of::<Neighbor>()
             + Self::ids(refs) * 2
-            + links * size_of::<TokenBucket>()
     }
 
-    pub fn new(refs: Vec<NeighborRef>, links: usize, rate: u64, burst: u32) -> Self {
+    pub fn new(refs: Vec<NeighborRef>, bandwidth: Bandwidth) -> Self {
         let mut by_id = vec![NOWHERE; Self::ids(&refs)];
         for (at, r) in refs.iter().enumerate() {
             by_id[usize::from(r.id.0)] = at as u16;
         }
         let list = refs.into_iter().map(|is| Neighbor { is, gone: false, cap: None }).collect();
-        let links = vec![TokenBucket::new(rate, burst.into()); links].into();
-        Self { list, by_id: by_id.into(), links }
+        Self { list, by_id: by_id.into(), bandwidth }
     }
 
     fn ids(refs: &[NeighborRef]) -> usize {
@@ -79,11 +76,6 @@ impl Neighbors {
         }
     }
 
-    /// Lowers the bandwidth on each link.
-    pub fn lower(&mut self, now: Instant, rate: u64, burst: u32) {
-        self.links.iter_mut().for_each(|bucket| bucket.set(now, rate, burst.into()));
-    }
-
     /// Takes bytes of each frame to `at` away from the payload.
     pub fn reserve(&mut self, at: u16, bytes: u16) -> Result<(), Error> {
         let is = &mut self.get_mut(at)?.is;
@@ -107,16 +99,14 @@ impl Neighbors {
     }
 
     /// Takes the bandwidth for `payload` bytes to `at`.
-    pub fn take(&mut self, now: Instant, at: u16, payload: usize) -> Result<(), Error> {
+    pub fn take(&self, now: Instant, at: u16, payload: usize) -> Result<(), Error> {
         let is = &self.get(at)?.is;
         let bytes = payload + usize::from(is.overhead);
-        let LinkId(link) = is.link;
-        let passed = self.links.get_mut(usize::from(link)).is_some_and(|b| b.take(now, bytes));
-        if passed { Ok(()) } else { Err(Error::NoBandwidth) }
+        if self.bandwidth.take(now, is.link, bytes) { Ok(()) } else { Err(Error::NoBandwidth) }
     }
 
     /// Bytes that are left on the link that has the least.
     pub fn bandwidth(&self, now: Instant) -> u64 {
-        self.links.iter().map(|b| b.available(now)).min().unwrap_or(0)
+        self.bandwidth.available(now)
     }
 }

@@ -33,7 +33,7 @@ pub(super) fn link(l: &mut Linker<TeamState>) -> wasmtime::Result<()> {
         plain(g, cost::CALL + cost::ENTRY, |s| {
             let handle = abi::named(session).filter(|h| s.sessions.contains(*h)).ok_or(Error::BadHandle)?;
             s.room_for_effect()?;
-            let session = s.sessions.remove(handle).ok_or(Error::BadHandle)?;
+            let session = s.shut(handle).ok_or(Error::BadHandle)?;
             s.effects.push_back(Effect::CloseSession { session });
             Ok(0)
         })

@@ -8,6 +8,7 @@ use authagent::agent::{
 };
 use nodeos::platform::{Instant, Now};
 use nodeos::slab::Handle;
+use nodeos::team::{Donated, Team};
 use wire::control::Erred;
 use wire::grant::Grant;
 use wire::id::{CapsuleId, Path, TupleHash};
@@ -191,13 +192,13 @@ impl Node {
         let gone = self.neighbors.iter().filter(|(_, n)| !lower.neighbors.includes(&n.name));
         let gone: Vec<NeighborId> = gone.map(|(id, _)| id).collect();
         let Some(member) = self.teams.get_mut(team) else { return };
-        member.lower(&lower.budgets);
+        member.lower(now.mono, &lower.budgets);
         let budget = member.budget;
         let Some(flow) = self.flows.get_mut(handle) else { return };
         let mut fits = Ok(());
         if let Some(sandbox) = flow.sandbox() {
             gone.into_iter().for_each(|id| sandbox.neighbor_gone(id));
-            fits = sandbox.clamp(now, &lower, &budget);
+            fits = sandbox.clamp(&lower, &budget);
         }
         if let Some((_, granted)) = &mut flow.team {
             *granted = lower;
@@ -220,13 +221,16 @@ impl Node {
         }
         let name = data.tuple.main().name.clone();
         let budget = self.budget.clamp(&grant.budgets);
-        let Ok(team) = self.teams.create(self.teams.root(), &name, budget) else {
-            return self.end_flow(now, handle, End::failed(Erred::Node, "there are as many teams as may be"));
+        let made = self.teams.create(now.mono, self.teams.root(), &name, budget, Donated::NOTHING);
+        let team = match made {
+            Ok(team) => team,
+            Err(error) => return self.end_flow(now, handle, End::failed(Erred::Node, error)),
         };
         // Besides the events that may wait, the end of each session is always told: of those that are open,
         // and of those whose opening still waits.
         let most = 2 * usize::from(budget.queue) + usize::from(budget.sessions);
-        self.sched.add(team, budget.shares, most);
+        let shares = self.teams.get(team).map(Team::shares).unwrap_or_default();
+        self.sched.add(team, None, shares, most);
         let privileges = grant.privileges.join(" ");
         self.flows.set_team(handle, team, grant);
         if let Some(flow) = self.flows.get(handle) {

@@ -140,11 +140,11 @@ impl Node {
             hash: flow.hash,
             grant: flow.team.as_ref()?.1.clone(),
             budget: team.budget,
-            account: team.account().clone(),
+            accounts: team.accounts().clone(),
+            bandwidth: team.bandwidth().clone(),
             node_name: self.name.clone(),
             buffers: self.platform.buffers.clone(),
             neighbors: neighbors.collect(),
-            links: self.net.links(),
             data: named.iter().filter_map(|d| Some((d.name.clone(), bytes_of(d.part.sha256)?))).collect(),
             meter: self.platform.meter.clone(),
             interrupter: self.platform.interrupter.clone(),
@@ -190,7 +190,7 @@ impl Node {
         }
         if let Some((team, _)) = flow.team {
             self.sched.remove(team);
-            self.teams.end(team);
+            self.teams.end(now.mono, team);
         }
         self.arriving.retain(|&h| h != handle);
         self.close_sessions(now, handle);

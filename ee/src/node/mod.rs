@@ -168,11 +168,13 @@ impl Node {
         let healthy = platform.entropy.fill(&mut seed).is_ok();
         let [a, b, c] =
             [0, 8, 16].map(|at| u64::from_le_bytes(seed[at..at + 8].try_into().expect("eight bytes")));
-        let budget = Budget { memory: config.node.memory.0, ..config.team.budget() };
         let net = Net::new(&config.links, platform.buffers.clone(), a, StreamLimits::default())
             .map_err(|e| bad(e.0))?;
         let flows = usize::from(config.node.flows);
-        let teams = Teams::new(budget, flows + 1).map_err(|e| bad(e.to_string()))?;
+        // The event's deadline is a bound for all; of the rest the root has everything that there is.
+        let budget = config.team.budget();
+        let root = Budget { memory: config.node.memory.0, event: budget.event, ..Budget::UNLIMITED };
+        let teams = Teams::new(root, flows + 1, config.links.len()).map_err(|e| bad(e.to_string()))?;
         let memory = teams.get(teams.root()).map(|t| t.account().clone()).expect("a new table has its root");
         let agent: Box<dyn AuthAgent> = match config.policy()? {
             None => Box::new(Everything::new(UnknownTime::Refuse)),
@@ -181,7 +183,7 @@ impl Node {
         let mut node = Self {
             name: config.node.name.as_str().into(),
             started: now.mono,
-            budget: config.team.budget(),
+            budget,
             net,
             log: Log::default(),
             counters: Counters::default(),

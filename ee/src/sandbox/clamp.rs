@@ -1,6 +1,5 @@
 //! Lowering the terms of a team that runs.
 
-use nodeos::platform::Now;
 use nodeos::team::Budget;
 use wire::grant::Grant;
 
@@ -10,16 +9,15 @@ use crate::capsule::Kinds;
 impl Sandbox {
     /// Goes on under lower terms. Where the team holds more than a budget allows now it keeps that, and
     /// gets nothing more until it has given back enough; soft state beyond it goes, the least recently used
-    /// first. Memory is the team's account's to bound. An error if what the flow declares does not fit the
+    /// first. Memory and bandwidth are the team's to bound. An error if what the flow declares does not fit the
     /// new terms at all: it cannot go on.
-    pub fn clamp(&mut self, now: Now, grant: &Grant, budget: &Budget) -> Result<(), StartError> {
+    pub fn clamp(&mut self, grant: &Grant, budget: &Budget) -> Result<(), StartError> {
         let state = self.run.store.data_mut();
         let tuple = state.tuple.clone();
         for instance in &mut state.instances {
             let protocol = &tuple.body.protocols[usize::from(instance.position)];
             instance.kinds = Kinds::new(protocol, instance.position, grant)?;
         }
-        state.neighbors.lower(now.mono, budget.rate, budget.burst);
         state.timers.lower(budget.timers.into(), grant.min_timer_us, grant.max_timer_us);
         state.session_limit = budget.sessions.into();
         state.soft_limit = state.soft_limit.min(budget.cache_entries.into());

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use authagent::keys::SigningKey;
 use nodeos::account::{Account, Charge};
+use nodeos::team::Accounts;
 use nodeos::buf::{BLOCK, Buf, BufPool};
 use nodeos::platform::{Meter, Now};
 use nodeos::slab::{Full, Handle, Slab};
@@ -43,7 +44,9 @@ pub struct TeamState {
     pub(crate) hash: TupleHash,
     pub(crate) node_name: Arc<str>,
     pub(crate) data: Vec<(String, Arc<[u8]>)>,
+    /// The team's memory.
     pub(crate) account: Account,
+    pub(super) accounts: Accounts,
     pub(crate) buffers: BufPool,
 
     /// One for each protocol of the team that runs here; the main protocol first.
@@ -75,6 +78,8 @@ pub struct TeamState {
     pub(crate) sessions: Slab<SessionId>,
     /// How many there may be; the slab has room for as many as at the start.
     pub(super) session_limit: usize,
+    /// One for each.
+    pub(super) sessions_held: Charge,
     /// The packet that is being handled, and whose it is.
     pub(crate) packet: Vec<u8>,
     pub(crate) speaking: Option<Handle>,
@@ -131,7 +136,17 @@ impl TeamState {
 
     /// Enters a session.
     pub(super) fn open(&mut self, session: SessionId) -> Result<Handle, Full> {
-        if self.sessions.len() >= self.session_limit { Err(Full) } else { self.sessions.insert(session) }
+        if self.sessions.len() >= self.session_limit || self.sessions_held.grow(1).is_err() {
+            return Err(Full);
+        }
+        self.sessions.insert(session).inspect_err(|_| self.sessions_held.shrink(1))
+    }
+
+    /// Forgets a session.
+    pub(crate) fn shut(&mut self, session: Handle) -> Option<SessionId> {
+        let closed = self.sessions.remove(session)?;
+        self.sessions_held.shrink(1);
+        Some(closed)
     }
 
     /// A fresh packet buffer at the team's expense.
@@ -170,7 +185,7 @@ impl TeamState {
     /// The soft state, made on first use.
     pub(crate) fn soft(&mut self) -> Result<&mut Soft, Error> {
         if self.soft.is_none() {
-            self.soft = Some(Soft::new(&self.account, self.soft_limit, self.soft_seed)?);
+            self.soft = Some(Soft::new(&self.account, self.accounts.cache_entries(), self.soft_limit, self.soft_seed)?);
         }
         self.soft.as_mut().ok_or(Error::NoMemory)
     }

@@ -15,7 +15,7 @@ use nodeos::account::Account;
 use nodeos::buf::BufPool;
 use nodeos::link::LinkId;
 use nodeos::platform::{Instant, Interrupter, Meter, Now};
-use nodeos::team::Budget;
+use nodeos::team::{Accounts, Bandwidth, Budget};
 use wire::grant::Grant;
 use wire::id::{PartHash, TupleHash};
 use wire::limits::{Limits, Operation};
@@ -139,26 +139,27 @@ impl House {
             max_payload: 1000,
             overhead: 38,
         };
+        let budget = Budget {
+            memory: 2 << 20,
+            event: Duration::from_millis(50),
+            rate: 1 << 40,
+            burst: 1 << 30,
+            queue: 64,
+            timers: 64,
+            cache_entries: 64,
+            sessions: 2,
+            ..Budget::UNLIMITED
+        };
         Setup {
             tuple: Arc::new(Tuple { body, credentials: Credentials::None }),
             hash: TupleHash([hash; 32]),
             grant: Grant::everything(Default::default(), privileges.iter().map(|p| p.to_string()).collect()),
-            budget: Budget {
-                memory: 2 << 20,
-                event: Duration::from_millis(50),
-                rate: 1 << 40,
-                burst: 1 << 30,
-                queue: 64,
-                timers: 64,
-                cache_entries: 64,
-                sessions: 2,
-                shares: 100,
-            },
-            account: account.clone(),
+            budget,
+            accounts: Accounts::new(account.clone(), &budget),
+            bandwidth: Bandwidth::root(1, &budget),
             node_name: "here".into(),
             buffers: self.buffers.clone(),
             neighbors: (0..4).map(neighbor).collect(),
-            links: 1,
             data: vec![],
             meter: Arc::new(Still),
             interrupter: Arc::new(Still),

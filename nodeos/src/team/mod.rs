@@ -29,6 +29,7 @@
 //!
 //! Eight strikes end a team; a strike is forgiven after a minute without another.
 
+mod accounts;
 mod bandwidth;
 mod budget;
 mod conduct;
@@ -40,6 +41,7 @@ use core::mem::size_of;
 
 use wire::tuple::Budgets;
 
+pub use self::accounts::Accounts;
 pub use self::bandwidth::Bandwidth;
 pub use self::budget::{Budget, DEFAULT_SHARES, Donated, Resource};
 pub use self::conduct::{Conduct, Fault, FaultPolicy, MAX_STRIKES, Policy, Verdict};
@@ -95,7 +97,7 @@ pub struct Team {
     pub conduct: Conduct,
     parent: Option<TeamId>,
     depth: u8,
-    accounts: [Account; Resource::ACCOUNTS],
+    accounts: Accounts,
     bandwidth: Bandwidth,
     shares: Shares,
     donated: Donated,
@@ -113,12 +115,12 @@ impl Team {
 
     /// Its memory account.
     pub fn account(&self) -> &Account {
-        &self.accounts[Resource::Memory as usize]
+        self.accounts.memory()
     }
 
-    /// The account of a resource; `None` for those that are not kept in accounts.
-    pub fn account_of(&self, resource: Resource) -> Option<&Account> {
-        self.accounts.get(resource as usize)
+    /// Its accounts of everything that is counted.
+    pub fn accounts(&self) -> &Accounts {
+        &self.accounts
     }
 
     /// Its bandwidth.
@@ -140,10 +142,7 @@ impl Team {
     /// refuses more until enough has come back. What was donated stays with the team until it ends.
     pub fn lower(&mut self, now: Instant, requested: &Budgets) {
         self.budget = self.budget.clamp(requested);
-        for resource in Resource::accounts() {
-            let account = &self.accounts[resource as usize];
-            account.set_limit(account.limit().min(self.budget.limit(resource)));
-        }
+        self.accounts.lower(&self.budget);
         self.bandwidth.lower(now, &self.budget);
     }
 }
@@ -189,8 +188,8 @@ impl Teams {
     /// node of so many links.
     pub fn new(budget: Budget, limit: usize, links: usize) -> Result<Self, CreateError> {
         let mut table = Slab::new(limit.saturating_add(1));
-        let accounts = core::array::from_fn(|at| Account::root(budget.limit(Resource::ALL[at])));
-        let own = record(&accounts, "root", links)?;
+        let accounts = Accounts::new(Account::root(budget.memory), &budget);
+        let own = accounts.record(size_of::<Team>(), links)?;
         let team = Team {
             name: "root".into(),
             budget,
@@ -235,9 +234,9 @@ impl Teams {
         }
         let budget = Budget { event: budget.event.min(above.budget.event), ..budget };
         let poor = |resource| move |refused| CreateError::Poor(resource, refused);
-        let place = above.accounts[Resource::Teams as usize].charge(1).map_err(poor(Resource::Teams))?;
-        let accounts = below(&above.accounts, &budget, donated)?;
-        let own = record(&accounts, name, links)?;
+        let place = above.accounts.teams().charge(1).map_err(poor(Resource::Teams))?;
+        let accounts = above.accounts.below(&budget, donated)?;
+        let own = accounts.record(size_of::<Team>() + name.len(), links)?;
         let processor = donated.has(Resource::Processor);
         let left = above.shares.own - 1;
         if processor && budget.shares > left {
@@ -247,8 +246,7 @@ impl Teams {
         let rate = Refused { wanted: budget.rate, left: 0 };
         let bandwidth = above.bandwidth.below(now, donated.has(Resource::Rate), &budget);
         let bandwidth = bandwidth.ok_or(CreateError::Poor(Resource::Rate, rate))?;
-        let total = &above.accounts[Resource::TeamsTotal as usize];
-        if let Err(refused) = total.spend(1) {
+        if let Err(refused) = above.accounts.teams_total().spend(1) {
             bandwidth.give_back(now, &above.bandwidth);
             return Err(CreateError::Poor(Resource::TeamsTotal, refused));
         }
@@ -330,35 +328,6 @@ impl Teams {
     pub fn limit(&self) -> usize {
         self.table.limit() - 1
     }
-}
-
-/// The accounts of a child, each shared or donated.
-fn below(
-    above: &[Account; Resource::ACCOUNTS],
-    budget: &Budget,
-    donated: Donated,
-) -> Result<[Account; Resource::ACCOUNTS], CreateError> {
-    let mut accounts = above.clone();
-    for (resource, account) in Resource::accounts().zip(&mut accounts) {
-        let limit = budget.limit(resource);
-        *account = if donated.has(resource) && limit != u64::MAX {
-            account.donate(limit).map_err(|refused| CreateError::Poor(resource, refused))?
-        } else {
-            account.child((limit != u64::MAX).then_some(limit))
-        };
-    }
-    Ok(accounts)
-}
-
-/// Charges a team's record to its own memory.
-fn record(
-    accounts: &[Account; Resource::ACCOUNTS],
-    name: &str,
-    links: usize,
-) -> Result<Charge, CreateError> {
-    let bytes = size_of::<Team>() + name.len() + Account::BYTES * accounts.len() + Bandwidth::bytes(links);
-    let memory = &accounts[Resource::Memory as usize];
-    memory.charge(bytes as u64).map_err(|refused| CreateError::Poor(Resource::Memory, refused))
 }
 
 #[cfg(test)]

@@ -80,7 +80,7 @@ fn a_parent_lacks_what_it_donated_until_the_child_ends() {
     let part = Budget { memory: 1 << 18, timers: 3, compile: Duration::from_millis(600), shares: 250, ..all };
     let part = Budget { teams: 1, teams_total: 2, rate: 600_000, ..part };
     let child = teams.create(NOW, root, "child", part, Donated::ALL).unwrap();
-    let left = |teams: &Teams, resource| teams.get(root).unwrap().account_of(resource).unwrap().left();
+    let left = |teams: &Teams, resource| teams.get(root).unwrap().accounts().of(resource).unwrap().left();
     assert_eq!((left(&teams, Resource::Timers), left(&teams, Resource::Compile)), (1, 400_000));
     assert_eq!(teams.get(root).unwrap().shares().own, 750);
     // One place is the child's own, one was donated to it.
@@ -99,7 +99,7 @@ fn a_parent_lacks_what_it_donated_until_the_child_ends() {
     assert!(refused(Budget { rate: 400_001, ..part }, Resource::Rate));
     assert!(refused(Budget { shares: 750, ..part }, Resource::Processor));
 
-    let account = |teams: &Teams, id, resource| teams.get(id).unwrap().account_of(resource).unwrap().clone();
+    let account = |teams: &Teams, id, resource| teams.get(id).unwrap().accounts().of(resource).unwrap().clone();
     account(&teams, child, Resource::Compile).spend(100_000).unwrap();
     let memory = account(&teams, child, Resource::Memory);
     let held = memory.charge(1000).unwrap();
@@ -172,11 +172,11 @@ proptest! {
                 Op::Hold { bytes, timers } => {
                     let team = teams.get(id).unwrap();
                     for (resource, amount) in [(Resource::Memory, bytes), (Resource::Timers, timers)] {
-                        held.extend(team.account_of(resource).unwrap().charge(amount).ok().map(|c| (id, c)));
+                        held.extend(team.accounts().of(resource).unwrap().charge(amount).ok().map(|c| (id, c)));
                     }
                 }
                 Op::Spend { us } => {
-                    let compile = teams.get(id).unwrap().account_of(Resource::Compile).unwrap();
+                    let compile = teams.get(id).unwrap().accounts().of(Resource::Compile).unwrap();
                     spent += if compile.spend(us).is_ok() { us } else { 0 };
                 }
                 Op::Release => held.truncate(held.len() / 2),
@@ -187,10 +187,10 @@ proptest! {
                     children().filter(|t| t.donated().has(Resource::Processor)).map(|t| t.shares().among).sum();
                 prop_assert_eq!(team.shares().own + donated, OWN_SHARES);
                 for resource in Resource::accounts() {
-                    let account = team.account_of(resource).unwrap();
+                    let account = team.accounts().of(resource).unwrap();
                     prop_assert!(account.used() <= account.limit(), "{resource} of {}", team.name);
                 }
-                let timers = |t: &Team| t.account_of(Resource::Timers).unwrap().clone();
+                let timers = |t: &Team| t.accounts().of(Resource::Timers).unwrap().clone();
                 let inside: u64 = children().map(|t| {
                     if timers(t).is_donated() { timers(t).limit() } else { timers(t).used() }
                 }).sum();
@@ -207,7 +207,7 @@ proptest! {
         prop_assert_eq!(root.account().used(), idle);
         for resource in Resource::accounts().filter(|r| ![Resource::Memory, Resource::TeamsTotal].contains(r)) {
             let spent = if resource == Resource::Compile { spent } else { 0 };
-            prop_assert_eq!(root.account_of(resource).unwrap().used(), spent, "{}", resource);
+            prop_assert_eq!(root.accounts().of(resource).unwrap().used(), spent, "{}", resource);
         }
         prop_assert_eq!(root.bandwidth().rates(), std::vec![1_000_000, 1_000_000]);
     }

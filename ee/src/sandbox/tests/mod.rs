@@ -7,6 +7,7 @@ mod state;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{LazyLock, Mutex};
 
+use nodeos::account::Account;
 use nodeos::buf::BLOCK;
 use wire::limits::{Limits, Operation};
 use wire::tuple::{Body, CapsuleType, Credentials, Events, Param, Part, Request, VERSION, Validity};
@@ -108,26 +109,27 @@ fn setup(engine: &Engine, account: &Account, buffers: BufPool, edit: impl FnOnce
         max_payload: 1000,
         overhead: 40,
     };
+    let budget = Budget {
+        memory: 1 << 20,
+        event: Duration::from_millis(200),
+        rate: 1_000_000,
+        burst: 4000,
+        queue: 8,
+        timers: 2,
+        cache_entries: 4,
+        sessions: 1,
+        ..Budget::UNLIMITED
+    };
     let mut setup = Setup {
         tuple: Arc::new(Tuple { body, credentials: Credentials::None }),
         hash: TupleHash([7; 32]),
         grant: Grant::everything(Default::default(), vec!["sensors".into()]),
-        budget: Budget {
-            memory: 1 << 20,
-            event: Duration::from_millis(200),
-            rate: 1_000_000,
-            burst: 4000,
-            queue: 8,
-            timers: 2,
-            cache_entries: 4,
-            sessions: 1,
-            shares: 100,
-        },
-        account: account.clone(),
+        budget,
+        accounts: Accounts::new(account.clone(), &budget),
+        bandwidth: Bandwidth::root(2, &budget),
         node_name: "here".into(),
         buffers,
         neighbors: vec![neighbor(5, "b", 0), neighbor(2, "c", 1)],
-        links: 2,
         data: vec![("map".into(), (&b"0123456789"[..]).into())],
         meter: Arc::new(Looks::default()),
         interrupter: Ticker::new(engine),

@@ -1,0 +1,108 @@
+//! A team's accounts: one for each resource that is counted.
+
+use super::{Budget, CreateError, Donated, Resource};
+use crate::account::{Account, Charge};
+use crate::team::Bandwidth;
+
+/// The accounts of one team. Cloning gives another name for the same.
+#[derive(Debug, Clone)]
+pub struct Accounts([Account; Resource::ACCOUNTS]);
+
+impl Accounts {
+    /// Those of a team that shares with nobody, but for its memory.
+    pub fn new(memory: Account, budget: &Budget) -> Self {
+        let mut accounts = Self(core::array::from_fn(|at| Account::root(budget.limit(Resource::ALL[at]))));
+        accounts.0[Resource::Memory as usize] = memory;
+        accounts
+    }
+
+    /// Those of a child, each shared or donated. Unlimited is shared, always.
+    pub(super) fn below(&self, budget: &Budget, donated: Donated) -> Result<Self, CreateError> {
+        let mut accounts = self.clone();
+        for (resource, account) in Resource::accounts().zip(&mut accounts.0) {
+            let limit = Some(budget.limit(resource)).filter(|limit| *limit != u64::MAX);
+            *account = match limit.filter(|_| donated.has(resource)) {
+                Some(part) => account.donate(part).map_err(|why| CreateError::Poor(resource, why))?,
+                None => account.child(limit),
+            };
+        }
+        Ok(accounts)
+    }
+
+    /// Lowers limits; nothing is raised.
+    pub(super) fn lower(&self, budget: &Budget) {
+        for (resource, account) in Resource::accounts().zip(&self.0) {
+            account.set_limit(account.limit().min(budget.limit(resource)));
+        }
+    }
+
+    /// Charges a team's record to its own memory.
+    pub(super) fn record(&self, bytes: usize, links: usize) -> Result<Charge, CreateError> {
+        let bytes = bytes + Account::BYTES * self.0.len() + Bandwidth::bytes(links);
+        self.memory().charge(bytes as u64).map_err(|why| CreateError::Poor(Resource::Memory, why))
+    }
+
+    /// The account of a resource; `None` for what is not kept in accounts.
+    pub fn of(&self, resource: Resource) -> Option<&Account> {
+        self.0.get(resource as usize)
+    }
+
+    /// Bytes of memory.
+    pub fn memory(&self) -> &Account {
+        self.at(Resource::Memory)
+    }
+
+    /// Bytes of compiled code.
+    pub fn code(&self) -> &Account {
+        self.at(Resource::Code)
+    }
+
+    /// Timers that run.
+    pub fn timers(&self) -> &Account {
+        self.at(Resource::Timers)
+    }
+
+    /// Timers ever.
+    pub fn timers_total(&self) -> &Account {
+        self.at(Resource::TimersTotal)
+    }
+
+    /// Events ever.
+    pub fn events_total(&self) -> &Account {
+        self.at(Resource::EventsTotal)
+    }
+
+    /// Open sessions.
+    pub fn sessions(&self) -> &Account {
+        self.at(Resource::Sessions)
+    }
+
+    /// Soft-state entries.
+    pub fn cache_entries(&self) -> &Account {
+        self.at(Resource::CacheEntries)
+    }
+
+    /// Teams below.
+    pub fn teams(&self) -> &Account {
+        self.at(Resource::Teams)
+    }
+
+    /// Teams ever below.
+    pub fn teams_total(&self) -> &Account {
+        self.at(Resource::TeamsTotal)
+    }
+
+    /// Bytes ever downloaded.
+    pub fn download(&self) -> &Account {
+        self.at(Resource::Download)
+    }
+
+    /// Microseconds of compiling.
+    pub fn compile(&self) -> &Account {
+        self.at(Resource::Compile)
+    }
+
+    fn at(&self, resource: Resource) -> &Account {
+        &self.0[resource as usize]
+    }
+}
