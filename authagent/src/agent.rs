@@ -138,6 +138,11 @@ pub enum Source<'a> {
         /// Its name on this node.
         name: &'a str,
     },
+    /// A flow that runs here and may start others.
+    Flow {
+        /// Its tuple.
+        parent: TupleHash,
+    },
 }
 
 /// Whether a tuple's signature is right under a key.

@@ -115,7 +115,8 @@ pub mod rights {
     pub const ALL: u32 = USE | READ | DUPLICATE;
 }
 
-/// What a budget is of; the numbers of `budget_left` and `on_warning`.
+/// What a budget is of; the numbers of `budget_left`, `flow_limit` and `on_warning`, and the bits of what
+/// `flow_start` gives away.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(i32)]
 pub enum Resource {
@@ -125,6 +126,18 @@ pub enum Resource {
     Processor = 1,
     /// Bytes on the link that has the least left.
     Bandwidth = 2,
+}
+
+impl Resource {
+    /// The resource of this number.
+    pub const fn of(number: i32) -> Option<Self> {
+        match number {
+            0 => Some(Self::Memory),
+            1 => Some(Self::Processor),
+            2 => Some(Self::Bandwidth),
+            _ => None,
+        }
+    }
 }
 
 /// How urgent a log line is; the numbers of `log`.
@@ -304,6 +317,10 @@ pub const IMPORTS: &[Signature] = signatures! {
     envelope_lock(I32, I32, I32, I32) -> I32;
     envelope_open(I32, I32, I32, I32) -> I32;
     envelope_void(I32) -> I32;
+    flow_start(I32, I32, I32, I32) -> I32;
+    flow_state(I32) -> I32;
+    flow_stop(I32, I32) -> I32;
+    flow_limit(I32, I32, I64) -> I32;
 };
 
 /// What a module may export for the node to call.
@@ -315,6 +332,7 @@ pub const HANDLERS: &[Signature] = signatures! {
     on_expiry(I32) -> I32;
     on_warning(I32);
     on_companion(I32, I32, I32) -> I32;
+    on_flow(I32, I32);
     on_stop();
 };
 

@@ -31,6 +31,10 @@ pub const NEIGHBORHOOD: &str = "neighborhood";
 pub const NEIGHBOR: &str = "neighbor/";
 /// The privilege to read the node's sensors.
 pub const SENSORS: &str = "sensors";
+/// The privilege to start flows below one's own.
+pub const FLOWS: &str = "flows";
+/// Flows below its own that a team may know of.
+pub const MAX_CHILDREN: usize = 16;
 /// The privilege to have the node sign.
 pub const NODE_KEY: &str = "node-key";
 
@@ -51,6 +55,29 @@ pub(crate) enum Target {
     Unsealer(u64),
     /// What came in an envelope, by position.
     Lent(u16),
+    /// A flow that this one started, by its handle among [`Caps::children`].
+    Child(Handle),
+}
+
+/// What a flow that another one started is doing; the numbers of `flow_state`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(i32)]
+pub enum ChildState {
+    /// It is judged, fetched or compiled.
+    Starting = 0,
+    /// It runs.
+    Running = 1,
+    /// It has ended, or was never let in.
+    Ended = 2,
+}
+
+/// A flow that this one started.
+struct Child {
+    state: ChildState,
+    /// The capability that starting it gave.
+    cap: Option<Handle>,
+    /// Capabilities for it.
+    uses: u16,
 }
 
 /// One capability.
@@ -107,6 +134,8 @@ pub(crate) struct Caps {
     max_privileges: usize,
     groups: [Option<Group>; MAX_GROUPS],
     lent: [Option<Lent>; MAX_LENT],
+    /// Flows that this one started, until they have ended and nobody asks any more.
+    children: Slab<Child>,
     shared: Vec<Shared>,
 }
 
@@ -116,6 +145,7 @@ impl Caps {
         Slab::<Cap>::bytes(MAX_CAPS + neighbors + privileges)
             + (privileges + MAX_LENT) * 64
             + MAX_GROUPS * neighbors.div_ceil(64) * 8
+            + Slab::<Child>::bytes(MAX_CHILDREN)
             + MAX_SHARED * (size_of::<Shared>() + 64)
             + size_of::<Self>()
     }
@@ -130,6 +160,7 @@ impl Caps {
             max_privileges: privileges.len() + MAX_LENT,
             groups: [const { None }; MAX_GROUPS],
             lent: [const { None }; MAX_LENT],
+            children: Slab::new(MAX_CHILDREN),
             shared: Vec::new(),
         }
     }
@@ -212,6 +243,40 @@ impl Caps {
         }
     }
 
+    /// A place for a flow that this one starts, and the capability for it.
+    pub fn add_child(&mut self) -> Result<(Handle, Handle), Error> {
+        let starting = Child { state: ChildState::Starting, cap: None, uses: 0 };
+        let child = self.children.insert(starting).map_err(|_| Error::NoRoom)?;
+        let family = self.new_family();
+        let cap = Cap { target: Target::Child(child), rights: rights::ALL, family };
+        let cap = self.insert(cap).inspect_err(|_| {
+            self.children.remove(child);
+        })?;
+        self.children.get_mut(child).into_iter().for_each(|c| c.cap = Some(cap));
+        Ok((child, cap))
+    }
+
+    /// The flow that `raw` names, and what it is doing.
+    pub fn child(&self, raw: u32, needed: u32) -> Result<(Handle, ChildState), Error> {
+        let Target::Child(child) = self.entry(raw, needed)?.target else { return Err(Error::BadHandle) };
+        let state = self.children.get(child).ok_or(Error::BadHandle)?.state;
+        Ok((child, state))
+    }
+
+    /// A flow that this one started does something else now.
+    pub fn child_is(&mut self, child: Handle, state: ChildState) {
+        let Some(known) = self.children.get_mut(child) else { return };
+        known.state = state;
+        if state == ChildState::Ended && known.uses == 0 {
+            self.children.remove(child);
+        }
+    }
+
+    /// The capability that starting a flow gave, while it is there.
+    pub fn of_child(&self, child: Handle) -> Option<Handle> {
+        self.children.get(child)?.cap.filter(|cap| self.slab.contains(*cap))
+    }
+
     /// The capability of this name.
     pub fn lookup(&mut self, name: &[u8], neighbors: &mut Neighbors) -> Result<Handle, Error> {
         if let Some(name) = name.strip_prefix(NEIGHBOR.as_bytes()) {
@@ -246,6 +311,7 @@ impl Caps {
             Target::Group(_) => Ok(("group", "")),
             Target::Sealer(_) => Ok(("sealer", "")),
             Target::Unsealer(_) => Ok(("unsealer", "")),
+            Target::Child(_) => Ok(("flow", "")),
             Target::Lent(_) => Err(Error::BadHandle),
         }
     }
@@ -343,7 +409,7 @@ impl Caps {
             Target::Sealer(number) => Thing::Sealer(number),
             Target::Unsealer(number) => Thing::Unsealer(number),
             // Every team has its own.
-            Target::Neighborhood | Target::Lent(_) => return Err(Error::BadArgument),
+            Target::Neighborhood | Target::Lent(_) | Target::Child(_) => return Err(Error::BadArgument),
         };
         let line = self.line(cap.family, cap.target)?;
         Ok(Content { thing, rights: cap.rights, line })
@@ -397,6 +463,7 @@ impl Caps {
         match cap.target {
             Target::Group(at) => self.groups[usize::from(at)].iter_mut().for_each(|g| g.uses += 1),
             Target::Lent(at) => self.lent[usize::from(at)].iter_mut().for_each(|l| l.uses += 1),
+            Target::Child(child) => self.children.get_mut(child).into_iter().for_each(|c| c.uses += 1),
             _ => {}
         }
         Ok(handle)
@@ -415,6 +482,14 @@ impl Caps {
                 slot.iter_mut().for_each(|l| l.uses = l.uses.saturating_sub(1));
                 if let Some(gone) = slot.take_if(|l| l.uses == 0) {
                     self.release(gone.target);
+                }
+            }
+            // The flow goes on, but when it has ended there is nothing more to be asked.
+            Target::Child(child) => {
+                let Some(known) = self.children.get_mut(child) else { return };
+                known.uses = known.uses.saturating_sub(1);
+                if known.uses == 0 && known.state == ChildState::Ended {
+                    self.children.remove(child);
                 }
             }
             _ => {}

@@ -40,6 +40,15 @@ pub enum Source {
     },
     /// It was fetched from this neighbor.
     Neighbor(NeighborId),
+    /// Another flow started it below itself.
+    Flow {
+        /// The other flow.
+        parent: Handle,
+        /// What that one knows it by.
+        child: Handle,
+        /// Which resources it is given for itself: bits of [`crate::abi::Resource`].
+        give: u32,
+    },
 }
 
 /// What a hop claimed of an identifier; checked against the tuple before it is believed.
@@ -81,6 +90,8 @@ pub struct Flow {
     pub kind_ids: Vec<CapsuleId>,
     /// Capsules processed, sent and refused.
     pub capsules: (u64, u64, u64),
+    /// Units of work that were done for it before it had a team.
+    pub owed: u64,
 }
 
 /// A tuple with the bytes it came in, which are forwarded unchanged (D7).
@@ -131,6 +142,8 @@ pub enum Stage {
     Compile {
         /// The job.
         job: JobId,
+        /// Whether it was begun for this flow, which then pays for it.
+        brought: bool,
     },
     /// Running.
     Running {
@@ -289,6 +302,7 @@ impl Flow {
             parts: Vec::new(),
             kind_ids: Vec::new(),
             capsules: (0, 0, 0),
+            owed: 0,
         }
     }
 

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use authagent::agent::Verification;
 use authagent::keys::PublicKey;
 use authagent::link::{Finished, Task};
+use nodeos::platform::Meter;
 use wire::id::{PartHash, TupleHash};
 use wire::tuple::{Scheme, Tuple};
 
@@ -19,10 +20,10 @@ use crate::neighbor::NeighborId;
 pub struct JobId(pub u64);
 
 /// Work that may be done on any thread.
-#[derive(Debug)]
 pub struct Job {
     id: JobId,
     work: Work,
+    meter: Option<Arc<dyn Meter>>,
 }
 
 /// What is to be done.
@@ -72,6 +73,8 @@ pub enum Work {
 pub struct JobDone {
     /// Which job.
     pub id: JobId,
+    /// Units of work that it took, if they were measured.
+    pub units: u64,
     /// Its result.
     pub result: Done,
 }
@@ -107,7 +110,12 @@ pub enum Done {
 impl Job {
     /// A job.
     pub fn new(id: JobId, work: Work) -> Self {
-        Self { id, work }
+        Self { id, work, meter: None }
+    }
+
+    /// The same job, whose work `meter` measures.
+    pub fn measured_by(self, meter: Arc<dyn Meter>) -> Self {
+        Self { meter: Some(meter), ..self }
     }
 
     /// Its name.
@@ -122,6 +130,8 @@ impl Job {
 
     /// Does the work. Takes milliseconds to seconds.
     pub fn run(self) -> JobDone {
+        let count = |meter: &Option<Arc<dyn Meter>>| meter.as_ref().map_or(0, |meter| meter.count());
+        let before = count(&self.meter);
         let result = match self.work {
             Work::Compile { engine, hash, module } => {
                 Done::Compiled(engine.compile(hash, &module).map(Arc::new))
@@ -134,7 +144,13 @@ impl Job {
                 Done::Checked { check, valid: key.verify(scheme, &message, &signature).is_ok() }
             }
         };
-        JobDone { id: self.id, result }
+        JobDone { id: self.id, units: count(&self.meter).saturating_sub(before), result }
+    }
+}
+
+impl fmt::Debug for Job {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Job({}, {:?})", self.id.0, self.work)
     }
 }
 

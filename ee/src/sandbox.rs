@@ -33,7 +33,7 @@ use wire::tuple::Tuple;
 use self::state::{InstanceState, Limiter};
 pub use self::state::{MAX_EFFECTS, Shared, TeamState};
 use crate::abi::{self, INBOX};
-use crate::cap::{Caps, Neighbors};
+use crate::cap::{Caps, ChildState, Neighbors};
 use crate::capsule::{Kinds, Object, Objects};
 use crate::engine::{Code, Engine, FUNCTION_BYTES, Metering, STORE_BYTES};
 use crate::envelope::Maker;
@@ -175,6 +175,13 @@ pub enum Event {
     },
     /// A soft threshold is passed.
     Warning(abi::Resource),
+    /// A flow that this one started does something else now.
+    Flow {
+        /// What the guest knows it by.
+        child: Handle,
+        /// What it does.
+        state: ChildState,
+    },
     /// The flow ends. Nothing runs after it.
     Stop,
 }
@@ -266,6 +273,31 @@ pub enum Effect {
         /// Which.
         session: SessionId,
     },
+    /// Start a flow below this one.
+    FlowStart {
+        /// What the guest knows it by.
+        child: Handle,
+        /// Its tuple.
+        tuple: Vec<u8>,
+        /// Which resources it is given for itself: bits of [`abi::Resource`].
+        give: u32,
+    },
+    /// End a flow below this one.
+    FlowStop {
+        /// Which.
+        child: Handle,
+        /// Without its clean-up.
+        kill: bool,
+    },
+    /// Lower the budget of a flow below this one.
+    FlowLimit {
+        /// Which.
+        child: Handle,
+        /// Of what.
+        resource: abi::Resource,
+        /// The bound: bytes, microseconds, bytes per second.
+        most: u64,
+    },
     /// A log line.
     Log {
         /// How urgent it is.
@@ -326,6 +358,7 @@ struct Handlers {
     session: Option<TypedFunc<(u32, u32, i32, u32), ()>>,
     expiry: Option<TypedFunc<u32, i32>>,
     warning: Option<TypedFunc<i32, ()>>,
+    flow: Option<TypedFunc<(u32, i32), ()>>,
     stop: Option<TypedFunc<(), ()>>,
 }
 
@@ -455,6 +488,11 @@ impl Sandbox {
         }
     }
 
+    /// A flow that this one started does something else now.
+    pub fn child_is(&mut self, child: Handle, state: ChildState) {
+        self.run.store.data_mut().caps.child_is(child, state);
+    }
+
     /// The mark for a capsule to a neighbor that the team has a key for.
     pub fn mark(&mut self, to: NeighborId, id: &CapsuleId, payload: &[u8]) -> Option<Mark> {
         self.run.store.data_mut().integrity.mark(to, id, payload)
@@ -523,6 +561,11 @@ impl Sandbox {
             Event::Warning(resource) => {
                 let Some(f) = &self.instances[0].handlers.warning else { return Ok(0) };
                 self.run.call(f, resource as i32).map(|(units, ())| units)
+            }
+            Event::Flow { child, state } => {
+                let Some(f) = &self.instances[0].handlers.flow else { return Ok(0) };
+                let Some(cap) = self.run.store.data().caps.of_child(child) else { return Ok(0) };
+                self.run.call(f, (abi::number_of(cap), state as i32)).map(|(units, ())| units)
             }
             Event::Stop => {
                 self.ended = true;
@@ -688,6 +731,7 @@ impl Handlers {
             session: get(instance, store, "on_session")?,
             expiry: get(instance, store, "on_expiry")?,
             warning: get(instance, store, "on_warning")?,
+            flow: get(instance, store, "on_flow")?,
             stop: get(instance, store, "on_stop")?,
         })
     }

@@ -58,7 +58,7 @@ impl Worker {
         let Work::Compile { module, .. } = job.work() else { return job.run() };
         let key: [u8; 32] = Sha256::digest(module).into();
         if let Some(known) = self.compiled.get(&key) {
-            return JobDone { id, result: Done::Compiled(known.clone().map(Arc::new)) };
+            return JobDone { id, units: 0, result: Done::Compiled(known.clone().map(Arc::new)) };
         }
         let done = job.run();
         if let Done::Compiled(result) = &done.result {

@@ -8,6 +8,7 @@ mod capsule;
 mod clock;
 mod crypto;
 mod envelope;
+mod flow;
 mod integrity;
 mod key;
 pub(crate) mod memory;
@@ -41,7 +42,8 @@ pub(crate) fn link(linker: &mut Linker<TeamState>) -> wasmtime::Result<()> {
     integrity::link(linker)?;
     key::link(linker)?;
     sensor::link(linker)?;
-    envelope::link(linker)
+    envelope::link(linker)?;
+    flow::link(linker)
 }
 
 /// Charges `units`, or ends the guest: its event has used its budget up.

@@ -344,9 +344,16 @@ impl Node {
         if let Some(bytes) = self.part_at_hand(&part) {
             return self.part_kept(now, handle, at, bytes, charge);
         }
-        let Source::Neighbor(from) = source else {
-            let why = format!("part {:.8} was not put before the flow was injected", part.sha256);
-            return self.end_flow(now, handle, End::failed(Erred::Operator, why));
+        let from = match source {
+            Source::Neighbor(from) => from,
+            Source::Injected { .. } => {
+                let why = format!("part {:.8} was not put before the flow was injected", part.sha256);
+                return self.end_flow(now, handle, End::failed(Erred::Operator, why));
+            }
+            Source::Flow { .. } => {
+                let why = format!("part {:.8} is no part of a flow here", part.sha256);
+                return self.end_flow(now, handle, End::failed(Erred::Guest, why));
+            }
         };
         let download = Download::new(part.len, self.chunk_len(from), self.next_nonce());
         if let Some(flow) = self.flows.get_mut(handle) {
@@ -374,6 +381,11 @@ impl Node {
             let why =
                 format!("part {:.8} does not have the hashes that the tuple names", data.parts[at].sha256);
             return self.end_flow(now, handle, End::failed(Erred::Peer, why));
+        }
+        let paid = self.flow_and_team(handle).and_then(|(_, team)| self.teams.get(team));
+        if paid.is_some_and(|team| team.accounts().download().spend(bytes.len() as u64).is_err()) {
+            let why = "what it needs is more than may be downloaded for it";
+            return self.end_flow(now, handle, End::failed(Erred::Principal, why));
         }
         self.part_kept(now, handle, at, bytes.into(), charge);
     }

@@ -173,6 +173,7 @@ pub(super) fn described(node: &Node, flow: &Flow) -> String {
     let from = match &flow.source {
         Source::Injected { principal } => format!("injected by {principal}"),
         Source::Neighbor(id) => format!("from {}", node.neighbors[*id].name),
+        Source::Flow { parent, .. } => node.started_by(*parent),
     };
     match signer(flow) {
         Some(name) => format!("{}, signed as {name}, {from}", label(flow)),

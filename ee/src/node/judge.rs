@@ -8,7 +8,7 @@ use authagent::agent::{
 };
 use nodeos::platform::{Instant, Now};
 use nodeos::slab::Handle;
-use nodeos::team::{Donated, Team};
+use nodeos::team::Team;
 use wire::control::Erred;
 use wire::grant::Grant;
 use wire::id::{CapsuleId, Path, TupleHash};
@@ -17,6 +17,7 @@ use wire::system::{DOWNLOAD, REQUEST, TRANSLATION, UNKNOWN, agent_id, download_i
 use wire::tuple::{Provider, Tuple};
 
 use super::authority::described;
+use super::charge::Labour;
 use super::{End, Node};
 use crate::admit;
 use crate::counters::Count;
@@ -77,6 +78,10 @@ impl Node {
                 name = self.neighbors[*id].name.clone();
                 SeenFrom::Neighbor { name: &name }
             }
+            Source::Flow { parent, .. } => match self.flows.get(*parent) {
+                Some(parent) => SeenFrom::Flow { parent: parent.hash },
+                None => return,
+            },
         };
         self.tell_agent(now, AgentEvent::TupleSeen { flow: hash, tuple: &tuple, source, verified });
     }
@@ -179,7 +184,7 @@ impl Node {
 
     /// A granted flow goes on with the lower of its terms and these: it loses neighbors and privileges at
     /// once, and gets nothing more of what it holds too much of. What cannot go on under them ends.
-    fn clamp(&mut self, now: Now, handle: Handle, grant: &Grant) {
+    pub(super) fn clamp(&mut self, now: Now, handle: Handle, grant: &Grant) {
         let Some((flow, team)) = self.flow_and_team(handle) else { return };
         let Some((_, granted)) = &flow.team else { return };
         let (lower, name) = (granted.meet(grant), described(self, flow));
@@ -221,7 +226,10 @@ impl Node {
         }
         let name = data.tuple.main().name.clone();
         let budget = self.budget.clamp(&grant.budgets);
-        let made = self.teams.create(now.mono, self.teams.root(), &name, budget, Donated::NOTHING);
+        let Some((above, donated, budget)) = self.place_of(handle, budget) else {
+            return self.end_flow(now, handle, End::killed("the flow that started it ended"));
+        };
+        let made = self.teams.create(now.mono, above, &name, budget, donated);
         let team = match made {
             Ok(team) => team,
             Err(error) => return self.end_flow(now, handle, End::failed(Erred::Node, error)),
@@ -230,7 +238,12 @@ impl Node {
         // and of those whose opening still waits.
         let most = 2 * usize::from(budget.queue) + usize::from(budget.sessions);
         let shares = self.teams.get(team).map(Team::shares).unwrap_or_default();
-        self.sched.add(team, None, shares, most);
+        // The root has no events of its own: its teams compete with each other only.
+        let below = Some(above).filter(|above| *above != self.teams.root());
+        self.sched.add(team, below, shares, most);
+        self.weigh(below);
+        let owed = self.flows.get_mut(handle).map_or(0, |flow| std::mem::take(&mut flow.owed));
+        self.charge_units(team, owed, Labour::Start);
         let privileges = grant.privileges.join(" ");
         self.flows.set_team(handle, team, grant);
         if let Some(flow) = self.flows.get(handle) {

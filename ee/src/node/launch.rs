@@ -5,10 +5,13 @@ use std::sync::Arc;
 use authagent::agent::AgentEvent;
 use nodeos::platform::Now;
 use nodeos::slab::Handle;
+use nodeos::team::Team;
 use wire::control::{Erred, FlowInfo, FlowState};
 use wire::tuple::Credentials;
 
+use super::charge::Labour;
 use super::{End, Node, label};
+use crate::cap::ChildState;
 use crate::counters::Count;
 use crate::engine::Code;
 use crate::flow::{Flow, Source, Stage};
@@ -31,41 +34,47 @@ impl Node {
         }
         // Somebody may be waiting for the same module already.
         let same = |f: &Flow| match (&f.stage, &f.tuple) {
-            (Stage::Compile { job }, Some(t)) if t.tuple.main().code.sha256 == hash => Some(*job),
+            (Stage::Compile { job, .. }, Some(t)) if t.tuple.main().code.sha256 == hash => Some(*job),
             _ => None,
         };
         let running = self.flows.iter().find_map(|(_, f)| same(f));
-        let job = match running {
-            Some(job) => job,
+        let (job, brought) = match running {
+            Some(job) => (job, false),
             None => {
                 let engine = self.platform.engine.clone();
-                self.add_job(Work::Compile { engine, hash, module })
+                (self.add_job(Work::Compile { engine, hash, module }), true)
             }
         };
         if let Some(flow) = self.flows.get_mut(handle) {
-            flow.stage = Stage::Compile { job };
+            flow.stage = Stage::Compile { job, brought };
         }
     }
 
     /// A job ended; what nobody waits for any more is discarded.
     pub(super) fn work_done(&mut self, now: Now, done: JobDone) {
+        self.busy += done.units;
         match done.result {
             Done::Compiled(Ok(code)) => {
                 if let Err(full) = self.cache.insert(code.clone()) {
                     self.log_limited(now, || format!("node: {full}"));
                 }
                 for handle in self.waiting_for(done.id) {
-                    self.start(now, handle, code.clone());
+                    if self.compiled_for(now, handle, done.units) {
+                        self.start(now, handle, code.clone());
+                    }
                 }
             }
             Done::Compiled(Err(error)) => {
                 self.counters.add(Count::BadModule);
                 for handle in self.waiting_for(done.id) {
+                    self.compiled_for(now, handle, done.units);
+                    self.keep_away(now, handle);
                     self.end_flow(now, handle, End::failed(Erred::Principal, &error));
                 }
             }
             Done::Verified { flow, verification } => {
                 if let Some(handle) = self.flows.by_hash(&flow) {
+                    self.flows.get_mut(handle).into_iter().for_each(|f| f.owed += done.units);
                     self.tuple_seen(now, handle, Some(&verification));
                 }
             }
@@ -77,8 +86,33 @@ impl Node {
     }
 
     fn waiting_for(&self, id: JobId) -> Vec<Handle> {
-        let waits = |f: &Flow| matches!(f.stage, Stage::Compile { job } if job == id);
+        let waits = |f: &Flow| matches!(f.stage, Stage::Compile { job, .. } if job == id);
         self.flows.iter().filter(|(_, f)| waits(f)).map(|(handle, _)| handle).collect()
+    }
+
+    /// A flow's module was compiled, well or not: who brought it pays. Whether the flow goes on.
+    fn compiled_for(&mut self, now: Now, handle: Handle, measured: u64) -> bool {
+        let Some((flow, team)) = self.flow_and_team(handle) else { return false };
+        let Stage::Compile { brought: true, .. } = flow.stage else { return true };
+        let module = flow.parts.first().and_then(Option::as_ref).map_or(0, |part| part.bytes.len());
+        let units = self.compile_units(module, measured);
+        let took = self.time_of(units);
+        self.charge_units(team, units, Labour::Start);
+        let micros = u64::try_from(took.as_micros()).unwrap_or(u64::MAX);
+        let paid = self.teams.get(team).is_some_and(|t| t.accounts().compile().spend(micros).is_ok());
+        if !paid {
+            self.keep_away(now, handle);
+            let why = format!("compiling took {took:?}, which is beyond the flow's budget");
+            self.end_flow(now, handle, End::failed(Erred::Principal, why));
+        }
+        paid
+    }
+
+    /// A flow that cannot run must not make the node find that out again and again.
+    fn keep_away(&mut self, now: Now, handle: Handle) {
+        if let Some(flow) = self.flows.get(handle) {
+            self.bans.for_a_while(now.mono, flow.hash);
+        }
     }
 
     /// Starts a flow: its sandbox, its boot event, then the capsules that waited.
@@ -92,19 +126,28 @@ impl Node {
                 flow.enter(Stage::Running { sandbox: Box::new(sandbox), code, wake: None }, now.mono);
             }
             Err(error) => {
+                self.keep_away(now, handle);
                 return self.end_flow(now, handle, End::failed(Erred::Principal, error));
             }
         }
-        let units = self.platform.meter.count() - before;
+        let units = self.platform.meter.count().saturating_sub(before);
         flow.arrival.start_us = units / self.platform.meter.per_micro().max(1);
+        if let Some((team, _)) = flow.team {
+            self.charge_units(team, units, Labour::Start);
+        }
+        let Some(flow) = self.flows.get_mut(handle) else { return };
         let waiting = std::mem::take(&mut flow.waiting);
-        let from = match &flow.source {
+        let source = flow.source.clone();
+        let Some(flow) = self.flows.get(handle) else { return };
+        let from = match &source {
             Source::Injected { principal } => format!("injected by {principal}"),
             Source::Neighbor(id) => format!("from {}", self.neighbors[*id].name),
+            Source::Flow { parent, .. } => self.started_by(*parent),
         };
         let line = format!("flow {} runs, {from}, {} bytes fetched", label(flow), flow.arrival.bytes);
         self.log.flow(now.mono, || line);
         self.counters.add(Count::FlowsStarted);
+        self.tell_parent(&source, ChildState::Running);
         self.push_event(handle, Event::Boot);
         for capsule in waiting {
             // The wait was the neighbor's; from here on it is the team's.
@@ -156,6 +199,7 @@ impl Node {
     /// Ends a flow and gives everything back.
     pub(super) fn end_flow(&mut self, now: Now, handle: Handle, mut end: End) {
         shorten(&mut end.why);
+        self.end_children(now, handle);
         if end.graceful && self.flows.get_mut(handle).is_some_and(|f| f.sandbox().is_some()) {
             self.deliver(now, handle, Event::Stop);
         }
@@ -179,7 +223,7 @@ impl Node {
                 self.wakes.remove(&(*at, handle));
             }
             // Compiled for nobody: not at all, if it has not begun.
-            Stage::Compile { job } if self.waiting_for(*job).is_empty() => {
+            Stage::Compile { job, .. } if self.waiting_for(*job).is_empty() => {
                 self.jobs.retain(|waiting| waiting.id() != *job);
             }
             Stage::Judging => {
@@ -189,8 +233,10 @@ impl Node {
             _ => {}
         }
         if let Some((team, _)) = flow.team {
+            let above = self.teams.get(team).and_then(Team::parent);
             self.sched.remove(team);
             self.teams.end(now.mono, team);
+            self.weigh(above);
         }
         self.arriving.retain(|&h| h != handle);
         self.close_sessions(now, handle);
@@ -198,8 +244,9 @@ impl Node {
             self.counters.add(Count::LogSuppressed);
         }
         self.counters.add(Count::FlowsEnded);
-        let hash = flow.hash;
+        let (hash, source) = (flow.hash, flow.source.clone());
         drop(flow);
+        self.tell_parent(&source, ChildState::Ended);
         info.state = FlowState::Ended(end.why);
         self.flows.remember(info);
         self.tell_agent(now, AgentEvent::FlowEnded { flow: hash });
@@ -219,12 +266,15 @@ impl Node {
             principal,
             injected_by: match &flow.source {
                 Source::Injected { principal } => Some(principal.clone()),
-                Source::Neighbor(_) => None,
+                Source::Neighbor(_) | Source::Flow { .. } => None,
             },
             team: flow.team.as_ref().map(|(team, _)| team.0.raw()),
             source: match flow.source {
                 Source::Injected { .. } => None,
                 Source::Neighbor(id) => Some(self.neighbors[id].name.to_string()),
+                Source::Flow { parent, .. } => {
+                    self.flows.get(parent).map(|flow| format!("flow {:.8}", flow.hash))
+                }
             },
             grant: flow.team.as_ref().map(|(_, grant)| grant.clone()),
             arrival: flow.arrival,

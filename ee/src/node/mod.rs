@@ -10,6 +10,8 @@
 //! | `authority` | rights of control clients, the policy, the audit log             |
 //! | `launch`   | compiling, starting and ending a flow                            |
 //! | `sense`    | what it lends to all teams: its key, its sensors, the operator's envelopes |
+//! | `charge`   | who pays for work beside events                                  |
+//! | `children` | flows that a flow starts below itself                            |
 //! | `run`      | events to teams, their effects to links and sessions             |
 //! | `serve`    | answers to other nodes' translation and download requests        |
 //! | `manage`   | control clients and what they may ask                            |
@@ -18,6 +20,8 @@
 
 mod arrive;
 mod authority;
+mod charge;
+mod children;
 mod judge;
 mod launch;
 mod manage;
@@ -131,6 +135,9 @@ pub struct Node {
     given: Vec<Reading>,
     /// When the sensors are read again.
     sense_at: Instant,
+    /// Units of work that the node did in all, and those of them that a team was charged for.
+    busy: u64,
+    charged: u64,
     nonce: u32,
 }
 
@@ -208,6 +215,8 @@ impl Node {
             shared: Shared::default(),
             given: Vec::new(),
             sense_at: now.mono,
+            busy: 0,
+            charged: 0,
             nonce: c as u32,
             memory,
             platform,
@@ -232,6 +241,10 @@ impl Node {
 
     /// A frame arrived on a link.
     pub fn frame(&mut self, now: Now, link: LinkId, frame: Buf) {
+        self.busy(|node| node.received(now, link, frame));
+    }
+
+    fn received(&mut self, now: Now, link: LinkId, frame: Buf) {
         let Some(Received { link, from, packet }) = self.net.frame(now.mono, link, frame) else { return };
         let Some(from) = self.neighbors.find(link, from) else {
             return self.counters.add(Count::Stranger);
@@ -253,11 +266,15 @@ impl Node {
 
     /// A job ended.
     pub fn job_done(&mut self, now: Now, done: crate::job::JobDone) {
-        self.work_done(now, done);
+        self.busy(|node| node.work_done(now, done));
     }
 
     /// Does what is due. `true`: there is more to do, call again soon.
     pub fn poll(&mut self, now: Now) -> bool {
+        self.busy(|node| node.do_due(now))
+    }
+
+    fn do_due(&mut self, now: Now) -> bool {
         self.net.poll(now.mono);
         self.links_due(now);
         self.streams(now);
@@ -316,7 +333,7 @@ impl Node {
             Some(Target::TranslationRequest) => self.serve_translation(now, from, &payload),
             Some(Target::TranslationResponse) => self.translation(now, from, &payload),
             Some(Target::DownloadRequest { flow, object }) => {
-                self.serve_download(now, from, flow, object, &payload);
+                self.serve_for(flow, |node| node.serve_download(now, from, flow, object, &payload));
             }
             Some(Target::DownloadResponse { flow, object }) => {
                 self.downloaded(now, from, flow, object, &payload);
@@ -363,7 +380,7 @@ impl Node {
     fn add_job(&mut self, work: Work) -> JobId {
         let id = self.next_job;
         self.next_job = JobId(id.0 + 1);
-        self.jobs.push_back(Job::new(id, work));
+        self.jobs.push_back(Job::new(id, work).measured_by(self.platform.meter.clone()));
         id
     }
 

@@ -125,15 +125,20 @@ impl Node {
         let Some(flow) = self.flows.get_mut(handle) else { return };
         let Some((team, _)) = flow.team else { return };
         let Stage::Running { sandbox, .. } = &mut flow.stage else { return };
+        let Some(member) = self.teams.get_mut(team) else { return };
+        if member.count_event().is_err() {
+            let why = "it has had all the events that it may have";
+            return self.end_flow(now, handle, End::failed(Erred::Guest, why));
+        }
         let is_capsule = matches!(event, Event::Capsule { .. });
         let outcome = sandbox.deliver(now, event);
         flow.capsules.0 += u64::from(is_capsule);
         let look = flow.capsules.0 % EVENTS_PER_LOOK == 0;
         self.sched.used(team, outcome.units);
         if let Some(member) = self.teams.get_mut(team) {
-            member.counters.events += 1;
             member.counters.units += outcome.units;
         }
+        self.charged += outcome.units;
         self.plan_wake(handle);
         match outcome.end {
             Ok(()) => self.effects(now, handle),
@@ -237,6 +242,11 @@ impl Node {
                 Effect::Send { to, kind, payload } => self.send_for(now, handle, to, kind, payload),
                 Effect::Reply { session, packet } => self.session_reply(now, session, packet),
                 Effect::CloseSession { session } => self.session_close(now, session),
+                Effect::FlowStart { child, tuple, give } => self.child_start(now, handle, child, tuple, give),
+                Effect::FlowStop { child, kill } => self.child_stop(now, handle, child, kill),
+                Effect::FlowLimit { child, resource, most } => {
+                    self.child_limit(now, handle, child, resource, most);
+                }
                 Effect::Log { level, text } => {
                     let Some(flow) = self.flows.get(handle) else { continue };
                     let name = label(flow);

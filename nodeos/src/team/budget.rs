@@ -201,6 +201,31 @@ impl Budget {
         }
     }
 
+    /// The lower of two in everything but shares.
+    #[must_use]
+    pub fn within(&self, other: &Self) -> Self {
+        Self {
+            memory: self.memory.min(other.memory),
+            code: self.code.min(other.code),
+            event: self.event.min(other.event),
+            rate: self.rate.min(other.rate),
+            burst: self.burst.min(other.burst),
+            total_rate: self.total_rate.min(other.total_rate),
+            packets: self.packets.min(other.packets),
+            queue: self.queue.min(other.queue),
+            events_total: self.events_total.min(other.events_total),
+            timers: self.timers.min(other.timers),
+            timers_total: self.timers_total.min(other.timers_total),
+            cache_entries: self.cache_entries.min(other.cache_entries),
+            sessions: self.sessions.min(other.sessions),
+            teams: self.teams.min(other.teams),
+            teams_total: self.teams_total.min(other.teams_total),
+            download: self.download.min(other.download),
+            compile: self.compile.min(other.compile),
+            shares: self.shares,
+        }
+    }
+
     /// The bound on what is kept in an account; `u64::MAX` for none.
     pub fn limit(&self, resource: Resource) -> u64 {
         let count = |n: u16| if n == u16::MAX { u64::MAX } else { n.into() };

@@ -101,6 +101,8 @@ pub struct Team {
     bandwidth: Bandwidth,
     shares: Shares,
     donated: Donated,
+    /// Its events in all are bounded, or those of a team above it.
+    counts_events: bool,
     /// Its place among its parent's teams.
     _place: Option<Charge>,
     /// What this record takes, at the team's own expense.
@@ -136,6 +138,15 @@ impl Team {
     /// What its parent donated to it.
     pub fn donated(&self) -> Donated {
         self.donated
+    }
+
+    /// Counts an event. An error if there are no more for it.
+    pub fn count_event(&mut self) -> Result<(), Refused> {
+        if self.counts_events {
+            self.accounts.events_total().spend(1)?;
+        }
+        self.counters.events += 1;
+        Ok(())
     }
 
     /// Goes on with a lower budget; nothing is raised. A limit below what is in use takes nothing away, but
@@ -201,6 +212,7 @@ impl Teams {
             bandwidth: Bandwidth::root(links, &budget),
             shares: Shares { among: 1, own: OWN_SHARES },
             donated: Donated::NOTHING,
+            counts_events: budget.events_total != u64::MAX,
             _place: None,
             _own: own,
         };
@@ -262,6 +274,7 @@ impl Teams {
             bandwidth,
             shares: Shares { among: budget.shares.max(1), own: OWN_SHARES },
             donated,
+            counts_events: above.counts_events || budget.events_total != u64::MAX,
             _place: Some(place),
             _own: own,
         };

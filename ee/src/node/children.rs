@@ -1,0 +1,143 @@
+//! Flows that a flow starts below itself, with the privilege `flows`: they are judged as any other, live in a
+//! team below its team and within its budget, and end with it at the latest.
+
+use nodeos::platform::Now;
+use nodeos::slab::Handle;
+use nodeos::team::{Budget, Donated, Resource, TeamId};
+use wire::grant::Grant;
+use wire::id::TupleHash;
+use wire::tuple::{Budgets, Tuple};
+
+use super::{End, Node, label};
+use crate::abi;
+use crate::cap::ChildState;
+use crate::flow::{Flow, Source, Stage, tuple_bytes};
+use crate::sandbox::Event;
+
+impl Node {
+    /// A flow wants another one to run below it.
+    pub(super) fn child_start(&mut self, now: Now, parent: Handle, child: Handle, bytes: Vec<u8>, give: u32) {
+        if let Err(why) = self.try_start(now, parent, child, bytes, give) {
+            let name = self.flows.get(parent).map(label).unwrap_or_default();
+            self.log_limited(now, || format!("flow {name} could not start another: {why}"));
+            self.child_is(parent, child, ChildState::Ended);
+        }
+    }
+
+    fn try_start(
+        &mut self,
+        now: Now,
+        parent: Handle,
+        child: Handle,
+        bytes: Vec<u8>,
+        give: u32,
+    ) -> Result<(), String> {
+        let tuple = Tuple::decode(&bytes).map_err(|e| e.to_string())?;
+        let hash = TupleHash::of(&bytes);
+        if self.bans.holds(now.mono, &hash) {
+            return Err("it is kept away for a while".into());
+        }
+        if self.flows.by_hash(&hash).is_some() {
+            return Err("it is here already".into());
+        }
+        let (_, team) = self.flow_and_team(parent).ok_or("it has ended itself")?;
+        let paid = self.teams.get(team).map(|t| t.account().charge(tuple_bytes(bytes.len())));
+        let charge = paid.ok_or("its team has ended")?.map_err(|e| e.to_string())?;
+        self.flows.forget(&hash);
+        let source = Source::Flow { parent, child, give };
+        let flow = Flow::new(hash, source, Stage::Judging, now.mono);
+        let handle = self.flows.add(flow).ok_or("there are as many flows as may be")?;
+        self.judge(now, handle, bytes.into(), tuple, charge);
+        Ok(())
+    }
+
+    /// Where a flow's team belongs: below that of the flow that started it or below the root; what the one
+    /// above donates; and the budget that is left of `budget` there.
+    pub(super) fn place_of(&self, flow: Handle, budget: Budget) -> Option<(TeamId, Donated, Budget)> {
+        let Source::Flow { parent, give, .. } = self.flows.get(flow)?.source else {
+            return Some((self.teams.root(), Donated::NOTHING, budget));
+        };
+        let (_, team) = self.flow_and_team(parent)?;
+        let kinds = [
+            (abi::Resource::Memory, Resource::Memory),
+            (abi::Resource::Processor, Resource::Processor),
+            (abi::Resource::Bandwidth, Resource::Rate),
+        ];
+        let given = kinds.into_iter().filter(|(bit, _)| give & 1 << *bit as u32 != 0);
+        let donated = given.fold(Donated::NOTHING, |donated, (_, resource)| donated.and(resource));
+        Some((team, donated, budget.within(&self.teams.get(team)?.budget)))
+    }
+
+    /// A flow that another one started runs, or has ended.
+    pub(super) fn tell_parent(&mut self, flow: &Source, state: ChildState) {
+        if let Source::Flow { parent, child, .. } = *flow {
+            self.child_is(parent, child, state);
+        }
+    }
+
+    fn child_is(&mut self, parent: Handle, child: Handle, state: ChildState) {
+        if let Some(sandbox) = self.flows.get_mut(parent).and_then(|f| f.sandbox()) {
+            sandbox.child_is(child, state);
+            // Should the queue be full: the guest can ask at any time.
+            self.push_event(parent, Event::Flow { child, state });
+        }
+    }
+
+    /// A flow ends one that it started.
+    pub(super) fn child_stop(&mut self, now: Now, parent: Handle, child: Handle, kill: bool) {
+        let why = "by the flow that started it";
+        if let Some(handle) = self.child_of(parent, child) {
+            let end = if kill {
+                End::killed(format!("killed {why}"))
+            } else {
+                End::stopped(format!("stopped {why}"))
+            };
+            self.end_flow(now, handle, end);
+        }
+    }
+
+    /// A flow lowers the budget of one that it started.
+    pub(super) fn child_limit(
+        &mut self,
+        now: Now,
+        parent: Handle,
+        child: Handle,
+        resource: abi::Resource,
+        most: u64,
+    ) {
+        let Some(handle) = self.child_of(parent, child) else { return };
+        let Some((_, granted)) = self.flows.get(handle).and_then(|f| f.team.as_ref()) else { return };
+        let mut lower = Budgets::default();
+        match resource {
+            abi::Resource::Memory => lower.memory = Some(most),
+            abi::Resource::Processor => lower.event_us = Some(u32::try_from(most).unwrap_or(u32::MAX)),
+            abi::Resource::Bandwidth => lower.rate = Some(most),
+        }
+        let terms = Grant { budgets: granted.budgets.meet(&lower), ..granted.clone() };
+        self.clamp(now, handle, &terms);
+    }
+
+    /// Ends all that a flow started: it ends itself.
+    pub(super) fn end_children(&mut self, now: Now, of: Handle) {
+        let its = |f: &Flow| matches!(f.source, Source::Flow { parent, .. } if parent == of);
+        let children: Vec<Handle> = self.flows.iter().filter(|(_, f)| its(f)).map(|(h, _)| h).collect();
+        for child in children {
+            self.end_flow(now, child, End::killed("the flow that started it ended"));
+        }
+    }
+
+    /// Who started a flow, for people.
+    pub(super) fn started_by(&self, parent: Handle) -> String {
+        match self.flows.get(parent) {
+            Some(flow) => format!("started by flow {}", label(flow)),
+            None => "started by a flow that has ended".into(),
+        }
+    }
+
+    fn child_of(&self, of: Handle, number: Handle) -> Option<Handle> {
+        let its = |f: &Flow| {
+            matches!(f.source, Source::Flow { parent, child, .. } if parent == of && child == number)
+        };
+        self.flows.iter().find(|(_, f)| its(f)).map(|(handle, _)| handle)
+    }
+}
