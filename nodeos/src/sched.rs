@@ -478,7 +478,8 @@ mod tests {
         let sum: u64 = used.values().sum();
         // The chain has 3 of 4 parts; in it every team but the last keeps 1 of 4.
         let chain = 0.75f64;
-        let parts = [chain / 4.0, chain * 0.75 / 4.0, chain * 0.75 * 0.75 / 4.0, chain * 0.75f64.powi(3), 0.25];
+        let parts =
+            [chain / 4.0, chain * 0.75 / 4.0, chain * 0.75 * 0.75 / 4.0, chain * 0.75f64.powi(3), 0.25];
         for (id, part) in busy.iter().zip(parts) {
             let got = used[id] as f64 / sum as f64;
             assert!((got / part - 1.0).abs() < 0.02, "{id}: {got}, {part} is its due");

@@ -29,8 +29,7 @@ const NOWHERE: u16 = u16::MAX;
 impl Neighbors {
     /// The bytes that the table takes.
     pub fn bytes(refs: &[NeighborRef]) -> usize {
-        size_of_val(refs) / size_of::<NeighborRef>() * size_of::<Neighbor>()
-            + Self::ids(refs) * 2
+        size_of_val(refs) / size_of::<NeighborRef>() * size_of::<Neighbor>() + Self::ids(refs) * 2
     }
 
     pub fn new(refs: Vec<NeighborRef>, bandwidth: Bandwidth) -> Self {

@@ -135,9 +135,7 @@ impl Node {
     }
 
     fn child_of(&self, of: Handle, number: Handle) -> Option<Handle> {
-        let its = |f: &Flow| {
-            matches!(f.source, Source::Flow { parent, child, .. } if parent == of && child == number)
-        };
+        let its = |f: &Flow| matches!(f.source, Source::Flow { parent, child, .. } if parent == of && child == number);
         self.flows.iter().find(|(_, f)| its(f)).map(|(handle, _)| handle)
     }
 }

@@ -12,7 +12,7 @@ impl Sandbox {
     /// first. Memory and bandwidth are the team's to bound. An error if what the flow declares does not fit the
     /// new terms at all: it cannot go on.
     pub fn clamp(&mut self, grant: &Grant, budget: &Budget) -> Result<(), StartError> {
-        let state = self.run.store.data_mut();
+        let state = self.program.run.store.data_mut();
         let tuple = state.tuple.clone();
         for instance in &mut state.instances {
             let protocol = &tuple.body.protocols[usize::from(instance.position)];
@@ -24,7 +24,7 @@ impl Sandbox {
         if let Some(soft) = &mut state.soft {
             soft.lower(budget.cache_entries.into());
         }
-        self.run.event = self.run.event.min(budget.event);
+        self.program.run.event = self.program.run.event.min(budget.event);
         self.budget = *budget;
         self.withhold(&grant.privileges);
         Ok(())
@@ -33,6 +33,6 @@ impl Sandbox {
     /// Revokes every capability for privileges that are not among `kept`, and what other teams got of them
     /// by envelopes.
     pub fn withhold(&mut self, kept: &[String]) {
-        self.run.store.data_mut().caps.withhold(kept);
+        self.program.run.store.data_mut().caps.withhold(kept);
     }
 }

@@ -5,10 +5,10 @@ use std::sync::Arc;
 
 use authagent::keys::SigningKey;
 use nodeos::account::{Account, Charge};
-use nodeos::team::Accounts;
 use nodeos::buf::{BLOCK, Buf, BufPool};
 use nodeos::platform::{Meter, Now};
 use nodeos::slab::{Full, Handle, Slab};
+use nodeos::team::Accounts;
 use wasmtime::{Memory, ResourceLimiter};
 use wire::id::TupleHash;
 use wire::tuple::{Protocol, Tuple};
@@ -185,7 +185,12 @@ impl TeamState {
     /// The soft state, made on first use.
     pub(crate) fn soft(&mut self) -> Result<&mut Soft, Error> {
         if self.soft.is_none() {
-            self.soft = Some(Soft::new(&self.account, self.accounts.cache_entries(), self.soft_limit, self.soft_seed)?);
+            self.soft = Some(Soft::new(
+                &self.account,
+                self.accounts.cache_entries(),
+                self.soft_limit,
+                self.soft_seed,
+            )?);
         }
         self.soft.as_mut().ok_or(Error::NoMemory)
     }

@@ -55,7 +55,10 @@ fn count_depth_and_memory_are_bounded() {
         parent = create(&mut teams, parent, "nested", budget(1 << 16)).unwrap();
     }
     assert_eq!(create(&mut teams, parent, "too deep", budget(1 << 16)), Err(CreateError::TooDeep));
-    assert!(matches!(create_top(&mut teams, "poor", budget(10)), Err(CreateError::Poor(Resource::Memory, _))));
+    assert!(matches!(
+        create_top(&mut teams, "poor", budget(10)),
+        Err(CreateError::Poor(Resource::Memory, _))
+    ));
     while teams.len() < teams.limit() {
         create_top(&mut teams, "x", budget(1 << 16)).unwrap();
     }
@@ -99,7 +102,8 @@ fn a_parent_lacks_what_it_donated_until_the_child_ends() {
     assert!(refused(Budget { rate: 400_001, ..part }, Resource::Rate));
     assert!(refused(Budget { shares: 750, ..part }, Resource::Processor));
 
-    let account = |teams: &Teams, id, resource| teams.get(id).unwrap().accounts().of(resource).unwrap().clone();
+    let account =
+        |teams: &Teams, id, resource| teams.get(id).unwrap().accounts().of(resource).unwrap().clone();
     account(&teams, child, Resource::Compile).spend(100_000).unwrap();
     let memory = account(&teams, child, Resource::Memory);
     let held = memory.charge(1000).unwrap();

@@ -6,14 +6,20 @@ mod state;
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{LazyLock, Mutex};
+use std::time::Duration;
 
 use nodeos::account::Account;
-use nodeos::buf::BLOCK;
+use nodeos::buf::{BLOCK, BufPool};
+use nodeos::platform::{Interrupter, Meter};
+use nodeos::team::{Accounts, Bandwidth};
+use wire::describe;
+use wire::grant::Grant;
+use wire::id::TupleHash;
 use wire::limits::{Limits, Operation};
-use wire::tuple::{Body, CapsuleType, Credentials, Events, Param, Part, Request, VERSION, Validity};
+use wire::tuple::{Body, CapsuleType, Credentials, Events, Param, Part, Request, Tuple, VERSION, Validity};
 
 use super::*;
-use crate::abi::Error;
+use crate::abi::{self, Error};
 use crate::engine::CompileError;
 
 /// Counts what the guest is told to: every look is one unit, so that tests need no clock.

@@ -1,0 +1,199 @@
+//! What a sandbox is told, and what comes of it.
+
+use std::fmt;
+
+use nodeos::buf::Buf;
+use nodeos::slab::Handle;
+use wasmtime::{Trap, WasmBacktrace};
+
+#[cfg(doc)]
+use super::Sandbox;
+use super::{NeighborId, SessionId};
+use crate::abi;
+use crate::cap::ChildState;
+use crate::soft::Fired;
+
+/// What a sandbox is told.
+#[derive(Debug)]
+pub enum Event {
+    /// The flow has started on this node.
+    Boot,
+    /// A capsule arrived.
+    Capsule {
+        /// Its type: position in the protocol's list.
+        kind: u8,
+        /// Where it came from.
+        from: Option<NeighborId>,
+        /// Its payload; its headers have become headroom, at least 64 bytes.
+        packet: Buf,
+    },
+    /// A timer fired: from [`Sandbox::due`].
+    Timer(Fired),
+    /// A program did something.
+    Session {
+        /// Its session.
+        session: SessionId,
+        /// What it did.
+        what: SessionInput,
+    },
+    /// An entry's time is over: from [`Sandbox::due`].
+    Expiry {
+        /// The entry.
+        entry: Handle,
+    },
+    /// A soft threshold is passed.
+    Warning(abi::Resource),
+    /// A flow that this one started does something else now.
+    Flow {
+        /// What the guest knows it by.
+        child: Handle,
+        /// What it does.
+        state: ChildState,
+    },
+    /// The flow ends. Nothing runs after it.
+    Stop,
+}
+
+/// What a program did with its session.
+#[derive(Debug)]
+pub enum SessionInput {
+    /// It opened it.
+    Open,
+    /// It sent a packet.
+    Packet(Vec<u8>),
+    /// It closed it, or is gone.
+    Close,
+}
+
+/// What became of an event.
+#[derive(Debug)]
+pub struct Outcome {
+    /// Units of work: measured by the meter (or counted, with fuel), and with the meter what host
+    /// functions were charged on top, for what they set off later.
+    pub units: u64,
+    /// Whether the handler ended well.
+    pub end: Result<(), GuestFault>,
+    /// What the guest was refused during the event.
+    pub refused: Refused,
+}
+
+/// How often a guest was refused what, during one event: what the team policy asks for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Refused {
+    /// Pointers or lengths outside its memory.
+    pub pointers: u16,
+    /// Memory, linear memory included, and packet buffers.
+    pub memory: u16,
+    /// Bandwidth.
+    pub rate: u16,
+    /// Timers.
+    pub timers: u16,
+    /// Sessions.
+    pub sessions: u16,
+    /// Anything else.
+    pub others: u16,
+}
+
+/// The guest did not end well.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum GuestFault {
+    /// It trapped.
+    Trap(String),
+    /// It ran past its deadline.
+    Deadline,
+    /// It has ended before; nothing ran.
+    Ended,
+}
+
+impl fmt::Display for GuestFault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Trap(text) => write!(f, "guest trapped: {text}"),
+            Self::Deadline => f.write_str("guest ran past the deadline of its event"),
+            Self::Ended => f.write_str("guest has ended"),
+        }
+    }
+}
+
+impl std::error::Error for GuestFault {}
+
+/// What a guest wants done.
+#[derive(Debug)]
+pub enum Effect {
+    /// Send a capsule. Its bandwidth has been charged.
+    Send {
+        /// Where to.
+        to: NeighborId,
+        /// Its type.
+        kind: u8,
+        /// Its payload, with at least 64 bytes of room in front.
+        payload: Buf,
+    },
+    /// Send a packet to a program.
+    Reply {
+        /// Its session.
+        session: SessionId,
+        /// The packet.
+        packet: Vec<u8>,
+    },
+    /// End a session.
+    CloseSession {
+        /// Which.
+        session: SessionId,
+    },
+    /// Start a flow below this one.
+    FlowStart {
+        /// What the guest knows it by.
+        child: Handle,
+        /// Its tuple.
+        tuple: Vec<u8>,
+        /// Which resources it is given for itself: bits of [`abi::Resource`].
+        give: u32,
+    },
+    /// End a flow below this one.
+    FlowStop {
+        /// Which.
+        child: Handle,
+        /// Without its clean-up.
+        kill: bool,
+    },
+    /// Lower the budget of a flow below this one.
+    FlowLimit {
+        /// Which.
+        child: Handle,
+        /// Of what.
+        resource: abi::Resource,
+        /// The bound: bytes, microseconds, bytes per second.
+        most: u64,
+    },
+    /// A log line.
+    Log {
+        /// How urgent it is.
+        level: abi::Level,
+        /// The line: printable and short.
+        text: String,
+    },
+}
+
+/// Why a call did not come back.
+pub(super) fn fault(e: &wasmtime::Error) -> GuestFault {
+    let trap = e.downcast_ref::<Trap>();
+    if let Some(Trap::OutOfFuel | Trap::Interrupt) = trap {
+        return GuestFault::Deadline;
+    }
+    let reason = trap.map_or_else(|| e.root_cause().to_string(), Trap::to_string);
+    let frames = e.downcast_ref::<WasmBacktrace>().map_or(&[][..], WasmBacktrace::frames);
+    let text = match frames.first() {
+        Some(f) => match f.func_name() {
+            Some(name) => format!("{reason}, in {name}"),
+            None => format!("{reason}, in function {}", f.func_index()),
+        },
+        None => reason,
+    };
+    GuestFault::Trap(brief(&text))
+}
+
+/// A guest's text, short and printable.
+pub(super) fn brief(text: &str) -> String {
+    text.chars().take(160).map(|c| if c.is_control() { ' ' } else { c }).collect()
+}

@@ -1,0 +1,190 @@
+//! What a sandbox is made of, and why one does not start.
+
+use std::collections::VecDeque;
+use std::fmt;
+use std::sync::Arc;
+
+use nodeos::account;
+use nodeos::buf::BufPool;
+use nodeos::platform::{Interrupter, Meter, Now};
+use nodeos::slab::Slab;
+use nodeos::team::{Accounts, Bandwidth, Budget};
+use wire::describe;
+use wire::grant::Grant;
+use wire::id::TupleHash;
+use wire::tuple::Tuple;
+
+use super::state::{InstanceState, Limiter, Shared, TeamState};
+use super::{NeighborRef, Refused, SessionId};
+use crate::abi;
+use crate::cap::{Caps, Neighbors};
+use crate::capsule::{Kinds, Objects};
+use crate::engine::{Code, Engine, FUNCTION_BYTES, STORE_BYTES};
+use crate::envelope::Maker;
+use crate::guest::random::Random;
+use crate::integrity::Integrity;
+use crate::soft::TimerTable;
+
+/// What a sandbox is made of.
+pub struct Setup {
+    /// The flow.
+    pub tuple: Arc<Tuple>,
+    /// The tuple's name.
+    pub hash: TupleHash,
+    /// The terms.
+    pub grant: Grant,
+    /// The budgets: the grant's, within the node's own.
+    pub budget: Budget,
+    /// The team's accounts.
+    pub accounts: Accounts,
+    /// Its bandwidth.
+    pub bandwidth: Bandwidth,
+    /// This node's name, as guests see it.
+    pub node_name: Arc<str>,
+    /// Where packet buffers come from.
+    pub buffers: BufPool,
+    /// The neighbors that the team may know of.
+    pub neighbors: Vec<NeighborRef>,
+    /// The main protocol's data parts by name.
+    pub data: Vec<(String, Arc<[u8]>)>,
+    /// Measures guest code where the engine does not count.
+    pub meter: Arc<dyn Meter>,
+    /// Stops guest code where the engine does not count.
+    pub interrupter: Arc<dyn Interrupter>,
+    /// The seed of the team's random numbers; `None` where the node has no entropy.
+    pub seed: Option<[u8; 32]>,
+    /// What all teams of the node have in common.
+    pub shared: Shared,
+}
+
+/// Why a sandbox does not start.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum StartError {
+    /// The team's memory budget is too small.
+    Memory(account::Refused),
+    /// The module declares otherwise than the tuple.
+    Description(describe::Error),
+    /// Derivations in a circle, which the grant does not allow.
+    Cycle {
+        /// Position of a capsule type in the circle.
+        kind: usize,
+    },
+    /// One event could set off more send operations than granted.
+    Emissions {
+        /// How many it could.
+        worst: u64,
+        /// How many it may.
+        granted: u64,
+    },
+    /// The module could not be instantiated: a data or element segment lies outside, or its memory
+    /// is larger than the budget.
+    Instantiate(String),
+}
+
+impl fmt::Display for StartError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Memory(r) => write!(f, "the flow does not fit into its {r}"),
+            Self::Description(e) => e.fmt(f),
+            Self::Cycle { kind } => {
+                write!(f, "capsule type {kind} derives itself by a circle, which was not granted")
+            }
+            Self::Emissions { worst, granted } => {
+                write!(f, "one event could set off {worst} send operations, {granted} were granted")
+            }
+            Self::Instantiate(text) => write!(f, "the module could not be started: {text}"),
+        }
+    }
+}
+
+impl std::error::Error for StartError {}
+
+impl From<account::Refused> for StartError {
+    fn from(r: account::Refused) -> Self {
+        Self::Memory(r)
+    }
+}
+
+/// The bytes that a team takes from the start, beside its linear memory and table.
+pub(super) fn footprint(code: &Code, setup: &Setup) -> u64 {
+    let tables = Objects::BYTES
+        + Caps::bytes(setup.neighbors.len(), setup.grant.privileges.len())
+        + Neighbors::bytes(&setup.neighbors)
+        + TimerTable::bytes(setup.budget.timers.into())
+        + Slab::<SessionId>::bytes(setup.budget.sessions.into());
+    let data: usize = setup.data.iter().map(|(_, bytes)| bytes.len()).sum();
+    let instance = STORE_BYTES + u64::from(code.admitted().functions) * FUNCTION_BYTES;
+    code.size() + instance + (tables + data) as u64
+}
+
+/// The state of a team before its first event.
+pub(super) fn state(engine: &Engine, setup: Setup, kinds: Kinds, now: Now) -> Result<TeamState, StartError> {
+    let Setup {
+        tuple,
+        hash,
+        grant,
+        budget,
+        accounts,
+        bandwidth,
+        node_name,
+        buffers,
+        neighbors,
+        data,
+        meter,
+        shared,
+        ..
+    } = setup;
+    let mut random = setup.seed.map(Random::new);
+    // Without entropy the cache's seed is known, and only the team's own chosen keys can make it slow.
+    let mut soft_seed = [0; 8];
+    if let Some(random) = &mut random {
+        random.fill(&mut soft_seed);
+    }
+    let account = accounts.memory().clone();
+    let main = InstanceState { position: 0, kinds, memory: None };
+    Ok(TeamState {
+        tuple,
+        hash,
+        node_name,
+        data,
+        buffers,
+        instances: vec![main],
+        current: 0,
+        metering: engine.metering(),
+        per_micro: meter.per_micro().max(1),
+        meter,
+        allowance: 0,
+        deadline: 0,
+        seen: 0,
+        charged: 0,
+        now,
+        objects: Objects::new(),
+        caps: Caps::new(neighbors.len(), &grant.privileges),
+        neighbors: Neighbors::new(neighbors, bandwidth),
+        soft: None,
+        soft_limit: budget.cache_entries.into(),
+        soft_seed: u64::from_le_bytes(soft_seed),
+        timers: TimerTable::new(
+            budget.timers.into(),
+            accounts.timers().charge(0)?,
+            accounts.timers_total().clone(),
+            grant.min_timer_us,
+            grant.max_timer_us,
+        ),
+        sessions: Slab::new(usize::from(budget.sessions).min(abi::MAX_NAMED)),
+        maker: Maker::new(shared.envelopes.clone()),
+        shared,
+        session_limit: budget.sessions.into(),
+        sessions_held: accounts.sessions().charge(0)?,
+        packet: Vec::new(),
+        speaking: None,
+        random,
+        integrity: Integrity::new(account.charge(0)?),
+        effects: VecDeque::new(),
+        lent: account.charge(0)?,
+        refused: Refused::default(),
+        limiter: Limiter { charge: account.charge(0)?, refused: 0 },
+        account,
+        accounts,
+    })
+}
