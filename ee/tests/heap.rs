@@ -95,6 +95,7 @@ fn setup(account: &Account, buffers: &BufPool) -> Setup {
         link: LinkId(id),
         max_payload: 1400,
         overhead: 38,
+        shortest: 0,
     };
     Setup {
         tuple: Arc::new(Tuple { body, credentials: Credentials::None }),

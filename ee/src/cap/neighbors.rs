@@ -109,7 +109,7 @@ impl Neighbors {
     /// Takes the bandwidth for `payload` bytes to `at`.
     pub fn take(&mut self, now: Instant, at: u16, payload: usize) -> Result<(), Error> {
         let is = &self.get(at)?.is;
-        let bytes = payload + usize::from(is.overhead);
+        let bytes = (payload + usize::from(is.overhead)).max(is.shortest.into());
         let LinkId(link) = is.link;
         let passed = self.links.get_mut(usize::from(link)).is_some_and(|b| b.take(now, bytes));
         if passed { Ok(()) } else { Err(Error::NoBandwidth) }
