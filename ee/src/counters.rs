@@ -50,6 +50,8 @@ counters! {
     IntegrityRefused = "peer_integrity_refused",
     /// A capsule with a mark came again, or far too late.
     IntegrityReplayed = "peer_integrity_replayed",
+    /// An unprotected packet by UDP was too short to be answered, or asked about. The peer erred, or somebody else.
+    Unpadded = "peer_unpadded",
     /// A capsule's identifier was not known.
     Unknown = "capsules_unknown",
     /// A capsule waited for its flow and was dropped for want of room.

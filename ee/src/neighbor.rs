@@ -9,6 +9,7 @@ use nodeos::buf::Buf;
 use nodeos::channel::{Address, OutChannel};
 use nodeos::link::LinkId;
 use nodeos::platform::Instant;
+use wire::MIN_DATAGRAM;
 use wire::capsule::HEADER_LEN;
 use wire::control::{NeighborInfo, Protection};
 
@@ -28,6 +29,8 @@ pub struct Neighbor {
     pub max_payload: u16,
     /// Bytes of a frame to it besides the capsule's payload.
     pub overhead: u16,
+    /// The shortest packet to and from it, padding included; 0 where it does not matter. See [`Self::is_unproven`].
+    pub floor: u16,
     /// Pays for work that its capsules cause before a team exists (D9).
     pub account: Account,
     /// Capsules received from it.
@@ -132,6 +135,7 @@ impl Neighbor {
             out,
             max_payload: mtu.saturating_sub(inside),
             overhead: ETHERNET_HEADER + inside,
+            floor: if ip_udp == 0 { 0 } else { MIN_DATAGRAM as u16 },
             account,
             received: 0,
             sent: 0,
@@ -145,8 +149,30 @@ impl Neighbor {
     /// Sets up what stands between, at the cost of so many bytes of each frame.
     pub fn guard(&mut self, guard: Guard, overhead: u16) {
         self.guard = guard;
+        self.floor = 0;
         self.max_payload = self.max_payload.saturating_sub(overhead);
         self.overhead += overhead;
+    }
+
+    /// Whether anybody anywhere may write this neighbor's address on a packet: by UDP, and nothing is sealed. Such
+    /// packets are answered with no more bytes than they have (D9).
+    pub fn is_unproven(&self) -> bool {
+        self.floor > 0
+    }
+
+    /// The shortest frame to it, in bytes; 0 where that does not matter.
+    pub fn shortest_frame(&self) -> u16 {
+        if self.is_unproven() { self.floor + self.overhead - HEADER_LEN as u16 } else { 0 }
+    }
+
+    /// How many questions may be asked because of a packet of `len` bytes from it: their frames together are no
+    /// longer than the packet's.
+    pub fn questions_for(&self, len: usize) -> u32 {
+        if !self.is_unproven() {
+            return u32::MAX;
+        }
+        let carrier = usize::from(self.overhead) - HEADER_LEN;
+        ((carrier + len) / usize::from(self.shortest_frame())) as u32
     }
 }
 

@@ -57,6 +57,8 @@ pub struct NeighborRef {
     pub max_payload: u16,
     /// Bytes of headers around a payload: charged with it.
     pub overhead: u16,
+    /// The shortest frame, in bytes: a shorter one is padded, and charged as that.
+    pub shortest: u16,
 }
 
 /// What a sandbox holds at the moment.

@@ -95,6 +95,7 @@ fn setup(account: &Account, buffers: &BufPool) -> Setup {
         link: LinkId(id),
         max_payload: 1400,
         overhead: 38,
+        shortest: 0,
     };
     let budget = Budget {
         memory: 1 << 20,

@@ -30,6 +30,9 @@ use wire::id::CapsuleId;
 pub const MAX_HEADERS: usize = ETHERNET_HEADER_LEN + IPV6_HEADER_LEN + UDP_HEADER_LEN;
 /// TTL and hop limit of what is sent.
 const HOP_LIMIT: u8 = 64;
+/// UDP ports of DHCP (RFC 2131, section 4.1).
+const DHCP_SERVER: u16 = 67;
+const DHCP_CLIENT: u16 = 68;
 
 /// Where a neighbor is on its link.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -60,6 +63,8 @@ pub struct InChannel {
     pub v4: Option<Ipv4Addr>,
     /// The link's IPv6 address.
     pub v6: Option<Ipv6Addr>,
+    /// Whether it gets its IPv4 address by DHCP.
+    pub dhcp: bool,
 }
 
 /// What a received frame is.
@@ -87,6 +92,8 @@ pub enum Ignored {
     NotOurs,
     /// Neither capsule nor IP.
     UnknownType,
+    /// UDP to a port where nothing listens. No ICMP error says so: that would be longer than what it answers.
+    ClosedPort,
     /// A length, checksum or source address is wrong.
     Malformed,
     /// Part of an IP packet.
@@ -137,10 +144,11 @@ impl InChannel {
         if ip.more_frags() || ip.frag_offset() != 0 {
             return Err(Ignored::Fragment);
         }
-        if !ours || ip.next_header() != IpProtocol::Udp || Some(ip.dst_addr()) != self.v4 {
+        if ip.next_header() != IpProtocol::Udp {
             return Ok(Class::Ip);
         }
-        self.classify_udp(ip.payload(), ip.src_addr().into(), ip.dst_addr().into(), header)
+        let ours = ours && Some(ip.dst_addr()) == self.v4;
+        self.classify_udp(ip.payload(), ip.src_addr().into(), ip.dst_addr().into(), header, ours)
     }
 
     fn classify_ipv6(&self, payload: &[u8], ours: bool) -> Result<Class, Ignored> {
@@ -151,10 +159,11 @@ impl InChannel {
         if ip.next_header() == IpProtocol::Ipv6Frag {
             return Err(Ignored::Fragment);
         }
-        if !ours || ip.next_header() != IpProtocol::Udp || Some(ip.dst_addr()) != self.v6 {
+        if ip.next_header() != IpProtocol::Udp {
             return Ok(Class::Ip);
         }
-        self.classify_udp(ip.payload(), ip.src_addr().into(), ip.dst_addr().into(), IPV6_HEADER_LEN)
+        let ours = ours && Some(ip.dst_addr()) == self.v6;
+        self.classify_udp(ip.payload(), ip.src_addr().into(), ip.dst_addr().into(), IPV6_HEADER_LEN, ours)
     }
 
     fn classify_udp(
@@ -163,10 +172,14 @@ impl InChannel {
         from: IpAddr,
         to: IpAddr,
         header: usize,
+        ours: bool,
     ) -> Result<Class, Ignored> {
         let udp = UdpPacket::new_checked(segment).map_err(|_| Ignored::Malformed)?;
-        if udp.dst_port() != wire::UDP_PORT {
-            return Ok(Class::Ip);
+        match udp.dst_port() {
+            wire::UDP_PORT if ours => {}
+            wire::UDP_PORT => return Err(Ignored::NotOurs),
+            DHCP_CLIENT if self.dhcp && udp.src_port() == DHCP_SERVER => return Ok(Class::Ip),
+            _ => return Err(Ignored::ClosedPort),
         }
         let checked = UdpRepr::parse(&udp, &from.into(), &to.into(), &ChecksumCapabilities::default());
         if checked.is_err() || udp.src_port() == 0 || !is_host(from) || from == to {
@@ -297,7 +310,7 @@ mod tests {
 
     fn channel() -> InChannel {
         let v4 = Some(Ipv4Addr::new(10, 0, 0, 1));
-        InChannel { mac: OWN, mtu: 1500, v4, v6: Some("fd00::1".parse().unwrap()) }
+        InChannel { mac: OWN, mtu: 1500, v4, v6: Some("fd00::1".parse().unwrap()), dhcp: false }
     }
 
     /// A UDP frame from the peer to us.
@@ -344,12 +357,27 @@ mod tests {
             frame[at] ^= 1;
             assert_eq!(channel().classify(&frame), Class::Ignored(Ignored::Malformed), "checksum");
         }
-        assert_eq!(channel().classify(&udp_frame(b"x", "10.0.0.2", "10.0.0.1:53")), Class::Ip);
-        assert_eq!(channel().classify(&udp_frame(b"x", "10.0.0.2", "10.0.0.3:3322")), Class::Ip);
+        for (to, why) in [
+            ("10.0.0.1:53", Ignored::ClosedPort),
+            ("10.0.0.1:68", Ignored::ClosedPort),
+            ("10.0.0.3:3322", Ignored::NotOurs),
+        ] {
+            assert_eq!(channel().classify(&udp_frame(b"x", "10.0.0.2", to)), Class::Ignored(why), "{to}");
+        }
         let spoofed = udp_frame(b"x", "10.0.0.1", "10.0.0.1:3322");
         assert_eq!(channel().classify(&spoofed), Class::Ignored(Ignored::Malformed));
         let group = udp_frame(b"x", "224.0.0.1", "10.0.0.1:3322");
         assert_eq!(channel().classify(&group), Class::Ignored(Ignored::Malformed));
+    }
+
+    #[test]
+    fn dhcp_only_where_it_is_awaited() {
+        let mut frame = udp_frame(b"offer", "10.0.0.2", "10.0.0.1:68");
+        let mut udp = UdpPacket::new_unchecked(&mut frame[34..]);
+        udp.set_src_port(67);
+        udp.fill_checksum(&Ipv4Addr::new(10, 0, 0, 2).into(), &Ipv4Addr::new(10, 0, 0, 1).into());
+        assert_eq!(channel().classify(&frame), Class::Ignored(Ignored::ClosedPort));
+        assert_eq!(InChannel { dhcp: true, ..channel() }.classify(&frame), Class::Ip);
     }
 
     #[test]
@@ -396,7 +424,7 @@ mod tests {
                     prop_assert_eq!(port, wire::UDP_PORT);
                     prop_assert_eq!(&buf[at..at + len], &payload[..]);
                 }
-                class => prop_assert_eq!((class, port != wire::UDP_PORT), (Class::Ip, true)),
+                class => prop_assert_eq!((class, port != wire::UDP_PORT), (Class::Ignored(Ignored::ClosedPort), true)),
             }
         }
     }

@@ -18,7 +18,7 @@ use crate::buf::{Buf, BufPool};
 use crate::channel::{
     Address, Class, CutKey, CutThrough, Ignored, InChannel, MAX_HEADERS, OutChannel, emit_ethernet, emit_udp,
 };
-use crate::config::{ConfigError, LinkConfig, check};
+use crate::config::{ConfigError, LinkAddress, LinkConfig, check};
 use crate::ip::{Stack, StreamEvent, StreamLimits};
 use crate::link::{Link, LinkId, Mac};
 use crate::nexthop::{self, NextHops, emit_question, parse_answer};
@@ -108,6 +108,8 @@ pub struct Counters {
     pub not_ours: u64,
     /// Frames of unknown type.
     pub unknown_type: u64,
+    /// UDP packets to ports where nothing listens.
+    pub closed_ports: u64,
     /// Frames with a wrong length, checksum or source.
     pub malformed: u64,
     /// Fragments of IP packets, refused.
@@ -186,6 +188,7 @@ impl Net {
                 *match why {
                     Ignored::NotOurs => &mut self.counters.not_ours,
                     Ignored::UnknownType => &mut self.counters.unknown_type,
+                    Ignored::ClosedPort => &mut self.counters.closed_ports,
                     Ignored::Malformed => &mut self.counters.malformed,
                     Ignored::Fragment => &mut self.counters.fragments,
                 } += 1;
@@ -427,7 +430,8 @@ impl Port {
             .ok_or_else(|| ConfigError(format!("link {:?}: there is no NIC for it", config.name)))?;
         let rate = config.rate.map(|rate| rate.0);
         let mut link = Link::new(&config.name, mac, config.mtu, rate, config.queue, pool.clone());
-        let mut accepts = InChannel { mac, mtu: config.mtu, v4: None, v6: None };
+        let dhcp = config.address == Some(LinkAddress::Dhcp);
+        let mut accepts = InChannel { mac, mtu: config.mtu, v4: None, v6: None, dhcp };
         let stack = config.address.map(|address| {
             let listen = config.management.then_some(streams);
             Stack::new(&mut link, address, config.gateway, listen, seed)

@@ -106,6 +106,24 @@ fn neighbors_behind_udp_shake_hands_with_a_cookie() {
     assert_eq!(found(&lines).len(), 3, "{lines:?}");
 }
 
+/// There requests are padded to the length of their answers, and every packet to the least length.
+#[test]
+fn code_spreads_behind_udp_without_protection_too() {
+    for loss in [0.0, 0.05] {
+        let mut lab = Lab::line(3).shaped(shape(loss));
+        lab.defaults.protect = false;
+        lab.links.iter_mut().for_each(|l| l.udp = true);
+        let capture = Capture::default();
+        let mut sim = Sim::new(&lab, 1, Options::default()).unwrap();
+        sim.capture(0, Box::new(capture.clone())).unwrap();
+        let session = start(&mut sim, 0, "hello");
+        let lines = ask(&mut sim, session, "find", 30 * SECOND);
+        assert_eq!(found(&lines).len(), 3, "{loss}: {lines:?}");
+        assert_eq!(total(&mut sim, "peer_unpadded"), 0);
+        assert!(!capture.has(&SEALED));
+    }
+}
+
 #[test]
 fn a_node_that_crashed_is_protected_again_at_once() {
     let mut sim = Sim::new(&Lab::line(3).shaped(shape(0.0)), 1, Options::default()).unwrap();

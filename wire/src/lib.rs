@@ -47,6 +47,9 @@ pub mod utc;
 pub const ETHERTYPE: u16 = 0x88b5;
 /// UDP port of capsules through networks that are not active (IANA `active-net`).
 pub const UDP_PORT: u16 = 3322;
+/// The shortest packet, padding behind it included, that makes a node answer or ask over UDP where the link is not
+/// protected: as long as the longest question, answer to a question, or refusal.
+pub const MIN_DATAGRAM: usize = 128;
 /// TCP port of the control protocol on a node's management address.
 pub const CONTROL_PORT: u16 = 3322;
 /// TCP port of protocol sessions on a node's management address.

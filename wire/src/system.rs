@@ -140,6 +140,8 @@ pub fn encode<T: Serialize>(message: &T) -> Vec<u8> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::capsule::HEADER_LEN;
+    use alloc::vec;
     use proptest::prelude::*;
 
     #[test]
@@ -149,6 +151,26 @@ mod tests {
             DownloadResponse::Chunk { nonce: u32::MAX, offset: u32::MAX, total: u32::MAX, bytes: &bytes };
         assert!(encode(&chunk).len() <= bytes.len() + CHUNK_OVERHEAD);
         assert_eq!(decode::<DownloadResponse<'_>>(&encode(&chunk)), Some(chunk));
+    }
+
+    /// So a question of that length is answered with no more bytes over UDP.
+    #[test]
+    fn questions_and_their_answers_fit_the_shortest_datagram() {
+        let answer = Translation::Known {
+            tuple: TupleHash([9; 32]),
+            tuple_len: crate::tuple::MAX_LEN as u32,
+            path: Path(vec![9; 15]),
+            kind: u16::MAX,
+            coupled: Vec::new(),
+        };
+        let unknown = CapsuleId([9; 16]);
+        for len in [
+            encode(&TranslationRequest { nonce: u32::MAX, unknown }).len(),
+            encode(&TranslationResponse { nonce: u32::MAX, unknown, answer }).len(),
+            encode(&DownloadResponse::Refused { nonce: u32::MAX }).len(),
+        ] {
+            assert!(HEADER_LEN + len <= crate::MIN_DATAGRAM, "{len}");
+        }
     }
 
     #[test]

@@ -100,7 +100,7 @@ impl Neighbors {
     /// Takes the bandwidth for `payload` bytes to `at`.
     pub fn take(&self, now: Instant, at: u16, payload: usize) -> Result<(), Error> {
         let is = &self.get(at)?.is;
-        let bytes = payload + usize::from(is.overhead);
+        let bytes = (payload + usize::from(is.overhead)).max(is.shortest.into());
         if self.bandwidth.take(now, is.link, bytes) { Ok(()) } else { Err(Error::NoBandwidth) }
     }
 

@@ -10,10 +10,11 @@ use nodeos::account::Charge;
 use nodeos::buf::{BLOCK, Buf};
 use nodeos::platform::{Instant, Now};
 use nodeos::slab::Handle;
+use wire::capsule::HEADER_LEN;
 use wire::control::Erred;
 use wire::id::{CapsuleId, TupleHash};
 use wire::system::{
-    DownloadRequest, DownloadResponse, REQUEST, RESPONSE, Translation, TranslationRequest,
+    CHUNK_OVERHEAD, DownloadRequest, DownloadResponse, REQUEST, RESPONSE, Translation, TranslationRequest,
     TranslationResponse, decode, download_id, encode, translation_id,
 };
 use wire::tuple::{MAX_LEN, Part, Tuple};
@@ -23,7 +24,7 @@ use crate::counters::Count;
 use crate::flow::{Claim, Flow, PartData, Source, Stage, TupleData, tuple_bytes};
 use crate::neighbor::NeighborId;
 use crate::registry::{Object, Target};
-use crate::system::download::{Chunk, Download};
+use crate::system::download::{Chunk, Download, WINDOW};
 use crate::system::translate::{Asked, MAX_WAITING, Question, Waiting};
 
 /// Tuples of one neighbor that are on their way or being judged.
@@ -33,11 +34,12 @@ const JUDGE_TIME: Duration = Duration::from_secs(60);
 
 impl Node {
     /// A capsule whose identifier nobody here knows.
-    pub(super) fn unknown(&mut self, now: Now, from: NeighborId, id: CapsuleId, payload: Buf) {
+    pub(super) fn unknown(&mut self, now: Now, from: NeighborId, id: CapsuleId, payload: Buf, came: usize) {
         self.counters.add(Count::Unknown);
         let Some(waiting) = self.wait(from, id, payload) else { return };
         let nonce = self.next_nonce();
-        match self.questions.unknown(now.mono, waiting, nonce) {
+        let paid = self.neighbors[from].questions_for(came);
+        match self.questions.unknown(now.mono, waiting, nonce, paid) {
             Asked::Ask(neighbor, nonce) => self.ask(now, neighbor, id, nonce),
             Asked::Waits => {}
             Asked::Refused => {
@@ -135,7 +137,7 @@ impl Node {
             self.counters.add(Count::Refused);
             return self.questions.refuse(now.mono, claim.id);
         };
-        let download = Download::new(tuple_len, self.chunk_len(from), self.next_nonce());
+        let download = self.download(tuple_len, from);
         let id = claim.id;
         let mut flow =
             Flow::new(tuple, Source::Neighbor(from), Stage::Tuple { download, charge, claim }, now.mono);
@@ -164,12 +166,18 @@ impl Node {
                 return self.questions.refuse(now.mono, claim.id);
             }
             for capsule in question.waiting {
-                self.capsule(now, capsule.from, capsule.id, None, capsule.payload);
+                self.capsule(now, capsule.from, capsule.id, None, capsule.payload, 0);
             }
             return;
         }
         let room = MAX_WAITING.saturating_sub(flow.waiting.len());
         flow.waiting.extend(question.waiting.into_iter().take(room));
+    }
+
+    fn download(&mut self, len: u32, from: NeighborId) -> Download {
+        let chunk = self.chunk_len(from);
+        let each = if self.neighbors[from].is_unproven() { 1 } else { WINDOW };
+        Download::new(len, chunk, each, self.next_nonce())
     }
 
     /// Sends what a download asks for now; ends the flow if its source is gone.
@@ -196,7 +204,11 @@ impl Node {
                 Ok(Some(range)) => {
                     let request =
                         DownloadRequest { nonce, offset: range.start, len: range.end - range.start };
-                    self.send_system(now, from, &id, &encode(&request));
+                    // An answer is no longer than its request where that could go to somebody else.
+                    let unproven = self.neighbors[from].is_unproven();
+                    let answer = HEADER_LEN + CHUNK_OVERHEAD + range.len();
+                    let least = if unproven { answer } else { 0 };
+                    self.send_system_in(now, from, &id, &encode(&request), least);
                 }
                 Err(_) => {
                     self.counters.add(Count::GaveUp);
@@ -355,7 +367,7 @@ impl Node {
                 return self.end_flow(now, handle, End::failed(Erred::Guest, why));
             }
         };
-        let download = Download::new(part.len, self.chunk_len(from), self.next_nonce());
+        let download = self.download(part.len, from);
         if let Some(flow) = self.flows.get_mut(handle) {
             // The stage's start stays that of the first part: the figure is for all of them.
             flow.stage = Stage::Download { part: at, download, charge };

@@ -153,7 +153,7 @@ impl Node {
             // The wait was the neighbor's; from here on it is the team's.
             drop(capsule.charge);
             match self.registry.find(&capsule.id) {
-                Some(_) => self.capsule(now, capsule.from, capsule.id, None, capsule.payload),
+                Some(_) => self.capsule(now, capsule.from, capsule.id, None, capsule.payload, 0),
                 None => self.questions.refuse(now.mono, capsule.id),
             }
         }
@@ -170,6 +170,7 @@ impl Node {
                 link: n.out.link,
                 max_payload: n.max_payload,
                 overhead: n.overhead,
+                shortest: n.shortest_frame(),
             });
         let bytes_of = |hash| {
             let at = data.parts.iter().position(|p| p.sha256 == hash)?;

@@ -393,7 +393,8 @@ impl Node {
             name: team.name.to_string(),
             flow: self.flows.by_team(id).and_then(|h| Some(self.flows.get(h)?.hash)),
             memory: (team.account().used(), team.account().peak(), team.account().limit()),
-            cpu_us: team.counters.units / per_micro,
+            // The root has no code: its part is what nobody could be charged for.
+            cpu_us: team.parent().map_or_else(|| self.unchargeable(), |_| team.counters.units) / per_micro,
             event_us: team.budget.event.as_micros() as u32,
             events: (team.counters.events, self.sched.queued(id) as u32, team.counters.dropped),
             sent: (team.counters.sent, Some(team.budget.rate)),

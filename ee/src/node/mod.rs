@@ -50,7 +50,7 @@ use nodeos::slab::Handle;
 use nodeos::team::{Budget, TeamId, Teams};
 use wire::capsule::{Capsule, HEADER_LEN};
 use wire::control::Erred;
-use wire::id::CapsuleId;
+use wire::id::{CapsuleId, sha256};
 use wire::integrity::{Mark, OPTION_LEN};
 use wire::system::{REQUEST, RESPONSE, agent_id, translation_id};
 
@@ -138,7 +138,8 @@ pub struct Node {
     /// Units of work that the node did in all, and those of them that a team was charged for.
     busy: u64,
     charged: u64,
-    nonce: u32,
+    /// A secret, and how many numbers were made of it.
+    nonces: ([u8; 16], u64),
 }
 
 /// How and why a flow ends.
@@ -171,10 +172,9 @@ impl Node {
         let bad = |text: String| ConfigError(text);
         // Table keys and nonces need no fine entropy; without any the node still runs, but makes no keys.
         // Nonces are seen by others, so they share no seed with the rest.
-        let mut seed = [0; 24];
-        let healthy = platform.entropy.fill(&mut seed).is_ok();
-        let [a, b, c] =
-            [0, 8, 16].map(|at| u64::from_le_bytes(seed[at..at + 8].try_into().expect("eight bytes")));
+        let (mut seed, mut secret) = ([0; 16], [0; 16]);
+        let healthy = platform.entropy.fill(&mut seed).and(platform.entropy.fill(&mut secret)).is_ok();
+        let [a, b] = [0, 8].map(|at| u64::from_le_bytes(seed[at..at + 8].try_into().expect("eight bytes")));
         let net = Net::new(&config.links, platform.buffers.clone(), a, StreamLimits::default())
             .map_err(|e| bad(e.0))?;
         let flows = usize::from(config.node.flows);
@@ -217,7 +217,7 @@ impl Node {
             sense_at: now.mono,
             busy: 0,
             charged: 0,
-            nonce: c as u32,
+            nonces: (secret, 0),
             memory,
             platform,
         };
@@ -257,10 +257,11 @@ impl Node {
             return self.counters.add(Count::Malformed);
         };
         neighbor.received += 1;
+        let came = packet.len();
         let mut payload = packet;
         payload.pull_front(capsule.payload_at);
         if payload.set_len(capsule.payload_len).is_ok() {
-            self.capsule(now, from, capsule.id, capsule.mark.as_ref(), payload);
+            self.capsule(now, from, capsule.id, capsule.mark.as_ref(), payload, came);
         }
     }
 
@@ -325,15 +326,31 @@ impl Node {
         self.net.links()
     }
 
-    fn capsule(&mut self, now: Now, from: NeighborId, id: CapsuleId, mark: Option<&Mark>, payload: Buf) {
+    /// `came`: bytes of the packet with its padding; 0 for what waited.
+    fn capsule(
+        &mut self,
+        now: Now,
+        from: NeighborId,
+        id: CapsuleId,
+        mark: Option<&Mark>,
+        payload: Buf,
+        came: usize,
+    ) {
+        let short = came < usize::from(self.neighbors[from].floor);
         match self.registry.find(&id) {
             Some(Target::Flow { flow, kind, .. }) => {
                 self.for_flow(now, (flow, kind), from, id, mark, payload);
             }
+            Some(Target::TranslationRequest | Target::DownloadRequest { .. }) | None if short => {
+                self.neighbors[from].refused += 1;
+                self.counters.add(Count::Unpadded);
+            }
             Some(Target::TranslationRequest) => self.serve_translation(now, from, &payload),
             Some(Target::TranslationResponse) => self.translation(now, from, &payload),
             Some(Target::DownloadRequest { flow, object }) => {
-                self.serve_for(flow, |node| node.serve_download(now, from, flow, object, &payload));
+                self.serve_for(flow, |node| {
+                    node.serve_download(now, from, flow, object, (&payload, came));
+                });
             }
             Some(Target::DownloadResponse { flow, object }) => {
                 self.downloaded(now, from, flow, object, &payload);
@@ -342,25 +359,37 @@ impl Node {
                 let name = self.neighbors[from].name.clone();
                 self.tell_agent(now, AgentEvent::Capsule { from: &name, payload: &payload });
             }
-            None => self.unknown(now, from, id, payload),
+            None => self.unknown(now, from, id, payload, came),
         }
     }
 
     /// Sends a system protocol's capsule.
     fn send_system(&mut self, now: Now, to: NeighborId, id: &CapsuleId, payload: &[u8]) {
-        let sent =
-            self.platform.buffers.copy_of(payload).is_some_and(|buf| self.send(now, to, id, None, buf));
+        self.send_system_in(now, to, id, payload, 0);
+    }
+
+    /// Sends a system protocol's capsule in a packet of at least so many bytes.
+    fn send_system_in(&mut self, now: Now, to: NeighborId, id: &CapsuleId, payload: &[u8], least: usize) {
+        let payload = self.platform.buffers.copy_of(payload);
+        let sent = payload.is_some_and(|buf| self.send_padded(now, to, id, None, buf, least));
         self.counters.add(if sent { Count::SystemSent } else { Count::SendDropped });
     }
 
     /// Puts the capsule header in front of a payload and hands it to the neighbor's channel.
-    fn send(
+    fn send(&mut self, now: Now, to: NeighborId, id: &CapsuleId, mark: Option<&Mark>, payload: Buf) -> bool {
+        self.send_padded(now, to, id, mark, payload, 0)
+    }
+
+    /// The same, with zeros behind a packet of less than `least` bytes: the packet's own length cuts them off again.
+    #[inline]
+    fn send_padded(
         &mut self,
         now: Now,
         to: NeighborId,
         id: &CapsuleId,
         mark: Option<&Mark>,
         mut payload: Buf,
+        least: usize,
     ) -> bool {
         let len = payload.len();
         let option = if mark.is_some() { OPTION_LEN } else { 0 };
@@ -371,6 +400,13 @@ impl Node {
         match mark {
             Some(mark) => Capsule::emit_marked(header, id, mark, len),
             None => Capsule::emit_header(header, id, len),
+        }
+        let (end, least) = (payload.len(), least.max(self.neighbors[to].floor.into()));
+        if end < least {
+            if payload.set_len(least).is_err() {
+                return false;
+            }
+            payload[end..].fill(0);
         }
         let sent = self.pass(now, to, payload);
         self.neighbors[to].sent += u64::from(sent);
@@ -391,9 +427,15 @@ impl Node {
         }
     }
 
+    /// Marks a question. Who has seen others of them cannot guess it, and so cannot answer in another's place.
     fn next_nonce(&mut self) -> u32 {
-        self.nonce = self.nonce.wrapping_add(0x9e37_79b9);
-        self.nonce
+        let (secret, count) = &mut self.nonces;
+        *count += 1;
+        let mut input = [0; 24];
+        input[..16].copy_from_slice(secret);
+        input[16..].copy_from_slice(&count.to_le_bytes());
+        let [a, b, c, d, ..] = sha256(&input);
+        u32::from_le_bytes([a, b, c, d])
     }
 
     fn flow_and_team(&self, handle: Handle) -> Option<(&Flow, TeamId)> {

@@ -1,10 +1,11 @@
 //! Answers other nodes' system requests: translations and downloads (seed 004, section V).
 //!
 //! Only neighbors are answered, and only about flows that may know of them; a request sets off at most
-//! [`MAX_CHUNKS`] frames.
+//! [`MAX_CHUNKS`] frames, and one that is no longer than itself where anybody may have sent it.
 
 use nodeos::platform::Now;
 use nodeos::slab::Handle;
+use wire::capsule::HEADER_LEN;
 use wire::id::CapsuleId;
 use wire::system::{
     CHUNK_OVERHEAD, DownloadRequest, DownloadResponse, RESPONSE, Translation, TranslationRequest,
@@ -26,6 +27,15 @@ impl Node {
         let Some(request) = decode::<TranslationRequest>(payload) else {
             return self.system_malformed(from);
         };
+        match self.registry.find(&request.unknown) {
+            Some(Target::Flow { flow, .. }) => {
+                self.serve_for(flow, |node| node.answer_translation(now, from, request));
+            }
+            _ => self.answer_translation(now, from, request),
+        }
+    }
+
+    fn answer_translation(&mut self, now: Now, from: NeighborId, request: TranslationRequest) {
         let answer = self.translate(from, &request.unknown);
         let response = TranslationResponse { nonce: request.nonce, unknown: request.unknown, answer };
         self.counters.add(Count::TranslationsServed);
@@ -51,14 +61,14 @@ impl Node {
         }
     }
 
-    /// "Send me these bytes."
+    /// "Send me these bytes", in a packet of `came` bytes.
     pub(super) fn serve_download(
         &mut self,
         now: Now,
         from: NeighborId,
         flow: Handle,
         object: Object,
-        payload: &[u8],
+        (payload, came): (&[u8], usize),
     ) {
         let Some(request) = decode::<DownloadRequest>(payload) else {
             return self.system_malformed(from);
@@ -80,9 +90,14 @@ impl Node {
             let refusal = DownloadResponse::Refused { nonce: request.nonce };
             return self.send_system(now, from, &id, &encode(&refusal));
         };
-        let chunk = self.chunk_len(from);
+        let (mut chunk, mut most) = (self.chunk_len(from), MAX_CHUNKS);
+        if self.neighbors[from].is_unproven() {
+            // A request that may be forged gets one answer, as long as itself at most.
+            chunk = chunk.min(came.saturating_sub(HEADER_LEN + CHUNK_OVERHEAD) as u32).max(1);
+            most = 1;
+        }
         let total = bytes.len() as u32;
-        let end = request.offset.saturating_add(request.len.min(MAX_CHUNKS * chunk)).min(total);
+        let end = request.offset.saturating_add(request.len.min(most * chunk)).min(total);
         let mut offset = request.offset;
         while offset < end {
             let next = (offset + chunk).min(end);

@@ -31,6 +31,8 @@ pub struct Download {
     /// Asked for and not received.
     asked: Vec<Range<u32>>,
     chunk: u32,
+    /// Bytes that one request asks for at most.
+    most: u32,
     nonce: u32,
     wait: Duration,
     /// When what is asked for is asked for again.
@@ -55,14 +57,15 @@ pub enum Chunk {
 pub struct GaveUp;
 
 impl Download {
-    /// A download of `len` bytes in chunks of at most `chunk` bytes. The caller has charged for `len`
-    /// bytes. `nonce` marks this download's answers.
-    pub fn new(len: u32, chunk: u32, nonce: u32) -> Self {
+    /// A download of `len` bytes in chunks of at most `chunk` bytes, up to `each` chunks by one request. The caller
+    /// has charged for `len` bytes. `nonce` marks this download's answers.
+    pub fn new(len: u32, chunk: u32, each: u32, nonce: u32) -> Self {
         Self {
             bytes: vec![0; len as usize],
             wanted: if len == 0 { vec![] } else { vec![Range { start: 0, end: len }] },
             asked: Vec::new(),
             chunk: chunk.max(1),
+            most: (each * chunk).max(1),
             nonce,
             wait: FIRST_WAIT,
             again: Instant::ZERO,
@@ -90,7 +93,9 @@ impl Download {
         let room = (WINDOW * self.chunk).saturating_sub(outstanding);
         // A request for a sliver is not worth a frame, except for the last one.
         let next = match self.wanted.first() {
-            Some(r) if room >= self.chunk => Range { start: r.start, end: r.end.min(r.start + room) },
+            Some(r) if room >= self.chunk => {
+                Range { start: r.start, end: r.end.min(r.start + room.min(self.most)) }
+            }
             _ => return Ok(None),
         };
         take(&mut self.wanted, &next);
@@ -181,7 +186,7 @@ mod tests {
 
     #[test]
     fn a_silent_source_is_given_up() {
-        let mut d = Download::new(10_000, 1400, 1);
+        let mut d = Download::new(10_000, 1400, WINDOW, 1);
         let mut now = Instant::ZERO;
         let mut requests = 0;
         let gave_up = loop {
@@ -197,7 +202,7 @@ mod tests {
 
     #[test]
     fn lies_change_nothing() {
-        let mut d = Download::new(100, 50, 7);
+        let mut d = Download::new(100, 50, WINDOW, 7);
         assert_eq!(d.request(Instant::ZERO), Ok(Some(0..100)));
         for (nonce, offset, total, len) in
             [(8, 0, 100, 50), (7, 0, 101, 50), (7, 90, 100, 50), (7, u32::MAX, 100, 50), (7, 10, 100, 0)]
@@ -217,9 +222,10 @@ mod tests {
             object in proptest::collection::vec(any::<u8>(), 1..6000),
             chunk in 1u32..1500,
             served in 1usize..1500,
+            each in 1..=WINDOW,
             fate in proptest::collection::vec(0u8..10, 1..200),
         ) {
-            let mut d = Download::new(object.len() as u32, chunk, 1);
+            let mut d = Download::new(object.len() as u32, chunk, each, 1);
             let mut now = Instant::ZERO;
             let mut fate = fate.into_iter().cycle();
             let mut air: Vec<(u32, Vec<u8>)> = Vec::new();
@@ -231,6 +237,7 @@ mod tests {
                 match d.request(now) {
                     Err(GaveUp) => return Ok(()),
                     Ok(Some(r)) => {
+                        prop_assert!(r.end - r.start <= each * chunk);
                         let mut at = r.start as usize;
                         while at < r.end as usize {
                             let end = (at + served).min(r.end as usize);

@@ -55,6 +55,8 @@ pub struct Question {
     /// Capsules that wait for it, in the order of their arrival.
     pub waiting: Vec<Waiting>,
     tries: u32,
+    /// Questions that may still be sent: what came pays for them.
+    paid: u32,
     again: Instant,
 }
 
@@ -79,8 +81,8 @@ pub enum Asked {
 }
 
 impl Questions {
-    /// Takes an unknown capsule.
-    pub fn unknown(&mut self, now: Instant, capsule: Waiting, nonce: u32) -> Asked {
+    /// Takes an unknown capsule that pays for so many questions, the first of them at least.
+    pub fn unknown(&mut self, now: Instant, capsule: Waiting, nonce: u32, paid: u32) -> Asked {
         if self.is_refused(now, &capsule.id) {
             return Asked::Refused;
         }
@@ -89,6 +91,7 @@ impl Questions {
                 return Asked::NoRoom;
             }
             question.waiting.push(capsule);
+            question.paid = question.paid.saturating_add(paid);
             return Asked::Waits;
         }
         let each = self.open.values().filter(|q| q.neighbor == capsule.from).count();
@@ -102,6 +105,7 @@ impl Questions {
             since: now,
             waiting: vec![capsule],
             tries: 1,
+            paid: paid.saturating_sub(1),
             again: now + FIRST_WAIT,
         };
         self.open.insert(id, question);
@@ -132,16 +136,21 @@ impl Questions {
 
     /// The next question that must be asked again, or has been given up (`Err`, with what waited).
     pub fn due(&mut self, now: Instant) -> Option<Result<(CapsuleId, NeighborId, u32), Question>> {
-        // Ordered by time and identifier, so that two runs of the simulator agree.
-        let (&id, _) =
-            self.open.iter().filter(|(_, q)| q.again <= now).min_by_key(|(id, q)| (q.again, **id))?;
-        let question = self.open.get_mut(&id)?;
-        if question.tries >= MAX_TRIES {
-            return self.open.remove(&id).map(Err);
+        loop {
+            // Ordered by time and identifier, so that two runs of the simulator agree.
+            let (&id, _) =
+                self.open.iter().filter(|(_, q)| q.again <= now).min_by_key(|(id, q)| (q.again, **id))?;
+            let question = self.open.get_mut(&id)?;
+            if question.tries >= MAX_TRIES {
+                return self.open.remove(&id).map(Err);
+            }
+            question.again = now + (FIRST_WAIT * 2u32.pow(question.tries)).min(LONGEST_WAIT);
+            question.tries += 1;
+            if let Some(left) = question.paid.checked_sub(1) {
+                question.paid = left;
+                return Some(Ok((id, question.neighbor, question.nonce)));
+            }
         }
-        question.again = now + (FIRST_WAIT * 2u32.pow(question.tries)).min(LONGEST_WAIT);
-        question.tries += 1;
-        Some(Ok((id, question.neighbor, question.nonce)))
     }
 
     /// When [`due`](Self::due) must be called at the latest.
@@ -169,11 +178,14 @@ mod tests {
     fn one_question_for_many_capsules() {
         let (pool, account) = (BufPool::new(100), Account::root(1 << 20));
         let mut q = Questions::default();
-        assert_eq!(q.unknown(Instant::ZERO, capsule(&pool, &account, 1), 5), Asked::Ask(NeighborId(1), 5));
+        assert_eq!(
+            q.unknown(Instant::ZERO, capsule(&pool, &account, 1), 5, u32::MAX),
+            Asked::Ask(NeighborId(1), 5)
+        );
         for _ in 1..MAX_WAITING {
-            assert_eq!(q.unknown(Instant::ZERO, capsule(&pool, &account, 1), 6), Asked::Waits);
+            assert_eq!(q.unknown(Instant::ZERO, capsule(&pool, &account, 1), 6, u32::MAX), Asked::Waits);
         }
-        assert_eq!(q.unknown(Instant::ZERO, capsule(&pool, &account, 1), 7), Asked::NoRoom);
+        assert_eq!(q.unknown(Instant::ZERO, capsule(&pool, &account, 1), 7, u32::MAX), Asked::NoRoom);
         let id = CapsuleId([1; 16]);
         assert!(q.answered(NeighborId(2), &id, 5).is_none());
         assert!(q.answered(NeighborId(1), &id, 6).is_none());
@@ -185,7 +197,7 @@ mod tests {
     fn a_silent_hop_is_given_up_and_nothing_is_kept() {
         let (pool, account) = (BufPool::new(10), Account::root(1 << 20));
         let mut q = Questions::default();
-        q.unknown(Instant::ZERO, capsule(&pool, &account, 1), 5);
+        q.unknown(Instant::ZERO, capsule(&pool, &account, 1), 5, u32::MAX);
         let mut asked = 1;
         let gave_up = loop {
             let now = q.deadline().unwrap();
@@ -199,6 +211,30 @@ mod tests {
         assert_eq!(q.deadline(), None);
         drop(gave_up);
         assert_eq!((pool.lent(), account.used()), (0, 0));
+    }
+
+    #[test]
+    fn no_more_is_asked_than_was_paid_for() {
+        let (pool, account) = (BufPool::new(10), Account::root(1 << 20));
+        let mut q = Questions::default();
+        let mut now = Instant::ZERO;
+        q.unknown(now, capsule(&pool, &account, 1), 5, 1);
+        while now < Instant(1_000_000) {
+            now = q.deadline().unwrap();
+            assert!(q.due(now).is_none());
+        }
+        // Another capsule pays for another question.
+        assert_eq!(q.unknown(now, capsule(&pool, &account, 1), 6, 1), Asked::Waits);
+        let mut asked = 0;
+        let gave_up = loop {
+            now = q.deadline().unwrap();
+            match q.due(now) {
+                Some(Ok(again)) => asked += usize::from(again == (CapsuleId([1; 16]), NeighborId(1), 5)),
+                Some(Err(question)) => break question,
+                None => {}
+            }
+        };
+        assert_eq!((asked, gave_up.waiting.len()), (1, 2));
     }
 
     #[test]

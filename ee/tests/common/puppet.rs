@@ -138,6 +138,7 @@ impl House {
             link: LinkId(0),
             max_payload: 1000,
             overhead: 38,
+            shortest: 0,
         };
         let budget = Budget {
             memory: 2 << 20,

@@ -114,6 +114,7 @@ fn setup(engine: &Engine, account: &Account, buffers: BufPool, edit: impl FnOnce
         link: LinkId(link),
         max_payload: 1000,
         overhead: 40,
+        shortest: 0,
     };
     let budget = Budget {
         memory: 1 << 20,
