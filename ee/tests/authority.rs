@@ -340,7 +340,7 @@ fn every_budget_of_a_running_flow_is_lowered() {
     // What it declares does not fit the new terms at all.
     assert_eq!(load(&mut world, 0, &policy("max_emissions = 3")), Answer::Done);
     assert!(
-        world.why(0, hash).contains("one event can set off 12 sends, 3 are granted"),
+        world.why(0, hash).contains("one event could set off 12 send operations, 3 were granted"),
         "{}",
         world.why(0, hash)
     );

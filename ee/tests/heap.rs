@@ -10,7 +10,7 @@ use ee::{Engine, Metering};
 use nodeos::account::Account;
 use nodeos::buf::BufPool;
 use nodeos::link::LinkId;
-use nodeos::platform::{Instant, Interrupter, Meter, Now};
+use nodeos::platform::{Instant, Now, Still};
 use nodeos::team::{Accounts, Bandwidth, Budget};
 use peak_alloc::PeakAlloc;
 use wire::grant::Grant;
@@ -22,22 +22,6 @@ use wire::tuple::{
 
 #[global_allocator]
 static HEAP: PeakAlloc = PeakAlloc;
-
-struct Still;
-
-impl Meter for Still {
-    fn count(&self) -> u64 {
-        0
-    }
-    fn per_micro(&self) -> u64 {
-        1000
-    }
-}
-
-impl Interrupter for Still {
-    fn arm(&self, _: Duration) {}
-    fn disarm(&self) {}
-}
 
 /// Counts the capsules in its first bytes and passes each on to `c`.
 const RELAY: &str = r#"(module

@@ -14,7 +14,10 @@ fuzz_target!(|bytes: &[u8]| {
             let count = |i: usize| u16::from_le_bytes([piece[2 * i], piece[2 * i + 1]]);
             let limits = (0..).zip(Operation::ALL).fold(Limits::NONE, |l, (i, op)| l.with(op, count(i)));
             let known = bytes.len() / 12;
-            (limits, piece[8..].iter().map(|b| (usize::from(*b) % known.min(MAX_CAPSULE_TYPES)) as u8).collect())
+            (
+                limits,
+                piece[8..].iter().map(|b| (usize::from(*b) % known.min(MAX_CAPSULE_TYPES)) as u8).collect(),
+            )
         })
         .collect();
     let graph: Vec<Derivation<'_>> =

@@ -2,7 +2,6 @@
 #![no_main]
 
 use std::sync::{Arc, OnceLock};
-use std::time::Duration;
 
 use ee::config::NodeConfig;
 use ee::{Engine, Metering, Node, Platform};
@@ -10,24 +9,8 @@ use fuzz::{CONFIG, Sequence, pieces};
 use libfuzzer_sys::fuzz_target;
 use nodeos::buf::BufPool;
 use nodeos::link::LinkId;
-use nodeos::platform::{Instant, Interrupter, Meter, NoSensors, Now};
+use nodeos::platform::{Instant, NoSensors, Now, Still};
 use wire::control::{MAX_MESSAGE, Request, decode, encode};
-
-struct Still;
-
-impl Meter for Still {
-    fn count(&self) -> u64 {
-        0
-    }
-    fn per_micro(&self) -> u64 {
-        1000
-    }
-}
-
-impl Interrupter for Still {
-    fn arm(&self, _: Duration) {}
-    fn disarm(&self) {}
-}
 
 fn platform() -> Platform {
     static ENGINE: OnceLock<Engine> = OnceLock::new();

@@ -30,7 +30,7 @@ impl Entropy for Sequence {
     }
 }
 
-/// A management link and a link with a neighbor, another behind UDP.
+/// A management link, a link with a neighbor, and two more behind UDP: one that is to prove who it is, one that is not.
 pub const CONFIG: &str = r#"
     [node]
     name = "b"
@@ -58,4 +58,8 @@ pub const CONFIG: &str = r#"
     link = "udp"
     udp = "[fd00::9]:3322"
     key = "d75a980182b10ab7d54bfed3c964073a0ee172f3daa62325af021a68f707511a"
+    [[neighbor]]
+    name = "open"
+    link = "udp"
+    udp = "[fd00::8]:3322"
 "#;

@@ -142,13 +142,27 @@ fn format() -> Result<()> {
         "format of capsules",
         cargo(&["fmt", "--check"]).args(capsules).current_dir(root().join("capsules")),
     )?;
-    process::run("format of image/boot", cargo(&["fmt", "--check"]).current_dir(root().join("image/boot")))
+    for alone in ["image/boot", "fuzz"] {
+        let mut command = cargo(&["fmt", "--check"]);
+        process::run(&format!("format of {alone}"), command.current_dir(root().join(alone)))?;
+    }
+    Ok(())
 }
 
 fn lints() -> Result<()> {
     let arguments = ["clippy", "--quiet", "--all-targets", "--", "-D", "warnings"];
     process::run("lints of the workspace", &mut cargo(&arguments))?;
-    process::run("lints of the capsules", cargo(&arguments).current_dir(root().join("capsules")))
+    process::run("lints of the capsules", cargo(&arguments).current_dir(root().join("capsules")))?;
+    // They are only checked, so that they follow the parsers. Nothing is linked: without a path the build would ask
+    // for a compiler of C++.
+    let fuzz = ["clippy", "--quiet", "--locked", "--", "-D", "warnings"];
+    process::run(
+        "lints of the fuzz targets",
+        cargo(&fuzz)
+            .env("CARGO_TARGET_DIR", root().join("target"))
+            .env("CUSTOM_LIBFUZZER_PATH", root().join("target/none"))
+            .current_dir(root().join("fuzz")),
+    )
 }
 
 fn capsules_tests() -> Result<()> {

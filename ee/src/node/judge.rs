@@ -12,7 +12,6 @@ use nodeos::team::Team;
 use wire::control::Erred;
 use wire::grant::Grant;
 use wire::id::{CapsuleId, Path, TupleHash};
-use wire::limits::{Derivation, worst_case};
 use wire::system::{DOWNLOAD, REQUEST, TRANSLATION, UNKNOWN, agent_id, download_id};
 use wire::tuple::{Provider, Tuple};
 
@@ -20,6 +19,7 @@ use super::authority::described;
 use super::charge::Labour;
 use super::{End, Node};
 use crate::admit;
+use crate::capsule::Kinds;
 use crate::counters::Count;
 use crate::flow::{Source, Stage, tuple_bytes};
 use crate::job::Work;
@@ -315,29 +315,7 @@ fn admissible(tuple: &Tuple, grant: &Grant) -> Result<(), (Erred, String)> {
                 }
             }
         }
-        let clamped: Vec<_> =
-            (0..).zip(&protocol.capsules).map(|(kind, c)| grant.limits(at as u8, kind, c.limits)).collect();
-        let types: Vec<Derivation<'_>> = clamped
-            .iter()
-            .zip(&protocol.capsules)
-            .map(|(&limits, c)| Derivation { limits, into: &c.derives })
-            .collect();
-        let worst = worst_case(&types, None).or_else(|kind| match grant.cycle_depth {
-            Some(depth) => worst_case(&types, Some(depth)),
-            None => Err(kind),
-        });
-        let worst = worst.map_err(|kind| {
-            let name = &protocol.capsules[kind].name;
-            (
-                Erred::Principal,
-                format!("capsule type {name} can be derived from itself, which is not granted"),
-            )
-        })?;
-        let most = worst.iter().max().copied().unwrap_or(0);
-        if let Some(max) = grant.max_emissions.filter(|&max| most > max) {
-            let why = format!("one event can set off {most} sends, {max} are granted");
-            return Err((Erred::Principal, why));
-        }
+        Kinds::new(protocol, at as u8, grant).map_err(|error| (Erred::Principal, error.to_string()))?;
     }
     Ok(())
 }
@@ -346,11 +324,10 @@ fn admissible(tuple: &Tuple, grant: &Grant) -> Result<(), (Erred, String)> {
 mod tests {
     use super::*;
     use std::sync::Arc;
-    use std::time::Duration;
 
     use nodeos::buf::BufPool;
     use nodeos::link::LinkId;
-    use nodeos::platform::{Entropy, EntropyError, Interrupter, Meter, NoSensors};
+    use nodeos::platform::{NoSensors, Still};
     use wire::capsule::{Capsule, HEADER_LEN};
     use wire::control::{Answer, FlowState, Request};
     use wire::grant::Neighbors;
@@ -359,28 +336,6 @@ mod tests {
 
     use crate::config::{ADMIN, NodeConfig};
     use crate::{Engine, Metering, Platform};
-
-    struct Still;
-
-    impl Meter for Still {
-        fn count(&self) -> u64 {
-            0
-        }
-        fn per_micro(&self) -> u64 {
-            1000
-        }
-    }
-
-    impl Interrupter for Still {
-        fn arm(&self, _: Duration) {}
-        fn disarm(&self) {}
-    }
-
-    impl Entropy for Still {
-        fn fill(&self, _: &mut [u8]) -> Result<(), EntropyError> {
-            Err(EntropyError)
-        }
-    }
 
     fn platform() -> Platform {
         Platform {

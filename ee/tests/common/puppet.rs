@@ -14,7 +14,7 @@ use ee::{Engine, Metering};
 use nodeos::account::Account;
 use nodeos::buf::BufPool;
 use nodeos::link::LinkId;
-use nodeos::platform::{Instant, Interrupter, Meter, Now};
+use nodeos::platform::{Instant, Now, Still};
 use nodeos::team::{Accounts, Bandwidth, Budget};
 use wire::grant::Grant;
 use wire::id::{PartHash, TupleHash};
@@ -42,22 +42,6 @@ const SESSION: SessionId = SessionId(1);
 
 /// One call.
 pub type Call<'a> = (&'a str, &'a [i64]);
-
-struct Still;
-
-impl Meter for Still {
-    fn count(&self) -> u64 {
-        0
-    }
-    fn per_micro(&self) -> u64 {
-        1000
-    }
-}
-
-impl Interrupter for Still {
-    fn arm(&self, _: Duration) {}
-    fn disarm(&self) {}
-}
 
 /// A node's part of what teams share, and its supply of code and buffers.
 pub struct House {
