@@ -70,6 +70,7 @@ impl Node {
                 }
             }
             Done::Handshake { neighbor, finished } => self.handshake_done(now, neighbor, finished),
+            Done::Stored(result) => self.stored(now, &result),
             Done::Checked { check, valid } => {
                 self.tell_agent(now, AgentEvent::Checked { check, valid });
             }
@@ -105,6 +106,7 @@ impl Node {
         let line = format!("flow {} runs, {from}, {} bytes fetched", label(flow), flow.arrival.bytes);
         self.log.flow(now.mono, || line);
         self.counters.add(Count::FlowsStarted);
+        self.claim_area(now, handle);
         self.push_event(handle, Event::Boot);
         for capsule in waiting {
             // The wait was the neighbor's; from here on it is the team's.
@@ -191,6 +193,9 @@ impl Node {
         if let Some((team, _)) = flow.team {
             self.sched.remove(team);
             self.teams.end(team);
+        }
+        if matches!(flow.stage, Stage::Running { .. }) {
+            self.forget_area(&flow.hash);
         }
         self.arriving.retain(|&h| h != handle);
         self.close_sessions(now, handle);
