@@ -369,15 +369,13 @@ impl Store {
     pub fn batch(&mut self) -> Option<Batch> {
         let areas = &self.areas;
         let all = || {
-            let ops = |(owner, area): (&Owner, &Area)| {
-                let put = |(name, data): (&Box<[u8]>, &Arc<[u8]>)| Op::Put {
-                    owner: *owner,
-                    name: name.clone(),
-                    data: data.clone(),
-                };
-                area.blobs.iter().map(put).collect::<Vec<Op>>()
-            };
-            areas.iter().flat_map(ops).collect()
+            let mut ops = Vec::new();
+            for (owner, area) in areas {
+                for (name, data) in &area.blobs {
+                    ops.push(Op::Put { owner: *owner, name: name.clone(), data: data.clone() });
+                }
+            }
+            ops
         };
         let batch = self.journal.as_mut()?.batch(all)?;
         let (Batch::Append(ops) | Batch::Rewrite(ops)) = &batch;
