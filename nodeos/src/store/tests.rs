@@ -209,6 +209,34 @@ proptest! {
         }
     }
 
+    /// The power fails again and again, while what the last start found is written anew, too.
+    #[test]
+    fn crash_after_crash_leaves_one_state_or_the_other(
+        lives in proptest::collection::vec((proptest::collection::vec(change(), 1..12), any::<usize>()), 1..20),
+    ) {
+        let mut image = RamDisk::new(MIN_DISK as usize);
+        let mut kept = State::new();
+        for (changes, cut) in lives {
+            let mut rig = Rig::new(MIN_DISK as usize);
+            rig.disk.image = image.clone();
+            rig.store = store();
+            let (writer, opened) = rig.store.open(&mut rig.disk).unwrap();
+            prop_assert_eq!((opened.damage.records, state(&rig.store)), (0, kept.clone()));
+            (rig.writer, rig.written) = (writer, kept);
+            rig.allowed = vec![(0, vec![rig.written.clone()])];
+            (1..4).for_each(|owner| rig.store.claim(&[owner; 32], &rig.account).unwrap());
+            changes.iter().filter(|c| !matches!(c, Change::Restart)).for_each(|c| rig.change(c));
+            rig.write();
+            let cut = cut % (rig.disk.writes.len() + 1);
+            rig.disk.writes[..cut].iter().for_each(|(at, bytes)| image.write(*at, bytes).unwrap());
+            let found = reopened(&mut image.clone()).0;
+            let last = rig.allowed.iter().rposition(|(from, _)| *from <= cut).unwrap();
+            let now = rig.allowed.iter().filter(|(from, _)| *from == cut).flat_map(|(_, s)| s);
+            prop_assert!(rig.allowed[last].1.iter().chain(now).any(|s| *s == found), "cut at {cut}");
+            kept = found;
+        }
+    }
+
     /// One changed bit costs at most one blob, or takes the last change back; no blob gets other bytes.
     #[test]
     fn a_changed_bit_gives_no_wrong_bytes(
