@@ -100,6 +100,7 @@ pub fn platform(buffers: BufPool) -> Result<Platform> {
         sensors: Arc::new(NoSensors),
         engine,
         buffers,
+        disk: None,
     })
 }
 

@@ -91,7 +91,7 @@ fn run(arguments: &Arguments) -> Result<()> {
         Command::ServeBees => {
             let (config, links) = relay_links()?;
             let console = host::console::Console::new(None)?;
-            let mut runner = match host::run::Runner::new(&config, links, console) {
+            let mut runner = match host::run::Runner::new(&config, links, None, console) {
                 Ok(runner) => runner,
                 Err(error) => bail!("the node does not start: {error}"),
             };

@@ -76,7 +76,7 @@ BEES_IMPORT(capsule_multicast) int32_t bees_capsule_multicast(bees_handle capsul
 BEES_IMPORT(capsule_drop) int32_t bees_capsule_drop(bees_handle capsule); /* 0 */
 
 /* Capabilities. */
-BEES_IMPORT(cap_lookup) int32_t bees_cap_lookup(const char *name, uint32_t len); /* a capability: "neighborhood", "neighbor/NAME", "sensors", "node-key" */
+BEES_IMPORT(cap_lookup) int32_t bees_cap_lookup(const char *name, uint32_t len); /* a capability: "neighborhood", "neighbor/NAME", "sensors", "node-key", "blobs" */
 BEES_IMPORT(cap_name) int32_t bees_cap_name(bees_handle capability, char *to, uint32_t max); /* length of the name */
 BEES_IMPORT(cap_duplicate) int32_t bees_cap_duplicate(bees_handle capability, uint32_t rights); /* a capability with fewer rights */
 BEES_IMPORT(cap_drop) int32_t bees_cap_drop(bees_handle capability); /* 0 */
@@ -128,6 +128,13 @@ BEES_IMPORT(key_sign) int32_t bees_key_sign(bees_handle key, const void *bytes, 
 BEES_IMPORT(key_public) int32_t bees_key_public(bees_handle key, uint8_t to[32]); /* 0 */
 BEES_IMPORT(sensor_list) int32_t bees_sensor_list(bees_handle sensors, char *to, uint32_t max); /* bytes of the names, a line each */
 BEES_IMPORT(sensor_read) int32_t bees_sensor_read(bees_handle sensors, const char *name, uint32_t name_len, int64_t *to); /* 0 */
+
+/* What the node keeps for this flow: for flows with the privilege "blobs". */
+BEES_IMPORT(blob_put) int32_t bees_blob_put(bees_handle blobs, const void *name, uint32_t name_len, const void *bytes, uint32_t len); /* 0 */
+BEES_IMPORT(blob_get) int32_t bees_blob_get(bees_handle blobs, const void *name, uint32_t name_len, uint32_t offset, void *to, uint32_t len); /* bytes copied */
+BEES_IMPORT(blob_len) int32_t bees_blob_len(bees_handle blobs, const void *name, uint32_t name_len); /* length of the blob */
+BEES_IMPORT(blob_list) int32_t bees_blob_list(bees_handle blobs, uint32_t index, void *to, uint32_t max); /* length of the name */
+BEES_IMPORT(blob_remove) int32_t bees_blob_remove(bees_handle blobs, const void *name, uint32_t name_len); /* 0 */
 
 /* Envelopes. */
 BEES_IMPORT(seal_make) int32_t bees_seal_make(bees_handle sealer_and_unsealer[2]); /* 0 */

@@ -10,7 +10,9 @@ use anyhow::{Context, Result};
 use authagent::NoEntropy;
 use authagent::channel::{Client, ClientEvent};
 use authagent::keys::Ed25519Key;
-use wire::control::{Answer, FlowInfo, FlowState, MAX_PIECE, Page, Request, TeamInfo, decode, encode};
+use wire::control::{
+    Answer, AreaInfo, FlowInfo, FlowState, MAX_PIECE, Page, Request, TeamInfo, decode, encode,
+};
 use wire::id::TupleHash;
 
 use crate::exit::{Code, failure};
@@ -34,6 +36,15 @@ pub struct Target {
     pub key: PrivateKey,
     /// How long to wait for the node.
     pub timeout: Duration,
+}
+
+/// What a node's blob store holds.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Kept {
+    /// The areas.
+    pub areas: Vec<AreaInfo>,
+    /// Bytes that they take on the device, and how many they may, if there is one.
+    pub device: Option<(u64, u64)>,
 }
 
 /// A logged-in connection.
@@ -155,6 +166,20 @@ impl Remote {
         )
     }
 
+    /// The blob store.
+    pub fn kept(&mut self) -> Result<Kept> {
+        let mut there = None;
+        let areas = self.pages(
+            |from| Request::BlobShow { from },
+            |a| {
+                let Answer::Blobs { areas, device } = a else { return None };
+                there = device;
+                Some(areas)
+            },
+        )?;
+        Ok(Kept { areas, device: there })
+    }
+
     /// Puts a flow's parts and injects it. `told` hears how many bytes of how many are there.
     pub fn inject(&mut self, bundle: &Bundle, mut told: impl FnMut(usize, usize)) -> Result<TupleHash> {
         let all = bundle.parts.values().map(Vec::len).sum();
@@ -205,7 +230,7 @@ impl Remote {
     fn pages<T>(
         &mut self,
         request: impl Fn(u32) -> Request,
-        page: impl Fn(Answer) -> Option<Page<T>>,
+        mut page: impl FnMut(Answer) -> Option<Page<T>>,
     ) -> Result<Vec<T>> {
         let (mut all, mut from) = (Vec::new(), 0);
         loop {

@@ -105,9 +105,9 @@ pub mod flags {
 
 /// Rights of a capability.
 pub mod rights {
-    /// Send through it, sign, seal, open, read a value.
+    /// Send through it, sign, seal, open, read a value, keep and remove blobs.
     pub const USE: u32 = 1;
-    /// Read its name, its members, its maximum payload, its public key.
+    /// Read its name, its members, its maximum payload, its public key, its blobs.
     pub const READ: u32 = 2;
     /// Make further capabilities and envelopes from it, and take them back.
     pub const DUPLICATE: u32 = 4;
@@ -311,6 +311,11 @@ pub const IMPORTS: &[Signature] = signatures! {
     key_public(I32, I32) -> I32;
     sensor_list(I32, I32, I32) -> I32;
     sensor_read(I32, I32, I32, I32) -> I32;
+    blob_put(I32, I32, I32, I32, I32) -> I32;
+    blob_get(I32, I32, I32, I32, I32, I32) -> I32;
+    blob_len(I32, I32, I32) -> I32;
+    blob_list(I32, I32, I32, I32) -> I32;
+    blob_remove(I32, I32, I32) -> I32;
     seal_make(I32) -> I32;
     envelope_make(I32, I32, I32, I32) -> I32;
     envelope_seal(I32, I32) -> I32;

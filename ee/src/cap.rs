@@ -37,6 +37,8 @@ pub const FLOWS: &str = "flows";
 pub const MAX_CHILDREN: usize = 16;
 /// The privilege to have the node sign.
 pub const NODE_KEY: &str = "node-key";
+/// The privilege to keep blobs on the node.
+pub const BLOBS: &str = "blobs";
 
 /// What a capability reaches.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -404,6 +406,10 @@ impl Caps {
             Target::Group(group) => {
                 let members = (0..neighbors.len()).filter(|at| self.has(Members::Group(group), *at));
                 Thing::Group(members.filter_map(|at| Some(neighbors.get(at).ok()?.is.id)).collect())
+            }
+            // Whoever has it reaches the area of its own flow, not the lender's.
+            Target::Privilege(at) if &*self.privileges[usize::from(at)].name == BLOBS => {
+                return Err(Error::BadArgument);
             }
             Target::Privilege(at) => Thing::Privilege(self.privileges[usize::from(at)].name.clone()),
             Target::Sealer(number) => Thing::Sealer(number),

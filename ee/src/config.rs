@@ -12,6 +12,7 @@ use wire::id::TupleHash;
 use wire::statement::EnvelopeId;
 use wire::tuple::MAX_NAME;
 
+use crate::blob::StoreConfig;
 use crate::envelope::MAX_ENVELOPES;
 use crate::sensor;
 
@@ -27,6 +28,9 @@ pub struct NodeConfig {
     /// Defaults and upper bounds of a flow's team.
     #[serde(default)]
     pub team: TeamConfig,
+    /// Blobs.
+    #[serde(default)]
+    pub store: StoreConfig,
     /// The links, in the order of the NICs.
     #[serde(default, rename = "link")]
     pub links: Vec<LinkConfig>,
@@ -88,8 +92,8 @@ impl EnvelopeConfig {
 pub struct NodeSection {
     /// The node's name.
     pub name: String,
-    /// Secret seed of its Ed25519 identity, 64 hexadecimal digits. Without it the node makes one at
-    /// start, if it has entropy.
+    /// Secret seed of its Ed25519 identity, 64 hexadecimal digits. Without it the one in its store holds, and
+    /// if there is none the node makes one, if it has entropy, and keeps it there, if it has a disk.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub identity: Option<String>,
     /// A seed for machines without a source of random bytes, at least 64 hexadecimal digits.
@@ -217,6 +221,9 @@ impl NodeConfig {
         }
         if self.team.queue == 0 || self.team.event.0.is_zero() {
             return fail("team.queue and team.event must not be 0: no flow could start".into());
+        }
+        if self.store.blobs > StoreConfig::MAX_BLOBS {
+            return fail(format!("store.blobs must be at most {}", StoreConfig::MAX_BLOBS));
         }
         nodeos::config::check(&self.links, &self.neighbors).map_err(|e| ConfigError(e.0))?;
         self.identity()?;

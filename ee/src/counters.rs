@@ -138,6 +138,12 @@ counters! {
     SessionsOpened = "sessions_opened",
     /// A frame could not be sent: no buffer or no room in the link's queue.
     SendDropped = "send_dropped",
+    /// A change of the store could not be read from its device.
+    StoreDamaged = "store_damaged_records",
+    /// An area that no flow used made room, or had none at start.
+    StoreDropped = "store_areas_dropped",
+    /// The store's device failed, or could not be used.
+    StoreErrors = "store_device_errors",
     /// A log line was left out by the rate limit.
     LogSuppressed = "log_suppressed",
     /// An audit line was left out by its rate limit.

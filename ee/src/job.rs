@@ -9,9 +9,11 @@ use authagent::agent::Verification;
 use authagent::keys::PublicKey;
 use authagent::link::{Finished, Task};
 use nodeos::platform::Meter;
+use nodeos::store::{Batch, DiskError};
 use wire::id::{PartHash, TupleHash};
 use wire::tuple::{Scheme, Tuple};
 
+use crate::blob::Device;
 use crate::engine::{Code, CompileError, Engine};
 use crate::neighbor::NeighborId;
 
@@ -52,6 +54,13 @@ pub enum Work {
         neighbor: NeighborId,
         /// The step.
         task: Task,
+    },
+    /// Write blobs to the node's device.
+    Store {
+        /// The device.
+        device: Device,
+        /// What to write.
+        batch: Batch,
     },
     /// Check another signature for the Auth Agent.
     Check {
@@ -98,6 +107,8 @@ pub enum Done {
         /// What came of the step.
         finished: Finished,
     },
+    /// Of [`Work::Store`].
+    Stored(Result<(), DiskError>),
     /// Of [`Work::Check`].
     Checked {
         /// The agent's number.
@@ -140,6 +151,7 @@ impl Job {
                 Done::Verified { flow, verification: Verification::of(&tuple, key) }
             }
             Work::Handshake { neighbor, task } => Done::Handshake { neighbor, finished: task.run() },
+            Work::Store { device, batch } => Done::Stored(device.write(&batch)),
             Work::Check { check, key, scheme, message, signature } => {
                 Done::Checked { check, valid: key.verify(scheme, &message, &signature).is_ok() }
             }
@@ -160,6 +172,7 @@ impl fmt::Debug for Work {
             Self::Compile { hash, module, .. } => write!(f, "Compile({hash:.8}, {} bytes)", module.len()),
             Self::Verify { flow, .. } => write!(f, "Verify({flow:.8})"),
             Self::Handshake { task, .. } => write!(f, "Handshake({task:?})"),
+            Self::Store { .. } => f.write_str("Store"),
             Self::Check { check, .. } => write!(f, "Check({check})"),
         }
     }

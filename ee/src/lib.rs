@@ -14,6 +14,7 @@
 //! | [`abi`], `guest`, [`integrity`] | the guest interface; marks on capsules                          |
 //! | [`capsule`], [`cap`], [`soft`] | what guests hold: capsule objects, capabilities, soft state        |
 //! | [`envelope`], [`sensor`]    | what teams hand to each other, what they may read of the machine     |
+//! | [`blob`]                    | what teams keep on the node                                          |
 //!
 //! Nothing here reads a clock, touches a device or starts a thread (D1).
 #![forbid(unsafe_code)]
@@ -22,6 +23,7 @@ pub mod abi;
 pub mod admit;
 pub mod attempts;
 pub mod bans;
+pub mod blob;
 pub mod cache;
 pub mod cap;
 pub mod capsule;

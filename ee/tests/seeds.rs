@@ -58,6 +58,9 @@ fn write_the_seeds() {
     let tuple = Tuple::decode(&flow.tuple).unwrap();
     let proof = Proof { expiry: 1_800_000_000, scheme: Scheme::Ed25519, signature: vec![7; 64] };
     seeds.put("proof", "ed25519", &proof.encode());
+    let blobs: Vec<u8> = (0..3000u32).map(|n| n as u8).collect();
+    seeds.put("store", "sound", &pieces([(0, &blobs[..])]));
+    seeds.put("store", "damaged", &pieces([(0, &blobs[..]), (17, &[0xff; 40]), (0, &[0; 3])]));
 
     let mut world = World::line(3);
     let heard = Rc::new(RefCell::new(Vec::new()));

@@ -23,6 +23,7 @@ fn platform() -> Platform {
         sensors: Arc::new(NoSensors),
         engine: ENGINE.get_or_init(make).clone(),
         buffers: BufPool::new(64),
+        disk: None,
     }
 }
 

@@ -8,6 +8,7 @@
 //! | [`meter`]     | the processor's cycle counter                                              |
 //! | [`clock`]     | monotonic and wall time                                                    |
 //! | [`entropy`]   | the kernel's random bytes                                                  |
+//! | [`disk`]      | a file as the node's disk                                                  |
 //! | [`sensors`]   | what Linux measures, read on a thread of its own                            |
 //! | [`signals`]   | a clean exit on SIGTERM and SIGINT                                         |
 //! | [`wait`]      | waiting until an exact time                                                |
@@ -18,6 +19,7 @@
 
 pub mod clock;
 pub mod console;
+pub mod disk;
 pub mod entropy;
 pub mod interrupt;
 pub mod jobs;

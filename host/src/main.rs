@@ -4,10 +4,13 @@ use std::error::Error;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::sync::{Arc, Mutex};
 
 use clap::Parser;
+use ee::blob::SharedDisk;
 use ee::config::NodeConfig;
 use host::console::Console;
+use host::disk::FileDisk;
 use host::entropy::Kernel;
 use host::link::{Link, Spec};
 use host::run::Runner;
@@ -29,6 +32,10 @@ struct Arguments {
     /// network interface, with CAP_NET_RAW)
     #[arg(long = "link", value_name = "SPEC")]
     links: Vec<Spec>,
+    /// Keep blobs, and an identity that the configuration does not give, in this file of 64 KiB to 64 MiB
+    /// (truncate -s 1M FILE makes one), or on this block device
+    #[arg(long, value_name = "FILE")]
+    disk: Option<PathBuf>,
     /// Append log lines to this file, too
     #[arg(long, value_name = "FILE")]
     log: Option<PathBuf>,
@@ -52,7 +59,7 @@ fn run(arguments: &Arguments) -> Result<(), Box<dyn Error>> {
     let links = open(&mut config, &arguments.links)?;
     let console = Console::new(arguments.log.as_deref())
         .map_err(|e| format!("{}: {e}", arguments.log.as_deref().unwrap_or(Path::new("")).display()))?;
-    Runner::new(&config, links, console)?.run(&signals)?;
+    Runner::new(&config, links, disk(arguments.disk.as_deref())?, console)?.run(&signals)?;
     Ok(())
 }
 
@@ -65,6 +72,12 @@ fn read(path: &Path) -> Result<NodeConfig, Box<dyn Error>> {
     };
     done.map_err(|e| format!("{}: {e}", path.display()))?;
     Ok(NodeConfig::parse(&text)?)
+}
+
+fn disk(path: Option<&Path>) -> Result<Option<SharedDisk>, Box<dyn Error>> {
+    let Some(path) = path else { return Ok(None) };
+    let disk = FileDisk::open(path).map_err(|e| format!("{}: {e}", path.display()))?;
+    Ok(Some(Arc::new(Mutex::new(disk))))
 }
 
 /// Opens the links; those whose address the configuration leaves open get their device's, or a random one.

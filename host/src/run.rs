@@ -5,6 +5,7 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
+use ee::blob::SharedDisk;
 use ee::config::NodeConfig;
 use ee::engine::{Engine, Metering};
 use ee::job::{Job, JobDone};
@@ -49,6 +50,7 @@ impl Runner {
     pub fn new(
         config: &NodeConfig,
         links: Vec<Link>,
+        disk: Option<SharedDisk>,
         console: Console,
     ) -> Result<Self, Box<dyn std::error::Error>> {
         if links.len() != config.links.len() {
@@ -69,6 +71,7 @@ impl Runner {
             sensors: Arc::new(Machine::start()?),
             engine,
             buffers: buffers.clone(),
+            disk,
         };
         let clock = Clock::start();
         let node = Node::new(config, platform, clock.now())?;

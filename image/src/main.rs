@@ -4,6 +4,7 @@ mod boot;
 mod clock;
 mod code;
 mod console;
+mod disk;
 mod entropy;
 mod exit;
 mod hal;
@@ -26,6 +27,7 @@ use nodeos::buf::BufPool;
 
 use clock::Clock;
 use console::Console;
+use disk::BlockDevice;
 use entropy::Random;
 use idle::Idle;
 use nic::Nic;
@@ -40,6 +42,7 @@ struct Machine {
     random: Random,
     pool: BufPool,
     nics: Vec<Nic>,
+    disk: Option<BlockDevice>,
     idle: Idle,
 }
 
@@ -49,8 +52,11 @@ impl Machine {
         let mut devices = pci::devices();
         let random = Random::start(&mut devices, seed, &clock);
         let pool = BufPool::new(buffers);
+        // A node whose disk fails runs without.
+        let disk = disk::open(&mut devices)
+            .and_then(|opened| opened.map_err(|error| console.line(format_args!("{error}"))).ok());
         let nics = nic::open_all(devices, &pool)?;
-        Ok(Self { clock, console, random, pool, nics, idle: Idle::default() })
+        Ok(Self { clock, console, random, pool, nics, disk, idle: Idle::default() })
     }
 }
 

@@ -222,7 +222,7 @@ impl Nic {
 /// A device without event indices: only with plain flags can `virtio-drivers` tell a device not to
 /// interrupt, and see that the device does not want to be told of more work. Without indirect
 /// descriptors there is nothing to allocate per frame.
-struct Quiet(PciTransport);
+pub struct Quiet(pub PciTransport);
 
 const INDIRECT: u64 = 1 << 28;
 const EVENT_INDEX: u64 = 1 << 29;

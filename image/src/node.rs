@@ -1,8 +1,9 @@
 //! The node itself on this platform: the loop between the cards, the clock and the core's state machine
 //! (`docs/architecture.md`, "Platform and core").
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
+use ee::blob::SharedDisk;
 use ee::config::NodeConfig;
 use ee::{Engine, JobDone, Metering, Node, Platform};
 use nodeos::buf::Buf;
@@ -21,7 +22,7 @@ const BURST: usize = 32;
 
 /// Runs the node; returns only when it cannot start.
 pub fn run(machine: Machine, mut config: NodeConfig) -> Result<std::convert::Infallible, String> {
-    let Machine { clock, console, random, pool, nics, mut idle } = machine;
+    let Machine { clock, console, random, pool, nics, disk, mut idle } = machine;
     let mut nics = assign(&mut config, nics)?;
     let mut refused: Vec<Option<Buf>> = nics.iter().map(|_| None).collect();
     let engine = Engine::new(Metering::Epoch).map_err(|e| e.to_string())?;
@@ -36,6 +37,7 @@ pub fn run(machine: Machine, mut config: NodeConfig) -> Result<std::convert::Inf
         sensors: Arc::new(NoSensors),
         engine,
         buffers: pool,
+        disk: disk.map(|disk| Arc::new(Mutex::new(disk)) as SharedDisk),
     };
     let mut node = Node::new(&config, platform, clock.now()).map_err(|e| e.to_string())?;
     if let Some((entered, done)) = boot::loader_times() {

@@ -26,10 +26,21 @@ pub struct Device {
 
 impl Device {
     /// Switches the device on and returns what drivers talk to.
-    pub fn open(mut self) -> Result<PciTransport, String> {
+    pub fn open(self) -> Result<PciTransport, String> {
+        self.switch_on(Command::empty())
+    }
+
+    /// The same for a device that is to raise no interrupt line, which it may share with others.
+    pub fn open_silently(self) -> Result<PciTransport, String> {
+        self.switch_on(Command::INTERRUPT_DISABLE)
+    }
+
+    fn switch_on(mut self, interrupts: Command) -> Result<PciTransport, String> {
         let (_, command) = self.root.get_status_command(self.place);
-        let command =
-            (command | Command::MEMORY_SPACE | Command::BUS_MASTER).difference(Command::INTERRUPT_DISABLE);
+        let command = command.difference(Command::INTERRUPT_DISABLE)
+            | Command::MEMORY_SPACE
+            | Command::BUS_MASTER
+            | interrupts;
         self.root.set_command(self.place, command);
         PciTransport::new::<Machine, _>(&mut self.root, self.place)
             .map_err(|error| format!("PCI device {}: {error}", self.place))

@@ -17,6 +17,7 @@
 //! | [`channel`]   | what received frames mean, and how outgoing ones are built             |
 //! | [`nexthop`]   | IP address to MAC address, for UDP channels                            |
 //! | [`ip`]        | the rest of IP: ICMP echo, DHCP, TCP streams                           |
+//! | [`store`]     | blobs (files): in memory, written through to a block device            |
 //! | [`net`]       | links, channels and IP together: the one to use                        |
 //!
 //! Nothing here reads a clock, touches a device or starts a thread: `now` is an argument, frames come in
@@ -40,6 +41,7 @@ pub mod platform;
 pub mod pool;
 pub mod sched;
 pub mod slab;
+pub mod store;
 pub mod team;
 pub mod timer;
 

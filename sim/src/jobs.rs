@@ -17,6 +17,8 @@ pub struct JobTimes {
     pub compile_per_kib: Duration,
     /// Each verification of a signature, and each step of a handshake.
     pub verify: Duration,
+    /// Each write of blobs to a node's disk.
+    pub store: Duration,
 }
 
 impl Default for JobTimes {
@@ -26,6 +28,7 @@ impl Default for JobTimes {
             compile: Duration::from_millis(2),
             compile_per_kib: Duration::from_micros(500),
             verify: Duration::from_micros(100),
+            store: Duration::from_millis(1),
         }
     }
 }
@@ -48,6 +51,7 @@ impl Worker {
                 let time = times.compile + times.compile_per_kib * kib;
                 (self.compile(job), time)
             }
+            Work::Store { .. } => (job.run(), times.store),
             Work::Verify { .. } | Work::Check { .. } | Work::Handshake { .. } => (job.run(), times.verify),
         }
     }

@@ -4,9 +4,10 @@
 //! is given to its node; then the node does what is due, and what it sends is given to its links.
 
 use std::io::{self, Write};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use ee::blob::SharedDisk;
 use ee::config::NodeConfig;
 use ee::engine::{Engine, Metering};
 use ee::job::JobDone;
@@ -14,6 +15,7 @@ use ee::node::{Node, Platform};
 use nodeos::buf::BufPool;
 use nodeos::link::LinkId;
 use nodeos::platform::{Instant, NoSensors, Now};
+use nodeos::store::RamDisk;
 use sha2::{Digest, Sha256};
 use wire::control::LogEntry;
 
@@ -95,6 +97,8 @@ pub(crate) struct Station {
     config: NodeConfig,
     pub(crate) node: Option<Node>,
     buffers: BufPool,
+    /// What outlives the node.
+    disk: Option<SharedDisk>,
     /// How often the node was started: what belongs to an earlier life is dropped.
     pub(crate) life: u32,
     /// When the node is to be woken next.
@@ -146,7 +150,10 @@ impl Sim {
             // Nobody logs in from outside: programs call the nodes themselves.
             config.control = None;
             let buffers = BufPool::new(options.buffers);
-            stations.push(Station { config, node: None, buffers, life: 0, wake_us: NEVER, worker_us: 0 });
+            let disk =
+                node.disk.map(|bytes| Arc::new(Mutex::new(RamDisk::new(bytes as usize))) as SharedDisk);
+            let (life, wake_us, worker_us) = (0, NEVER, 0);
+            stations.push(Station { config, node: None, buffers, disk, life, wake_us, worker_us });
         }
         let mut sim = Self {
             seed,
@@ -253,6 +260,7 @@ impl Sim {
             sensors: Arc::new(NoSensors),
             engine: self.engine.clone(),
             buffers: station.buffers.clone(),
+            disk: station.disk.clone(),
         };
         let fail = |error| SimError::Config { node: station.config.node.name.clone(), error };
         station.node = Some(Node::new(&station.config, platform, now).map_err(fail)?);

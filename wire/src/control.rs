@@ -120,6 +120,18 @@ pub enum Request {
         /// Its encoding.
         revocation: Vec<u8>,
     },
+    /// The areas of the blob store, from this position.
+    BlobShow {
+        /// Position of the first one wanted.
+        from: u32,
+    },
+    /// Removes a blob, or a whole area.
+    BlobRemove {
+        /// The area: the flow whose it is, or zeros for the node's own.
+        area: TupleHash,
+        /// The blob's name; without one all of the area's.
+        name: Option<Vec<u8>>,
+    },
 }
 
 /// What a node answers.
@@ -153,6 +165,13 @@ pub enum Answer {
         agent: String,
         /// The policy in force, as it was given; empty if there is none.
         text: String,
+    },
+    /// To [`Request::BlobShow`].
+    Blobs {
+        /// The areas.
+        areas: Page<AreaInfo>,
+        /// Bytes that they take on the device, and how many they may, if there is one.
+        device: Option<(u64, u64)>,
     },
 }
 
@@ -424,6 +443,32 @@ pub struct ProtocolInfo {
     pub users: u32,
 }
 
+/// What a flow, or the node itself, keeps in the blob store.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AreaInfo {
+    /// The flow; zeros for the node itself.
+    pub owner: TupleHash,
+    /// Its name, if it runs.
+    pub flow: Option<String>,
+    /// The blobs, in the order of their names.
+    pub blobs: Vec<BlobInfo>,
+    /// Bytes that it is charged.
+    pub charged: u64,
+    /// Whether somebody who runs pays for it.
+    pub claimed: bool,
+    /// Blobs that were damaged on the device.
+    pub damaged: u64,
+}
+
+/// A blob.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BlobInfo {
+    /// Its name: any 1 to 64 bytes.
+    pub name: Vec<u8>,
+    /// Its length in bytes.
+    pub len: u32,
+}
+
 /// A line of the log.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LogEntry {
@@ -489,6 +534,8 @@ mod tests {
             Request::PolicyShow,
             Request::PolicyLoad { text: "min_rsa_bits = 3072".into() },
             Request::FlowRevoke { revocation: alloc::vec![1] },
+            Request::BlobShow { from: 3 },
+            Request::BlobRemove { area: TupleHash([3; 32]), name: Some(alloc::vec![0xff]) },
         ];
         for r in all {
             assert_eq!(decode::<Request>(&encode(&r)), Some(r));

@@ -15,6 +15,7 @@
 //! | [`node`]      | names, parameters, clocks, randomness, hashes, budgets                              |
 //! | [`text`]      | lines of text without `core::fmt`: [`text!`](macro@text), [`log!`]                   |
 //! | [`bytes`]     | small structures to bytes and back                                                  |
+//! | [`blob`]      | what the node keeps for this flow, over its own restart, too                        |
 //! | [`privilege`] | [`Sensors`] and [`NodeKey`]: what an Auth Agent may grant                            |
 //! | [`envelope`]  | capabilities for other flows                                                        |
 //! | [`crypto`]    | MACs, signatures, encryption                                                        |
@@ -25,6 +26,7 @@
 //! There is no heap unless the protocol brings one; a module has one page of memory, 8 KiB of it stack.
 #![cfg_attr(target_arch = "wasm32", no_std)]
 
+pub mod blob;
 pub mod bytes;
 pub mod cache;
 pub mod capsule;
@@ -44,6 +46,7 @@ pub mod testing;
 pub mod text;
 pub mod timer;
 
+pub use blob::Blobs;
 pub use capsule::{Capsule, Operation};
 pub use error::Error;
 pub use neighbor::{Neighbor, Neighborhood};

@@ -1,6 +1,7 @@
 //! The command line: `bees OBJECT VERB`, in the manner of bpftool and ip.
 
 mod access;
+mod blob;
 mod flow;
 mod key;
 mod lab;
@@ -47,6 +48,9 @@ enum Object {
     /// Its teams: who uses how much
     #[command(subcommand)]
     Team(show::Show),
+    /// What flows keep on it, over its restarts, too
+    #[command(subcommand)]
+    Blob(blob::Verb),
     /// The modules in its code cache
     #[command(subcommand)]
     Protocol(show::Show),
@@ -88,6 +92,7 @@ pub fn run(cli: Cli) -> Result<()> {
         Object::Neighbor(_) => show::neighbor(&access, output),
         Object::Team(_) => show::team(&access, output),
         Object::Protocol(_) => show::protocol(&access, output),
+        Object::Blob(verb) => blob::run(&access, &verb, output),
         Object::Policy(verb) => policy::run(&access, &verb, output),
         Object::Flow(verb) => flow::run(&access, &verb, output),
         Object::Key(verb) => key::run(&access, &verb, output),
@@ -118,6 +123,7 @@ mod tests {
             "bees flow build x.wasm --sign joe.key --principal joe --privilege sensors? --for-node b",
             "bees flow verify x.tuple --policy b.toml --at 2026-11-21",
             "bees policy load b.toml --node b",
+            "bees blob remove 0a1b2c3d count -n b",
         ] {
             Cli::try_parse_from(line.split(' ')).unwrap();
         }

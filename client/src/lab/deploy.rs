@@ -272,16 +272,21 @@ impl<'a> Deployment<'a> {
         let nics: Vec<Sockets> = plan.nics.iter().map(|nic| self.nic_sockets(nic.wire, at)).collect();
         let (config, console) = (self.folder.config(&plan.name), self.folder.console(&plan.name));
         files::write(&console, b"")?;
+        let disk = plan.disk.map(|bytes| self.disk(&plan.name, bytes)).transpose()?;
         let (mut command, log) = match &self.backend {
             Backend::Qemu { image, accel } => {
                 let memory = self.state.nodes[at].memory.unwrap_or(plan.memory);
-                let command = qemu::command(image, *accel, plan, memory, &config, &console, &nics);
+                let mut command = qemu::command(image, *accel, plan, memory, &config, &console, &nics);
+                command.args(disk.iter().flat_map(|disk| qemu::disk(disk)));
                 // What QEMU itself has to say is not the node's.
                 (command, self.folder.path(format!("{}.qemu.log", plan.name)))
             }
             Backend::Hosted { program } => {
                 let mut command = Command::new(program);
                 command.arg("--config").arg(&config);
+                if let Some(disk) = &disk {
+                    command.arg("--disk").arg(disk);
+                }
                 for Sockets { wire, node } in &nics {
                     let mut spec = std::ffi::OsString::from("unix:");
                     spec.push(node);
@@ -297,6 +302,18 @@ impl<'a> Deployment<'a> {
         node.process = Some(process);
         node.ready_us = None;
         Ok(child)
+    }
+
+    /// The file of a node's disk: zeros, or what the node left there when it was deployed before.
+    fn disk(&self, node: &str, bytes: u64) -> Result<PathBuf> {
+        let path = self.folder.disk(node);
+        if !path.exists() {
+            // It may come to hold the node's secret identity.
+            files::write_secret(&path, b"")?;
+            let file = fs::OpenOptions::new().write(true).open(&path)?;
+            file.set_len(bytes).with_context(|| format!("cannot make {}", path.display()))?;
+        }
+        Ok(path)
     }
 
     /// Waits until every started node lets us in, all at once.

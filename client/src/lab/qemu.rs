@@ -73,6 +73,12 @@ pub fn command(
     command
 }
 
+/// A disk for the machine.
+pub fn disk(file: &Path) -> Vec<OsString> {
+    let drive = join(&["if=none,id=disk,format=raw,file=".as_ref(), doubled(file).as_os_str()]);
+    vec!["-drive".into(), drive, "-device".into(), "virtio-blk-pci,drive=disk,disable-legacy=on".into()]
+}
+
 /// A machine with nothing in it but what the node uses.
 pub fn machine(accel: Accel, memory: u64) -> Vec<String> {
     let (accel, cpu) = match accel {
@@ -119,7 +125,8 @@ mod tests {
         let sockets = [Sockets::new(Path::new("/r"), "m0"), Sockets::new(Path::new("/r"), "l0a")];
         let node = &plan.nodes[0];
         let config = Path::new("n.toml");
-        let command = command(&image, Accel::Tcg, node, 64 << 20, config, Path::new("n.log"), &sockets);
+        let mut command = command(&image, Accel::Tcg, node, 64 << 20, config, Path::new("n.log"), &sockets);
+        command.args(disk(Path::new("n,disk")));
         let line: Vec<_> = command.get_args().map(|a| a.to_str().unwrap()).collect();
         let line = line.join(" ");
         for part in [
@@ -128,6 +135,7 @@ mod tests {
             "-serial file:n.log",
             "-netdev dgram,id=n0,local.type=unix,local.path=/r/m0.n,remote.type=unix,remote.path=/r/m0.w",
             "local.path=/r/l0a.n",
+            "-drive if=none,id=disk,format=raw,file=n,,disk -device virtio-blk-pci,drive=disk",
             &format!("netdev=n1,mac={},disable-legacy=on", mac_text(node.nics[1].mac)),
         ] {
             assert!(line.contains(part), "{part:?} is not in {line}");

@@ -9,7 +9,7 @@
 //! run               link to the folder of the sockets, whose paths must be short
 //! wire.json         what the wire process was told; ports.json, links.json: what it says; wire.log
 //! NODE.toml         a node's configuration, with its secret identity
-//! NODE.key          its secret identity (hex); NODE.log: its console
+//! NODE.key          its secret identity (hex); NODE.log: its console; NODE.disk: its disk, if it has one
 //! LINK.pcap         what crossed a link
 //! ```
 
@@ -173,6 +173,11 @@ impl Folder {
     /// A node's console.
     pub fn console(&self, node: &str) -> PathBuf {
         self.path(format!("{node}.log"))
+    }
+
+    /// A node's disk.
+    pub fn disk(&self, node: &str) -> PathBuf {
+        self.path(format!("{node}.disk"))
     }
 
     /// A link's capture.

@@ -3,6 +3,7 @@
 //! Every one is charged before it works, with the cost that `docs/abi/` states, and answers with a number:
 //! an [`Error`] negated, or a value. Only exhaustion of the event's budget ends the guest.
 
+mod blob;
 mod cap;
 mod capsule;
 mod clock;
@@ -42,6 +43,7 @@ pub(crate) fn link(linker: &mut Linker<TeamState>) -> wasmtime::Result<()> {
     integrity::link(linker)?;
     key::link(linker)?;
     sensor::link(linker)?;
+    blob::link(linker)?;
     envelope::link(linker)?;
     flow::link(linker)
 }

@@ -49,7 +49,7 @@ impl Access {
 fn needed(request: &Request) -> Right {
     match request {
         Request::PartPut { .. } | Request::FlowInject { .. } => Right::Inject,
-        Request::FlowStop { .. } | Request::FlowRevoke { .. } => Right::Stop,
+        Request::FlowStop { .. } | Request::FlowRevoke { .. } | Request::BlobRemove { .. } => Right::Stop,
         Request::PolicyLoad { .. } => Right::Reconfigure,
         _ => Right::See,
     }
@@ -87,7 +87,8 @@ impl Node {
     pub(super) fn authorised(&mut self, now: Now, principal: &str, request: &Request) -> bool {
         let (rights, right) = (self.rights(now, principal), needed(request));
         let may = match request {
-            Request::FlowStop { flow, .. } => {
+            _ if Self::is_own_area(request) => rights.has(Right::Reconfigure),
+            Request::FlowStop { flow, .. } | Request::BlobRemove { area: flow, .. } => {
                 let own = || self.flows.by_hash(flow).is_some_and(|h| self.is_own(h, principal));
                 rights.has(Right::StopAny) || rights.has(right) && own()
             }
@@ -196,6 +197,7 @@ pub(super) fn what(request: &Request) -> &'static str {
         Request::FlowStop { .. } => "stop this flow",
         Request::FlowRevoke { .. } => "revoke flows",
         Request::PolicyLoad { .. } => "load a policy",
+        Request::BlobRemove { .. } => "remove these blobs",
         _ => "look",
     }
 }

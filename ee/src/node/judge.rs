@@ -346,6 +346,7 @@ mod tests {
             sensors: Arc::new(NoSensors),
             engine: Engine::new(Metering::Fuel).unwrap(),
             buffers: BufPool::new(64),
+            disk: None,
         }
     }
 

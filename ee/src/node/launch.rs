@@ -79,6 +79,7 @@ impl Node {
                 }
             }
             Done::Handshake { neighbor, finished } => self.handshake_done(now, neighbor, finished),
+            Done::Stored(result) => self.stored(now, &result),
             Done::Checked { check, valid } => {
                 self.tell_agent(now, AgentEvent::Checked { check, valid });
             }
@@ -148,6 +149,7 @@ impl Node {
         self.log.flow(now.mono, || line);
         self.counters.add(Count::FlowsStarted);
         self.tell_parent(&source, ChildState::Running);
+        self.claim_area(now, handle);
         self.push_event(handle, Event::Boot);
         for capsule in waiting {
             // The wait was the neighbor's; from here on it is the team's.
@@ -238,6 +240,9 @@ impl Node {
             self.sched.remove(team);
             self.teams.end(now.mono, team);
             self.weigh(above);
+        }
+        if matches!(flow.stage, Stage::Running { .. }) {
+            self.forget_area(&flow.hash);
         }
         self.arriving.retain(|&h| h != handle);
         self.close_sessions(now, handle);

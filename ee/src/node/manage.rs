@@ -328,6 +328,8 @@ impl Node {
             Request::PolicyShow => self.policy_show(),
             Request::PolicyLoad { text } => self.policy_load(now, principal, text),
             Request::FlowRevoke { revocation } => self.flow_revoke(now, principal, &revocation),
+            Request::BlobShow { from } => self.blob_show(from),
+            Request::BlobRemove { area, name } => self.blob_remove(now, principal, area, name.as_deref()),
         }
     }
 
@@ -427,7 +429,7 @@ pub(super) fn failed(erred: Erred, text: impl ToString) -> Answer {
 }
 
 /// As many items as fit one answer, and one at least.
-fn page<T: Serialize>(mut items: Vec<T>, from: u32) -> Page<T> {
+pub(super) fn page<T: Serialize>(mut items: Vec<T>, from: u32) -> Page<T> {
     let from = (from as usize).min(items.len());
     let mut items = items.split_off(from);
     let mut bytes = 0;

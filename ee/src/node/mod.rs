@@ -12,6 +12,7 @@
 //! | `sense`    | what it lends to all teams: its key, its sensors, the operator's envelopes |
 //! | `charge`   | who pays for work beside events                                  |
 //! | `children` | flows that a flow starts below itself                            |
+//! | `store`    | blobs, and the device that they are written to                   |
 //! | `run`      | events to teams, their effects to links and sessions             |
 //! | `serve`    | answers to other nodes' translation and download requests        |
 //! | `manage`   | control clients and what they may ask                            |
@@ -30,6 +31,7 @@ mod run;
 mod sense;
 mod serve;
 mod sessions;
+mod store;
 
 use std::collections::{BTreeSet, VecDeque};
 use std::fmt;
@@ -55,6 +57,7 @@ use wire::integrity::{Mark, OPTION_LEN};
 use wire::system::{REQUEST, RESPONSE, agent_id, translation_id};
 
 use crate::bans::Bans;
+use crate::blob::SharedDisk;
 use crate::cache::CodeCache;
 use crate::config::{ConfigError, NodeConfig};
 use crate::counters::{Count, Counters};
@@ -74,6 +77,7 @@ use protect::Links;
 use run::Queued;
 use sessions::Sessions;
 pub use sessions::{SessionError, SessionId};
+use store::Storage;
 
 /// What a platform lends to a node.
 #[derive(Clone)]
@@ -92,6 +96,8 @@ pub struct Platform {
     pub engine: Engine,
     /// Packet buffers; the platform receives into the same supply.
     pub buffers: BufPool,
+    /// Where blobs outlive the node, if there is such a place.
+    pub disk: Option<SharedDisk>,
 }
 
 /// Bytes that one neighbor's capsules may occupy before a team exists that pays for them.
@@ -131,6 +137,7 @@ pub struct Node {
     sessions: Sessions,
     clients: Clients,
     shared: Shared,
+    storage: Storage,
     /// The operator's own readings.
     given: Vec<Reading>,
     /// When the sensors are read again.
@@ -213,6 +220,7 @@ impl Node {
             sessions: Sessions::default(),
             clients: Clients::default(),
             shared: Shared::default(),
+            storage: Storage::new(&memory, &config.store),
             given: Vec::new(),
             sense_at: now.mono,
             busy: 0,
@@ -221,7 +229,7 @@ impl Node {
             memory,
             platform,
         };
-        node.share(config, healthy)?;
+        node.share(now, config, healthy)?;
         node.register_system();
         node.add_neighbors(config)?;
         node.open_control(now, config, healthy)?;
@@ -286,6 +294,7 @@ impl Node {
         self.sense(now);
         self.timers_due(now);
         let more = self.run_teams(now);
+        self.store_due(now);
         self.net.poll(now.mono);
         more
     }

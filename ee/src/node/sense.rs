@@ -4,11 +4,9 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use authagent::keys::SigningKey;
 use nodeos::platform::{Now, Reading};
 
 use super::Node;
-use super::manage::entropy_of;
 use crate::config::{ConfigError, NodeConfig};
 use crate::sandbox::Shared;
 
@@ -16,16 +14,15 @@ use crate::sandbox::Shared;
 const FRESH: Duration = Duration::from_secs(1);
 
 impl Node {
-    /// Finds the identity, or makes one where there is entropy, and puts the operator's envelopes on the
-    /// table.
-    pub(super) fn share(&mut self, config: &NodeConfig, healthy: bool) -> Result<(), ConfigError> {
-        let entropy = entropy_of(&self.platform.entropy);
+    /// Opens the store, finds the identity, or makes one where there is entropy, and puts the operator's
+    /// envelopes on the table.
+    pub(super) fn share(&mut self, now: Now, config: &NodeConfig, healthy: bool) -> Result<(), ConfigError> {
+        let blobs = self.open_store(now, &config.store);
         let key = match config.identity()? {
             Some(key) => Some(key),
-            None if healthy => SigningKey::generate(&entropy).ok(),
-            None => None,
+            None => self.stored_identity(now, &blobs, healthy),
         };
-        self.shared = Shared { key: key.map(Arc::new), ..Shared::default() };
+        self.shared = Shared { key: key.map(Arc::new), blobs, ..Shared::default() };
         self.given = config.sensors.iter().map(|(name, &value)| reading(name.as_str(), value)).collect();
         for envelope in &config.envelopes {
             let sealed = envelope.sealed()?;

@@ -15,6 +15,7 @@ use wire::tuple::{Protocol, Tuple};
 
 use super::{Effect, Refused, SessionId};
 use crate::abi::Error;
+use crate::blob::Blobs;
 use crate::cap::{Caps, Neighbors};
 use crate::capsule::{Kinds, Objects};
 use crate::engine::Metering;
@@ -36,6 +37,8 @@ pub struct Shared {
     pub sensors: Arc<Sensed>,
     /// Capabilities on their way from team to team.
     pub envelopes: Envelopes,
+    /// What flows keep on the node.
+    pub blobs: Blobs,
 }
 
 /// The data of a team's store.

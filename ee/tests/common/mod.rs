@@ -13,16 +13,18 @@ pub mod puppet;
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, LazyLock};
+use std::sync::{Arc, LazyLock, Mutex};
 use std::time::Duration;
 
 use authagent::keys::SigningKey;
+use ee::blob::SharedDisk;
 use ee::config::{ADMIN, NodeConfig};
 use ee::node::SessionId;
 use ee::{Engine, Job, Metering, Node, Platform};
 use nodeos::buf::BufPool;
 use nodeos::link::LinkId;
 use nodeos::platform::{Entropy, EntropyError, Instant, Interrupter, Meter, NoSensors, Now};
+use nodeos::store::RamDisk;
 use wire::capsule::Capsule;
 use wire::control::{Answer, FlowInfo, FlowState, MAX_PIECE, NodeInfo, Request, TeamInfo};
 use wire::id::{CapsuleId, PartHash, TupleHash};
@@ -84,6 +86,7 @@ pub fn platform(buffers: usize, seed: u64) -> Platform {
         sensors: Arc::new(NoSensors),
         engine: engine(),
         buffers: BufPool::new(buffers),
+        disk: None,
     }
 }
 
@@ -107,11 +110,13 @@ pub struct Options<'a> {
     pub buffers: usize,
     /// Nodes have identities; whose key a node (first) takes for that of its neighbor (second).
     pub keys: Option<fn(usize, usize) -> Option<usize>>,
+    /// Bytes of every node's disk; 0: they have none.
+    pub disk: usize,
 }
 
 impl Default for Options<'_> {
     fn default() -> Self {
-        Self { node: "", team: "", link: "", more: "", buffers: 512, keys: None }
+        Self { node: "", team: "", link: "", more: "", buffers: 512, keys: None, disk: 0 }
     }
 }
 
@@ -208,6 +213,9 @@ pub struct Station {
     /// A node that is down neither hears nor speaks.
     pub down: bool,
     wake: Option<u64>,
+    config: NodeConfig,
+    /// What outlives the node.
+    pub disk: Option<SharedDisk>,
 }
 
 /// Nodes, wires and the time.
@@ -243,7 +251,7 @@ impl World {
             let mut peers: Vec<_> = before.into_iter().chain(after).collect();
             let config = config(i, n, &options);
             peers.resize(config.links.len(), None);
-            station(&config, peers, options.buffers, i as u64)
+            station(config, peers, &options, i as u64)
         });
         Self {
             stations: stations.collect(),
@@ -256,6 +264,21 @@ impl World {
             turn: 0,
             tap: None,
         }
+    }
+
+    /// The power fails at a node, and comes back: what was not on its disk is lost.
+    pub fn reboot(&mut self, at: usize) {
+        let lost = |later: &Later| matches!(later, Later::Job(node, _) | Later::Wake(node) if *node == at);
+        self.what.retain(|_, later| !lost(later));
+        let now = self.time();
+        let station = &mut self.stations[at];
+        let disk = station.disk.clone();
+        // Another start has other random bytes.
+        let platform = Platform { disk, ..platform(512, self.now) };
+        station.buffers = platform.buffers.clone();
+        station.node = Node::new(&station.config, platform, now).unwrap();
+        station.wake = None;
+        self.settle(at);
     }
 
     /// Sees every frame before it arrives, until the next call.
@@ -504,10 +527,16 @@ impl World {
     }
 }
 
-fn station(config: &NodeConfig, peers: Vec<Option<(usize, LinkId)>>, buffers: usize, seed: u64) -> Station {
-    let platform = platform(buffers, seed);
-    let node = Node::new(config, platform.clone(), at(0)).unwrap();
-    Station { node, buffers: platform.buffers, peers, down: false, wake: None }
+fn station(
+    config: NodeConfig,
+    peers: Vec<Option<(usize, LinkId)>>,
+    options: &Options<'_>,
+    seed: u64,
+) -> Station {
+    let disk = (options.disk > 0).then(|| Arc::new(Mutex::new(RamDisk::new(options.disk))) as SharedDisk);
+    let platform = Platform { disk: disk.clone(), ..platform(options.buffers, seed) };
+    let node = Node::new(&config, platform.clone(), at(0)).unwrap();
+    Station { node, buffers: platform.buffers, peers, down: false, wake: None, config, disk }
 }
 
 /// Numbers that look random and are the same in every run (xorshift64*).

@@ -219,8 +219,22 @@ impl Puppet {
     }
 }
 
+/// A flow of this guest that asks for these privileges: a node runs a script for each packet of a session.
+pub fn flow(privileges: &[&str]) -> super::guest::Flow {
+    let needed = |name: &&str| wire::tuple::Privilege { name: name.to_string(), optional: false };
+    super::guest::flow("puppet", module(), |body| {
+        body.request.privileges = privileges.iter().map(needed).collect();
+    })
+}
+
+/// A script's results out of a session's packet, and the memory at [`OUT`].
+pub fn parse(packet: &[u8]) -> (Vec<i64>, &[u8]) {
+    let (seen, results) = packet.split_at(SEEN);
+    (results.as_chunks::<8>().0.iter().map(|b| i64::from_le_bytes(*b)).collect(), seen)
+}
+
 /// A script: how many calls, how many bytes of its own, the calls, the bytes.
-fn script(own: &[u8], calls: &[Call<'_>]) -> Vec<u8> {
+pub fn script(own: &[u8], calls: &[Call<'_>]) -> Vec<u8> {
     let mut bytes = (calls.len() as u32).to_le_bytes().to_vec();
     bytes.extend((own.len() as u32).to_le_bytes());
     for (name, args) in calls {

@@ -46,6 +46,8 @@ struct FileNode {
     #[serde(default)]
     memory: Option<Size>,
     #[serde(default)]
+    disk: Option<Size>,
+    #[serde(default)]
     agent: Option<Spanned<FileAgent>>,
     #[serde(default)]
     policy: Option<String>,
@@ -179,8 +181,8 @@ impl FileNode {
         if let (Some(flaw), Some(agent)) = (flaw, &self.agent) {
             return Err(LabError::at(flaw.into(), text, agent.span().start));
         }
-        let memory = self.memory.map(|m| m.0);
-        Ok(Node { name: self.name.into_inner(), memory, policy: self.policy })
+        let (memory, disk) = (self.memory.map(|m| m.0), self.disk.map(|d| d.0));
+        Ok(Node { name: self.name.into_inner(), memory, disk, policy: self.policy })
     }
 }
 
@@ -250,6 +252,9 @@ pub(super) fn print(lab: &Lab) -> String {
         line(format_args!("\n[[node]]\nname = {}", quoted(&node.name)));
         if let Some(memory) = node.memory {
             line(format_args!("memory = \"{}\"", Size(memory)));
+        }
+        if let Some(disk) = node.disk {
+            line(format_args!("disk = \"{}\"", Size(disk)));
         }
         if let Some(policy) = &node.policy {
             line(format_args!("agent = \"source-based\"\npolicy = {}", quoted(policy)));
@@ -426,6 +431,8 @@ node = "a"
         assert_eq!(place("name = \"c\"", "name = \"c\"\n[[node]]\nname = \"a\""), (17, 8));
         assert_eq!(place("name = \"bc\"", "name = \"ab\""), (24, 8));
         assert_eq!(place("name = \"bc\"", "name = \"mgmt\""), (24, 8));
+        let (line, _, text) = error("memory = \"96M\"", "disk = \"1k\"");
+        assert!(line == 12 && text.contains("64K"), "{line}: {text}");
         assert_eq!(place("\"a\", \"b\"", "\"a\", \"a\""), (18, 8));
         assert_eq!(place("0.5%", "101%"), (22, 8));
         assert_eq!(place("udp = true", "mtu = 9000"), (24, 8));
@@ -458,6 +465,7 @@ node = "a"
         ) {
             let mut lab = Lab::ring(4);
             lab.defaults.memory = memory;
+            lab.nodes[1].disk = Some(65_536 + memory % 1024);
             lab.links[2].udp = udp;
             (lab.defaults.protect, lab.links[2].protect) = (protect, one);
             lab.links[1].shape = Shape {

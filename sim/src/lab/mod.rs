@@ -22,6 +22,7 @@ use std::fmt;
 pub use plan::{End, GATEWAY, GATEWAY_MAC, Keys, LinkPlan, Nic, NodePlan, Plan, mac_text};
 
 use nodeos::config::TeamConfig;
+use nodeos::store::{MAX_DISK, MIN_DISK};
 
 use crate::medium::Shape;
 
@@ -82,6 +83,8 @@ pub struct Node {
     pub name: String,
     /// Its memory if it is a QEMU node, in bytes, where it differs from [`Defaults::memory`].
     pub memory: Option<u64>,
+    /// Bytes of its disk, if it has one.
+    pub disk: Option<u64>,
     /// The policy of its Auth Agent, which then is `source-based`: the name of a file. Without one the
     /// agent is `everything`.
     pub policy: Option<String>,
@@ -193,6 +196,9 @@ impl Lab {
             check_name(&node.name, "node").map_err(fail)?;
             if !names.insert(&node.name) {
                 return Err(fail(format!("two nodes are named \"{}\"", node.name)));
+            }
+            if node.disk.is_some_and(|bytes| !(MIN_DISK..=MAX_DISK).contains(&bytes)) {
+                return Err(fail("a disk has 64K to 64M".into()));
             }
         }
         names.clear();

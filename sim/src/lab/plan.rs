@@ -54,6 +54,8 @@ pub struct NodePlan {
     pub name: String,
     /// Its memory if it is a QEMU node, in bytes.
     pub memory: u64,
+    /// Bytes of its disk, if it has one.
+    pub disk: Option<u64>,
     /// Its address on the management network, `/16`.
     pub management: Ipv4Addr,
     /// Its NICs; the first is the management link's.
@@ -180,7 +182,8 @@ fn node_plan(
         }
     }
     let memory = node.memory.unwrap_or(lab.defaults.memory);
-    Ok(NodePlan { name: node.name.clone(), memory, management, nics: nics[n].clone(), config: text })
+    let (name, disk) = (node.name.clone(), node.disk);
+    Ok(NodePlan { name, memory, disk, management, nics: nics[n].clone(), config: text })
 }
 
 /// The lines of `[node]` about the Auth Agent.

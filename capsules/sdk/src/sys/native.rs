@@ -248,6 +248,31 @@ pub fn sensor_read(sensors: u32, name: &[u8], value: &mut [u8; 8]) -> i32 {
 }
 
 /// See `docs/abi`.
+pub fn blob_put(blobs: u32, name: &[u8], bytes: &[u8]) -> i32 {
+    with_node(|n| n.blob_put(blobs, name, bytes))
+}
+
+/// See `docs/abi`.
+pub fn blob_get(blobs: u32, name: &[u8], offset: u32, buffer: &mut [u8]) -> i32 {
+    with_node(|n| n.blob_get(blobs, name, offset, buffer))
+}
+
+/// See `docs/abi`.
+pub fn blob_len(blobs: u32, name: &[u8]) -> i32 {
+    with_node(|n| n.blob_len(blobs, name))
+}
+
+/// See `docs/abi`.
+pub fn blob_list(blobs: u32, index: u32, buffer: &mut [u8]) -> i32 {
+    with_node(|n| n.blob_list(blobs, index, buffer))
+}
+
+/// See `docs/abi`.
+pub fn blob_remove(blobs: u32, name: &[u8]) -> i32 {
+    with_node(|n| n.blob_remove(blobs, name))
+}
+
+/// See `docs/abi`.
 pub fn seal_make(pair: &mut [u32; 2]) -> i32 {
     with_node(|n| n.seal_make(pair))
 }

@@ -99,6 +99,24 @@ mod raw {
         pub fn key_public(key: i32, public: *mut u8) -> i32;
         pub fn sensor_list(sensors: i32, buffer: *mut u8, buffer_len: usize) -> i32;
         pub fn sensor_read(sensors: i32, name: *const u8, name_len: usize, value: *mut u8) -> i32;
+        pub fn blob_put(
+            blobs: i32,
+            name: *const u8,
+            name_len: usize,
+            bytes: *const u8,
+            bytes_len: usize,
+        ) -> i32;
+        pub fn blob_get(
+            blobs: i32,
+            name: *const u8,
+            name_len: usize,
+            offset: i32,
+            buffer: *mut u8,
+            buffer_len: usize,
+        ) -> i32;
+        pub fn blob_len(blobs: i32, name: *const u8, name_len: usize) -> i32;
+        pub fn blob_list(blobs: i32, index: i32, buffer: *mut u8, buffer_len: usize) -> i32;
+        pub fn blob_remove(blobs: i32, name: *const u8, name_len: usize) -> i32;
         pub fn seal_make(pair: *mut u32) -> i32;
         pub fn envelope_make(capability: i32, flow: *const u8, flow_len: usize, id: *mut u8) -> i32;
         pub fn envelope_seal(id: *const u8, sealer: i32) -> i32;
@@ -413,6 +431,37 @@ pub fn sensor_list(sensors: u32, buffer: &mut [u8]) -> i32 {
 pub fn sensor_read(sensors: u32, name: &[u8], value: &mut [u8; 8]) -> i32 {
     // Safety: the node checks every handle; pointers and lengths are those of live slices.
     unsafe { raw::sensor_read(sensors as i32, name.as_ptr(), name.len(), value.as_mut_ptr()) }
+}
+
+/// See `docs/abi`.
+pub fn blob_put(blobs: u32, name: &[u8], bytes: &[u8]) -> i32 {
+    // Safety: the node checks every handle; pointers and lengths are those of live slices.
+    unsafe { raw::blob_put(blobs as i32, name.as_ptr(), name.len(), bytes.as_ptr(), bytes.len()) }
+}
+
+/// See `docs/abi`.
+pub fn blob_get(blobs: u32, name: &[u8], offset: u32, buffer: &mut [u8]) -> i32 {
+    let (at, len) = (buffer.as_mut_ptr(), buffer.len());
+    // Safety: the node checks every handle; pointers and lengths are those of live slices.
+    unsafe { raw::blob_get(blobs as i32, name.as_ptr(), name.len(), offset as i32, at, len) }
+}
+
+/// See `docs/abi`.
+pub fn blob_len(blobs: u32, name: &[u8]) -> i32 {
+    // Safety: the node checks every handle; pointers and lengths are those of live slices.
+    unsafe { raw::blob_len(blobs as i32, name.as_ptr(), name.len()) }
+}
+
+/// See `docs/abi`.
+pub fn blob_list(blobs: u32, index: u32, buffer: &mut [u8]) -> i32 {
+    // Safety: the node checks every handle; pointers and lengths are those of live slices.
+    unsafe { raw::blob_list(blobs as i32, index as i32, buffer.as_mut_ptr(), buffer.len()) }
+}
+
+/// See `docs/abi`.
+pub fn blob_remove(blobs: u32, name: &[u8]) -> i32 {
+    // Safety: the node checks every handle; pointers and lengths are those of live slices.
+    unsafe { raw::blob_remove(blobs as i32, name.as_ptr(), name.len()) }
 }
 
 /// See `docs/abi`.

@@ -11,11 +11,15 @@ use wire::id::{PartHash, TupleHash};
 use wire::statement::{Proof, guest};
 use wire::tuple::Scheme;
 
-use super::{Node, fill, mix, result};
+use super::{Node, copy, fill, mix, result};
 use crate::Error;
+use crate::blob::{MAX_BLOB, MAX_NAME};
 
 const SENSORS: u32 = 3000;
 const NODE_KEY: u32 = 3001;
+const BLOBS: u32 = 3002;
+/// Blobs of a flow.
+const MAX_BLOBS: usize = 64;
 const FIRST_GROUP: u32 = 2000;
 const MAX_GROUPS: usize = 16;
 /// Sealers are even, the unsealer of each is the next number.
@@ -27,6 +31,7 @@ const MAX_SEALERS: u32 = 1000;
 pub(super) struct Privileged {
     pub granted: Vec<String>,
     pub sensors: BTreeMap<String, i64>,
+    blobs: BTreeMap<Vec<u8>, Vec<u8>>,
     groups: Vec<Option<Vec<usize>>>,
     sealers: u32,
     envelopes: BTreeMap<[u8; 16], Envelope>,
@@ -50,6 +55,7 @@ impl Node {
         match name {
             b"sensors" if granted => Some(SENSORS),
             b"node-key" if granted => Some(NODE_KEY),
+            b"blobs" if granted => Some(BLOBS),
             _ => None,
         }
     }
@@ -80,6 +86,7 @@ impl Node {
             || sealer(handle)
             || self.may(handle, SENSORS, b"sensors").is_ok()
             || self.may(handle, NODE_KEY, b"node-key").is_ok()
+            || self.may(handle, BLOBS, b"blobs").is_ok()
     }
 
     pub(crate) fn cap_revoke(&mut self, capability: u32) -> i32 {
@@ -181,6 +188,49 @@ impl Node {
         }))
     }
 
+    fn blob(&mut self, blobs: u32, name: &[u8]) -> Result<&Vec<u8>, Error> {
+        self.may(blobs, BLOBS, b"blobs")?;
+        self.more.blobs.get(name).ok_or(Error::NotFound)
+    }
+
+    pub(crate) fn blob_put(&mut self, blobs: u32, name: &[u8], bytes: &[u8]) -> i32 {
+        result(self.may(blobs, BLOBS, b"blobs").and_then(|()| {
+            if bytes.len() > MAX_BLOB {
+                return Err(Error::BadPointer);
+            }
+            if !(1..=MAX_NAME).contains(&name.len()) {
+                return Err(Error::BadArgument);
+            }
+            if self.more.blobs.len() >= MAX_BLOBS && !self.more.blobs.contains_key(name) {
+                return Err(Error::NoRoom);
+            }
+            self.more.blobs.insert(name.to_vec(), bytes.to_vec());
+            Ok(0)
+        }))
+    }
+
+    pub(crate) fn blob_get(&mut self, blobs: u32, name: &[u8], offset: u32, buffer: &mut [u8]) -> i32 {
+        result(self.blob(blobs, name).and_then(|blob| copy(blob, offset, buffer)))
+    }
+
+    pub(crate) fn blob_len(&mut self, blobs: u32, name: &[u8]) -> i32 {
+        result(self.blob(blobs, name).map(Vec::len))
+    }
+
+    pub(crate) fn blob_list(&mut self, blobs: u32, index: u32, buffer: &mut [u8]) -> i32 {
+        result(self.may(blobs, BLOBS, b"blobs").and_then(|()| {
+            let name = self.more.blobs.keys().nth(index as usize).ok_or(Error::NotFound)?;
+            Ok(fill(name, buffer))
+        }))
+    }
+
+    pub(crate) fn blob_remove(&mut self, blobs: u32, name: &[u8]) -> i32 {
+        result(self.blob(blobs, name).map(drop).map(|()| {
+            self.more.blobs.remove(name);
+            0
+        }))
+    }
+
     pub(crate) fn seal_make(&mut self, pair: &mut [u32; 2]) -> i32 {
         if self.more.sealers >= MAX_SEALERS {
             return result(Err(Error::NoRoom));
@@ -194,6 +244,9 @@ impl Node {
     pub(crate) fn envelope_make(&mut self, capability: u32, flow: &[u8], id: &mut [u8; 16]) -> i32 {
         if !self.exists(capability) {
             return result(Err(Error::BadHandle));
+        }
+        if capability == BLOBS {
+            return result(Err(Error::BadArgument));
         }
         let to = match flow {
             [] => None,
