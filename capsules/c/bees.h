@@ -49,6 +49,8 @@ enum bees_level { BEES_ERROR, BEES_WARN, BEES_INFO, BEES_DEBUG };
 enum bees_scheme { BEES_ED25519, BEES_RSA_PSS_SHA256 };
 enum bees_session_event { BEES_OPENED, BEES_PACKET, BEES_CLOSED };
 
+enum bees_flow_state { BEES_STARTING, BEES_RUNNING, BEES_ENDED };
+
 /* Flags of capsule_send, capsule_return and capsule_multicast. */
 #define BEES_KEEP 1u
 #define BEES_NOT_BACK 2u
@@ -60,6 +62,7 @@ BEES_EXPORT(on_timer) void on_timer(bees_handle capsule, bees_handle timer, int6
 BEES_EXPORT(on_session) void on_session(bees_handle capsule, bees_handle session, enum bees_session_event what, uint32_t len);
 BEES_EXPORT(on_expiry) uint32_t on_expiry(uint32_t key_len);
 BEES_EXPORT(on_warning) void on_warning(enum bees_resource resource);
+BEES_EXPORT(on_flow) void on_flow(bees_handle flow, enum bees_flow_state state);
 BEES_EXPORT(on_stop) void on_stop(void);
 
 /* Capsule. */
@@ -76,7 +79,7 @@ BEES_IMPORT(capsule_multicast) int32_t bees_capsule_multicast(bees_handle capsul
 BEES_IMPORT(capsule_drop) int32_t bees_capsule_drop(bees_handle capsule); /* 0 */
 
 /* Capabilities. */
-BEES_IMPORT(cap_lookup) int32_t bees_cap_lookup(const char *name, uint32_t len); /* a capability: "neighborhood", "neighbor/NAME", "sensors", "node-key", "blobs" */
+BEES_IMPORT(cap_lookup) int32_t bees_cap_lookup(const char *name, uint32_t len); /* a capability: "neighborhood", "neighbor/NAME", "sensors", "node-key", "blobs", "flows" */
 BEES_IMPORT(cap_name) int32_t bees_cap_name(bees_handle capability, char *to, uint32_t max); /* length of the name */
 BEES_IMPORT(cap_duplicate) int32_t bees_cap_duplicate(bees_handle capability, uint32_t rights); /* a capability with fewer rights */
 BEES_IMPORT(cap_drop) int32_t bees_cap_drop(bees_handle capability); /* 0 */
@@ -143,5 +146,11 @@ BEES_IMPORT(envelope_seal) int32_t bees_envelope_seal(const uint8_t id[16], bees
 BEES_IMPORT(envelope_lock) int32_t bees_envelope_lock(const uint8_t id[16], enum bees_scheme scheme, const void *key, uint32_t key_len); /* 0 */
 BEES_IMPORT(envelope_open) int32_t bees_envelope_open(const uint8_t id[16], bees_handle unsealer, const void *proof, uint32_t proof_len); /* a capability */
 BEES_IMPORT(envelope_void) int32_t bees_envelope_void(const uint8_t id[16]); /* 0 */
+
+/* Flows below this one: for flows with the privilege "flows". Bits of give: 1 << a resource. */
+BEES_IMPORT(flow_start) int32_t bees_flow_start(bees_handle flows, const void *tuple, uint32_t len, uint32_t give); /* a flow */
+BEES_IMPORT(flow_state) int32_t bees_flow_state(bees_handle flow); /* its state */
+BEES_IMPORT(flow_stop) int32_t bees_flow_stop(bees_handle flow, uint32_t kill); /* 0 */
+BEES_IMPORT(flow_limit) int32_t bees_flow_limit(bees_handle flow, enum bees_resource resource, int64_t most); /* 0 */
 
 #endif

@@ -64,7 +64,9 @@ macro_rules! protocol {
         #[cfg(target_arch = "wasm32")]
         #[allow(unsafe_code)]
         mod module {
-            use $crate::{Capsule, Protocol, Session, SessionEvent, Timer, node::Resource, sys};
+            use $crate::{
+                Capsule, Flow, Protocol, Session, SessionEvent, Timer, flow::State, node::Resource, sys,
+            };
 
             use super::*;
 
@@ -124,6 +126,11 @@ macro_rules! protocol {
                 if let Some(resource) = Resource::of(resource) {
                     PROTOCOL.with(|p| p.warning(resource));
                 }
+            }
+
+            #[unsafe(no_mangle)]
+            extern "C" fn on_flow(flow: u32, state: u32) {
+                PROTOCOL.with(|p| p.flow(Flow::from_bits(flow), State::of(state)));
             }
 
             #[unsafe(no_mangle)]

@@ -16,6 +16,7 @@
 //! | [`text`]      | lines of text without `core::fmt`: [`text!`](macro@text), [`log!`]                   |
 //! | [`bytes`]     | small structures to bytes and back                                                  |
 //! | [`blob`]      | what the node keeps for this flow, over its own restart, too                        |
+//! | [`flow`]      | flows below this one                                                                |
 //! | [`privilege`] | [`Sensors`] and [`NodeKey`]: what an Auth Agent may grant                            |
 //! | [`envelope`]  | capabilities for other flows                                                        |
 //! | [`crypto`]    | MACs, signatures, encryption                                                        |
@@ -35,6 +36,7 @@ pub mod describe;
 pub mod envelope;
 mod error;
 mod export;
+pub mod flow;
 pub mod neighbor;
 pub mod node;
 pub mod privilege;
@@ -49,6 +51,7 @@ pub mod timer;
 pub use blob::Blobs;
 pub use capsule::{Capsule, Operation};
 pub use error::Error;
+pub use flow::{Flow, Flows};
 pub use neighbor::{Neighbor, Neighborhood};
 pub use privilege::{NodeKey, Sensors};
 pub use session::{Session, SessionEvent};
@@ -90,6 +93,11 @@ pub trait Protocol {
     /// A budget is nearly used up.
     fn warning(&mut self, resource: node::Resource) {
         let _ = resource;
+    }
+
+    /// A flow that this one started runs now, or has ended.
+    fn flow(&mut self, flow: flow::Flow, state: flow::State) {
+        let _ = (flow, state);
     }
 
     /// The flow ends; a small budget is left for this call.

@@ -20,6 +20,7 @@ use std::cmp::Reverse;
 use std::collections::{BTreeMap, BinaryHeap};
 
 use crate::describe::Description;
+use crate::flow::{Flow, State};
 use crate::node::mix;
 use crate::{Capsule, Error, INBOX, Protocol, Session, SessionEvent, Timer};
 
@@ -264,6 +265,13 @@ impl<P: Protocol> Network<P> {
     /// The protocol's object on a node.
     pub fn protocol(&self, at: usize) -> &P {
         &self.protocols[at]
+    }
+
+    /// A flow that a node's protocol started with this tuple does something else now.
+    pub fn flow_is(&mut self, at: usize, tuple: &[u8], state: State) {
+        for flow in self.at(at).flow_is(tuple, state) {
+            self.call(at, |p| p.flow(Flow::from_bits(flow), state));
+        }
     }
 
     /// Loses what a node's protocol had in memory, as a restart does.
@@ -527,7 +535,8 @@ impl Node {
     }
 
     pub(crate) fn cap_drop(&mut self, capability: u32) -> i32 {
-        result(self.port(capability).map(|_| 0))
+        let dropped = self.forget_flow(capability) || self.port(capability).is_ok();
+        result(if dropped { Ok(0) } else { Err(Error::BadHandle) })
     }
 
     pub(crate) fn neighborhood_list(&mut self, neighborhood: u32, list: &mut [u32]) -> i32 {

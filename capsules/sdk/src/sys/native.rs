@@ -273,6 +273,26 @@ pub fn blob_remove(blobs: u32, name: &[u8]) -> i32 {
 }
 
 /// See `docs/abi`.
+pub fn flow_start(flows: u32, tuple: &[u8], give: u32) -> i32 {
+    with_node(|n| n.flow_start(flows, tuple, give))
+}
+
+/// See `docs/abi`.
+pub fn flow_state(flow: u32) -> i32 {
+    with_node(|n| n.flow_state(flow))
+}
+
+/// See `docs/abi`.
+pub fn flow_stop(flow: u32, kill: u32) -> i32 {
+    with_node(|n| n.flow_stop(flow, kill))
+}
+
+/// See `docs/abi`.
+pub fn flow_limit(flow: u32, resource: i32, most: i64) -> i32 {
+    with_node(|n| n.flow_limit(flow, resource, most))
+}
+
+/// See `docs/abi`.
 pub fn seal_make(pair: &mut [u32; 2]) -> i32 {
     with_node(|n| n.seal_make(pair))
 }

@@ -117,6 +117,10 @@ mod raw {
         pub fn blob_len(blobs: i32, name: *const u8, name_len: usize) -> i32;
         pub fn blob_list(blobs: i32, index: i32, buffer: *mut u8, buffer_len: usize) -> i32;
         pub fn blob_remove(blobs: i32, name: *const u8, name_len: usize) -> i32;
+        pub fn flow_start(flows: i32, tuple: *const u8, tuple_len: usize, give: i32) -> i32;
+        pub fn flow_state(flow: i32) -> i32;
+        pub fn flow_stop(flow: i32, kill: i32) -> i32;
+        pub fn flow_limit(flow: i32, resource: i32, most: i64) -> i32;
         pub fn seal_make(pair: *mut u32) -> i32;
         pub fn envelope_make(capability: i32, flow: *const u8, flow_len: usize, id: *mut u8) -> i32;
         pub fn envelope_seal(id: *const u8, sealer: i32) -> i32;
@@ -462,6 +466,30 @@ pub fn blob_list(blobs: u32, index: u32, buffer: &mut [u8]) -> i32 {
 pub fn blob_remove(blobs: u32, name: &[u8]) -> i32 {
     // Safety: the node checks every handle; pointers and lengths are those of live slices.
     unsafe { raw::blob_remove(blobs as i32, name.as_ptr(), name.len()) }
+}
+
+/// See `docs/abi`.
+pub fn flow_start(flows: u32, tuple: &[u8], give: u32) -> i32 {
+    // Safety: the node checks every handle; pointers and lengths are those of live slices.
+    unsafe { raw::flow_start(flows as i32, tuple.as_ptr(), tuple.len(), give as i32) }
+}
+
+/// See `docs/abi`.
+pub fn flow_state(flow: u32) -> i32 {
+    // Safety: the node checks every handle.
+    unsafe { raw::flow_state(flow as i32) }
+}
+
+/// See `docs/abi`.
+pub fn flow_stop(flow: u32, kill: u32) -> i32 {
+    // Safety: the node checks every handle.
+    unsafe { raw::flow_stop(flow as i32, kill as i32) }
+}
+
+/// See `docs/abi`.
+pub fn flow_limit(flow: u32, resource: i32, most: i64) -> i32 {
+    // Safety: the node checks every handle.
+    unsafe { raw::flow_limit(flow as i32, resource, most) }
 }
 
 /// See `docs/abi`.

@@ -14,10 +14,15 @@ use wire::tuple::Scheme;
 use super::{Node, copy, fill, mix, result};
 use crate::Error;
 use crate::blob::{MAX_BLOB, MAX_NAME};
+use crate::flow::State;
 
 const SENSORS: u32 = 3000;
 const NODE_KEY: u32 = 3001;
 const BLOBS: u32 = 3002;
+const FLOWS: u32 = 3003;
+const FIRST_FLOW: u32 = 5000;
+/// Flows below a flow's own that it may know of.
+const MAX_FLOWS: usize = 16;
 /// Blobs of a flow.
 const MAX_BLOBS: usize = 64;
 const FIRST_GROUP: u32 = 2000;
@@ -35,6 +40,8 @@ pub(super) struct Privileged {
     groups: Vec<Option<Vec<usize>>>,
     sealers: u32,
     envelopes: BTreeMap<[u8; 16], Envelope>,
+    /// Flows that this one started, with their tuples; nothing where the capability was given back.
+    flows: Vec<Option<(Vec<u8>, State)>>,
 }
 
 struct Envelope {
@@ -56,6 +63,7 @@ impl Node {
             b"sensors" if granted => Some(SENSORS),
             b"node-key" if granted => Some(NODE_KEY),
             b"blobs" if granted => Some(BLOBS),
+            b"flows" if granted => Some(FLOWS),
             _ => None,
         }
     }
@@ -87,6 +95,8 @@ impl Node {
             || self.may(handle, SENSORS, b"sensors").is_ok()
             || self.may(handle, NODE_KEY, b"node-key").is_ok()
             || self.may(handle, BLOBS, b"blobs").is_ok()
+            || self.may(handle, FLOWS, b"flows").is_ok()
+            || self.child(handle).is_ok()
     }
 
     pub(crate) fn cap_revoke(&mut self, capability: u32) -> i32 {
@@ -231,6 +241,58 @@ impl Node {
         }))
     }
 
+    fn child(&self, handle: u32) -> Result<(usize, State), Error> {
+        let at = handle.checked_sub(FIRST_FLOW).ok_or(Error::BadHandle)? as usize;
+        let (_, state) = self.more.flows.get(at).and_then(Option::as_ref).ok_or(Error::BadHandle)?;
+        Ok((at, *state))
+    }
+
+    /// The numbers of the flows with this tuple that have not ended, which now do something else.
+    pub(super) fn flow_is(&mut self, tuple: &[u8], state: State) -> Vec<u32> {
+        let mut told = Vec::new();
+        for (flow, number) in self.more.flows.iter_mut().zip(FIRST_FLOW..) {
+            if let Some((_, was)) = flow.as_mut().filter(|(of, was)| of == tuple && *was != State::Ended) {
+                *was = state;
+                told.push(number);
+            }
+        }
+        told
+    }
+
+    /// Gives the capability for a flow back; whether there was one.
+    pub(super) fn forget_flow(&mut self, handle: u32) -> bool {
+        self.child(handle).is_ok_and(|(at, _)| self.more.flows[at].take().is_some())
+    }
+
+    pub(crate) fn flow_start(&mut self, flows: u32, tuple: &[u8], give: u32) -> i32 {
+        result(self.may(flows, FLOWS, b"flows").and_then(|()| {
+            if give >> 3 != 0 {
+                return Err(Error::BadArgument);
+            }
+            if self.more.flows.iter().flatten().count() >= MAX_FLOWS {
+                return Err(Error::NoRoom);
+            }
+            self.more.flows.push(Some((tuple.to_vec(), State::Starting)));
+            Ok(FIRST_FLOW as usize + self.more.flows.len() - 1)
+        }))
+    }
+
+    pub(crate) fn flow_state(&mut self, flow: u32) -> i32 {
+        result(self.child(flow).map(|(_, state)| state as usize))
+    }
+
+    pub(crate) fn flow_stop(&mut self, flow: u32, _: u32) -> i32 {
+        result(self.child(flow).map(|_| 0))
+    }
+
+    pub(crate) fn flow_limit(&mut self, flow: u32, resource: i32, most: i64) -> i32 {
+        result(self.child(flow).and_then(|(_, state)| match state {
+            _ if !(0..3).contains(&resource) || most < 0 => Err(Error::BadArgument),
+            State::Running => Ok(0),
+            _ => Err(Error::Unavailable),
+        }))
+    }
+
     pub(crate) fn seal_make(&mut self, pair: &mut [u32; 2]) -> i32 {
         if self.more.sealers >= MAX_SEALERS {
             return result(Err(Error::NoRoom));
@@ -245,7 +307,7 @@ impl Node {
         if !self.exists(capability) {
             return result(Err(Error::BadHandle));
         }
-        if capability == BLOBS {
+        if capability == BLOBS || self.child(capability).is_ok() {
             return result(Err(Error::BadArgument));
         }
         let to = match flow {
