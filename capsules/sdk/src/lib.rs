@@ -96,7 +96,7 @@ pub trait Protocol {
     }
 
     /// A flow that this one started runs now, or has ended.
-    fn flow(&mut self, flow: flow::Flow, state: flow::State) {
+    fn flow(&mut self, flow: Flow, state: flow::State) {
         let _ = (flow, state);
     }
 
