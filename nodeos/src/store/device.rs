@@ -7,11 +7,15 @@
 //! mistaken for a part of it. An attempt to fill a half is announced in a superblock, so that no two
 //! attempts share a generation; its end is written to both.
 //!
-//! Superblock: `BEESSTOR`, serial (8), generation (8), attempts (8), sectors of a half (8), half (1), 7
-//! zeros, SHA-256 of all that. The one with the higher serial counts.
+//! A device may keep what was written since the last flush in any order, or not. So a record says up to which
+//! one all were flushed before it: a gap among those is damage, which is skipped and told; a gap behind them
+//! is the end of the log, and what comes after it was never written.
+//!
+//! Superblock: `BEESSTOR`, serial (8), generation (8), attempts (8), sectors of a half (8), records that the
+//! log began with (8), half (1), 7 zeros, SHA-256 of all that. The one with the higher serial counts.
 
 use alloc::boxed::Box;
-use alloc::collections::BTreeMap;
+use alloc::collections::{BTreeMap, VecDeque};
 use alloc::string::ToString;
 use alloc::vec;
 use alloc::vec::Vec;
@@ -19,7 +23,7 @@ use core::fmt;
 
 use wire::id::sha256;
 
-use super::record::{self, Header, Kind, SECTOR, TAGS, Tag, u64_at};
+use super::record::{self, Header, Kind, Place, SECTOR, TAGS, Tag, u64_at};
 use super::{Op, Owner};
 
 /// The smallest device that is used, in bytes.
@@ -35,6 +39,10 @@ const WINDOW: u64 = 64;
 /// Bytes of records that are written at once, about.
 const CHUNK: usize = 64 << 10;
 const MAGIC: &[u8; 8] = b"BEESSTOR";
+/// Bytes of a superblock that its check covers.
+const CHECKED: usize = 56;
+/// Records of a batch, about, that are remembered until it is known whether it was written whole.
+const MAX_HELD: usize = 1024;
 
 /// A block device, or what passes for one. Lengths and positions are whole sectors of 512 bytes.
 pub trait Disk: Send {
@@ -99,7 +107,7 @@ pub struct Damage {
     pub records: u64,
     /// Of them those of which nobody knows what they were about: older content may have come back.
     pub unknown: u64,
-    /// Whether the last record was cut off: it is as if it had never been written.
+    /// Whether the last changes were cut off: it is as if they had never been made.
     pub torn: bool,
 }
 
@@ -123,10 +131,12 @@ pub struct Writer {
     /// Which half holds the log.
     half: u8,
     sectors: u64,
-    /// The next sector in the half, and the next sequence number.
+    /// Records that were written when everything was written anew.
+    whole: u64,
+    /// The next sector in the half.
     at: u64,
-    sequence: u64,
-    tags: [Tag; TAGS],
+    /// What the next record says of its place.
+    next: Place,
 }
 
 /// What is written in one go.
@@ -152,18 +162,20 @@ impl Writer {
                 ops.iter().for_each(|op| self.emit(op, &mut bytes));
                 self.put(disk, &bytes)?;
                 disk.flush()?;
+                self.next.settled = self.next.sequence - 1;
             }
             Batch::Rewrite(ops) => {
                 self.attempts = self.attempts.wrapping_add(1);
                 self.superblock(disk)?;
+                self.next = Place { generation: self.attempts, sequence: 1, settled: 0, tags: [0; TAGS] };
+                self.at = 0;
                 self.half ^= 1;
-                (self.at, self.sequence, self.tags) = (0, 1, [0; TAGS]);
-                let before = core::mem::replace(&mut self.generation, self.attempts);
                 if let Err(error) = self.fill(disk, ops) {
                     self.half ^= 1;
-                    self.generation = before;
                     return Err(error);
                 }
+                (self.generation, self.whole) = (self.attempts, ops.len() as u64);
+                self.next.settled = self.whole;
                 // Twice: whichever of the superblocks is damaged, the other one knows of this log.
                 self.superblock(disk)?;
                 self.superblock(disk)?;
@@ -186,10 +198,10 @@ impl Writer {
     }
 
     fn emit(&mut self, op: &Op, bytes: &mut Vec<u8>) {
-        record::emit(op, self.generation, self.sequence, &self.tags, bytes);
-        self.sequence += 1;
-        self.tags.rotate_right(1);
-        self.tags[0] = op.tag();
+        record::emit(op, &self.next, bytes);
+        self.next.sequence += 1;
+        self.next.tags.rotate_right(1);
+        self.next.tags[0] = op.tag();
     }
 
     fn put(&mut self, disk: &mut dyn Disk, bytes: &[u8]) -> Result<(), DiskError> {
@@ -206,31 +218,31 @@ impl Writer {
         self.serial = self.serial.wrapping_add(1);
         let mut sector = [0; SECTOR];
         sector[..8].copy_from_slice(MAGIC);
-        for (n, number) in [self.serial, self.generation, self.attempts, self.sectors].iter().enumerate() {
+        for (n, number) in
+            [self.serial, self.generation, self.attempts, self.sectors, self.whole].iter().enumerate()
+        {
             sector[8 + 8 * n..16 + 8 * n].copy_from_slice(&number.to_le_bytes());
         }
-        sector[40] = self.half;
-        let check = sha256(&sector[..48]);
-        sector[48..80].copy_from_slice(&check);
+        sector[48] = self.half;
+        let check = sha256(&sector[..CHECKED]);
+        sector[CHECKED..CHECKED + 32].copy_from_slice(&check);
         disk.write(SUPERBLOCKS[(self.serial % 2) as usize], &sector)?;
         disk.flush()
     }
 
     fn of_superblock(sector: &[u8]) -> Option<Self> {
-        if sector[..8] != MAGIC[..] || sha256(&sector[..48]) != sector[48..80] || sector[40] > 1 {
+        if sector[..8] != MAGIC[..] || sha256(&sector[..CHECKED]) != sector[CHECKED..CHECKED + 32] {
             return None;
         }
-        let [serial, generation, attempts, sectors] = [8, 16, 24, 32].map(|at| u64_at(sector, at));
-        Some(Self {
-            serial,
-            generation,
-            attempts,
-            half: sector[40],
-            sectors,
-            at: sectors,
-            sequence: 0,
-            tags: [0; TAGS],
-        })
+        let [serial, generation, attempts, sectors, whole] = [8, 16, 24, 32, 40].map(|at| u64_at(sector, at));
+        let half = sector[48];
+        (half <= 1).then(|| Self { serial, generation, attempts, whole, ..Self::new(half, sectors) })
+    }
+
+    /// Of a log that nothing is known of, but where it is.
+    fn new(half: u8, sectors: u64) -> Self {
+        let next = Place { generation: 0, sequence: 1, settled: 0, tags: [0; TAGS] };
+        Self { serial: 0, generation: 0, attempts: 0, half, sectors, whole: 0, at: sectors, next }
     }
 }
 
@@ -256,24 +268,14 @@ pub(super) fn open(
         if head.iter().any(|b| *b != 0) {
             return Err(Unusable::Foreign);
         }
-        let sectors = (all - START) / 2;
-        let (serial, generation, attempts) = (0, 0, 0);
-        let fresh = Writer {
-            serial,
-            generation,
-            attempts,
-            half: 1,
-            sectors,
-            at: sectors,
-            sequence: 0,
-            tags: [0; TAGS],
-        };
+        // The first log goes to the first half.
+        let fresh = Writer::new(1, (all - START) / 2);
         return Ok((fresh, Damage::default()));
     };
     if writer.sectors > (all - START) / 2 || writer.sectors < (MIN_DISK / SECTOR as u64 - START) / 2 {
         return Err(Unusable::Small);
     }
-    let damage = Reader::new(disk, &writer).read(max, &mut take);
+    let damage = Reader::new(disk, &writer, max).read(&mut take);
     Ok((writer, damage))
 }
 
@@ -283,10 +285,19 @@ struct Reader<'a> {
     start: u64,
     sectors: u64,
     generation: u64,
+    /// Records up to this number were flushed.
+    settled: u64,
+    /// The last record that counted, or should have.
+    sequence: u64,
     /// Sectors that were read ahead.
     window: Vec<u8>,
     window_at: u64,
     live: BTreeMap<(Owner, Vec<u8>), Live>,
+    /// The most that may be live.
+    max: usize,
+    damage: Damage,
+    /// Whose blobs are damaged.
+    harmed: Vec<Owner>,
 }
 
 struct Live {
@@ -296,66 +307,81 @@ struct Live {
 }
 
 impl<'a> Reader<'a> {
-    fn new(disk: &'a mut dyn Disk, writer: &Writer) -> Self {
+    fn new(disk: &'a mut dyn Disk, writer: &Writer, max: usize) -> Self {
         Self {
             disk,
             start: start(writer.half, writer.sectors),
             sectors: writer.sectors,
             generation: writer.generation,
+            settled: writer.whole,
+            sequence: 0,
             window: Vec::new(),
             window_at: 0,
             live: BTreeMap::new(),
+            max,
+            damage: Damage::default(),
+            harmed: Vec::new(),
         }
     }
 
-    fn read(mut self, max: usize, take: &mut dyn FnMut(Found)) -> Damage {
-        let mut damage = Damage::default();
-        // The newest record waits here: only when there is another behind it it was surely written whole.
-        let mut newest: Option<(Header, u64)> = None;
-        let (mut at, mut sequence) = (0, 0);
+    fn read(mut self, take: &mut dyn FnMut(Found)) -> Damage {
+        // Records of which it is not known yet whether they were flushed.
+        let mut held: VecDeque<(Header, u64)> = VecDeque::new();
+        let (mut at, mut newest) = (0, 0);
         while at < self.sectors {
-            let Some(header) = self.header(at).filter(|h| h.sequence > sequence) else {
+            let Some(header) = self.header(at).filter(|h| h.sequence > newest) else {
                 at += 1;
                 continue;
             };
-            if let Some((before, at)) = newest.take() {
-                self.apply(before, at, max, &mut damage);
-            }
-            let missing = header.sequence - sequence - 1;
-            damage.records = damage.records.saturating_add(missing);
-            damage.unknown = damage.unknown.saturating_add(missing.saturating_sub(TAGS as u64));
-            for lost in &header.tags[..missing.min(TAGS as u64) as usize] {
-                self.lose(*lost, take);
-            }
-            sequence = header.sequence;
+            newest = header.sequence;
+            self.settled = self.settled.max(header.settled.min(newest - 1));
             let length = header.sectors();
-            newest = Some((header, at));
+            held.push_back((header, at));
             at += length;
-        }
-        if let Some((last, at)) = newest {
-            match last.kind == Kind::Put && self.blob(&last, at).is_none() {
-                true => damage.torn = true,
-                false => self.apply(last, at, max, &mut damage),
+            while held.front().is_some_and(|(h, _)| h.sequence <= self.settled) || held.len() > MAX_HELD {
+                let Some((header, at)) = held.pop_front() else { break };
+                self.apply(header, at);
             }
         }
+        for (header, at) in held {
+            let gap = header.sequence - 1 > self.sequence.max(self.settled);
+            if gap || header.kind == Kind::Put && self.blob(&header, at).is_none() {
+                self.damage.torn = true;
+                break;
+            }
+            self.apply(header, at);
+        }
+        // What a log began with is on the device, or was: with nothing behind it that would tell.
+        self.damage.records = self.damage.records.saturating_add(self.settled.saturating_sub(self.sequence));
         let mut live: Vec<((Owner, Vec<u8>), Live)> = core::mem::take(&mut self.live).into_iter().collect();
         live.sort_by_key(|(_, l)| l.header.sequence);
         for ((owner, name), found) in live {
             match self.blob(&found.header, found.at) {
                 Some(data) => take(Found::Blob { owner, name, data }),
                 None => {
-                    damage.records += 1;
-                    take(Found::Damaged(owner));
+                    self.damage.records = self.damage.records.saturating_add(1);
+                    self.harmed.push(owner);
                 }
             }
         }
-        damage
+        self.harmed.drain(..).for_each(|owner| take(Found::Damaged(owner)));
+        self.damage
     }
 
-    fn apply(&mut self, header: Header, at: u64, max: usize, damage: &mut Damage) {
+    /// A record that counts; those between it and the last one are damaged.
+    fn apply(&mut self, header: Header, at: u64) {
+        let missing = header.sequence - self.sequence - 1;
+        self.damage.records = self.damage.records.saturating_add(missing);
+        self.damage.unknown = self.damage.unknown.saturating_add(missing.saturating_sub(TAGS as u64));
+        for lost in &header.tags[..missing.min(TAGS as u64) as usize] {
+            self.lose(*lost);
+        }
+        self.sequence = header.sequence;
         let key = (header.owner, header.name.clone());
         match header.kind {
-            Kind::Put if self.live.len() >= max && !self.live.contains_key(&key) => damage.records += 1,
+            Kind::Put if self.live.len() >= self.max && !self.live.contains_key(&key) => {
+                self.damage.records = self.damage.records.saturating_add(1);
+            }
             Kind::Put => {
                 let tags = [record::tag(&header.owner, &header.name), record::tag(&header.owner, &[])];
                 self.live.insert(key, Live { header, at, tags });
@@ -368,11 +394,12 @@ impl<'a> Reader<'a> {
     }
 
     /// A record is missing: what it was about is not what it was before.
-    fn lose(&mut self, lost: Tag, take: &mut dyn FnMut(Found)) {
+    fn lose(&mut self, lost: Tag) {
+        let harmed = &mut self.harmed;
         self.live.retain(|(owner, _), live| {
             let gone = live.tags.contains(&lost);
             if gone {
-                take(Found::Damaged(*owner));
+                harmed.push(*owner);
             }
             !gone
         });

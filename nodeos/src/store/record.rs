@@ -9,7 +9,8 @@
 //! | 26-30                     | length of the blob                                                |
 //! | 32-64, 64-128             | the area's owner, the name                                        |
 //! | 128-160                   | SHA-256 of the blob                                               |
-//! | 160-224                   | what the eight records before it are about: a tag of 8 bytes each |
+//! | 160-168                   | up to which record all were flushed to the device before this one |
+//! | 168-224                   | what the seven records before it are about: a tag of 8 bytes each |
 //! | 224-256                   | SHA-256 of bytes 0-224                                            |
 //! | 256-512                   | the blob's first 256 bytes                                        |
 //!
@@ -25,7 +26,7 @@ use super::{MAX_BLOB, MAX_NAME, Op, Owner};
 /// Bytes of a sector.
 pub const SECTOR: usize = 512;
 /// Records before it of which a record says what they are about.
-pub(super) const TAGS: usize = 8;
+pub(super) const TAGS: usize = 7;
 
 const MAGIC: &[u8; 8] = b"BEESBLOB";
 const MORE: &[u8; 8] = b"BEESMORE";
@@ -70,6 +71,8 @@ pub(super) struct Header {
     pub name: Vec<u8>,
     pub len: usize,
     pub hash: [u8; 32],
+    /// Records up to this number were on the device before this one was written.
+    pub settled: u64,
     /// Of the record before it first.
     pub tags: [Tag; TAGS],
 }
@@ -103,7 +106,8 @@ impl Header {
             name: name.to_vec(),
             len,
             hash: sector[128..160].try_into().ok()?,
-            tags: core::array::from_fn(|n| u64_at(sector, 160 + 8 * n)),
+            settled: u64_at(sector, 160),
+            tags: core::array::from_fn(|n| u64_at(sector, 168 + 8 * n)),
         })
     }
 
@@ -125,8 +129,17 @@ impl Header {
     }
 }
 
+/// Where in the log a record is.
+#[derive(Debug, Clone)]
+pub(super) struct Place {
+    pub generation: u64,
+    pub sequence: u64,
+    pub settled: u64,
+    pub tags: [Tag; TAGS],
+}
+
 /// Appends the record of `op` to `out`.
-pub(super) fn emit(op: &Op, generation: u64, sequence: u64, tags: &[Tag; TAGS], out: &mut Vec<u8>) {
+pub(super) fn emit(op: &Op, place: &Place, out: &mut Vec<u8>) {
     let (kind, owner, name, blob): (_, _, &[u8], &[u8]) = match op {
         Op::Put { owner, name, data } => (Kind::Put, owner, name, data),
         Op::Remove { owner, name } => (Kind::Remove, owner, name, &[]),
@@ -136,16 +149,17 @@ pub(super) fn emit(op: &Op, generation: u64, sequence: u64, tags: &[Tag; TAGS], 
     out.resize(start + SECTOR, 0);
     let head = &mut out[start..];
     head[..8].copy_from_slice(MAGIC);
-    head[8..16].copy_from_slice(&generation.to_le_bytes());
-    head[16..24].copy_from_slice(&sequence.to_le_bytes());
+    head[8..16].copy_from_slice(&place.generation.to_le_bytes());
+    head[16..24].copy_from_slice(&place.sequence.to_le_bytes());
     // A name has at most 64 bytes, a blob at most 64 KiB.
     (head[24], head[25]) = (kind as u8, name.len() as u8);
     head[26..30].copy_from_slice(&(blob.len() as u32).to_le_bytes());
     head[32..64].copy_from_slice(owner);
     head[64..64 + name.len()].copy_from_slice(name);
     head[128..160].copy_from_slice(&sha256(blob));
-    for (n, tag) in tags.iter().enumerate() {
-        head[160 + 8 * n..168 + 8 * n].copy_from_slice(&tag.to_le_bytes());
+    head[160..168].copy_from_slice(&place.settled.to_le_bytes());
+    for (n, tag) in place.tags.iter().enumerate() {
+        head[168 + 8 * n..176 + 8 * n].copy_from_slice(&tag.to_le_bytes());
     }
     let check = sha256(&head[..CHECKED]);
     head[CHECKED..CHECKED + 32].copy_from_slice(&check);
@@ -179,11 +193,13 @@ mod tests {
         fn a_record_comes_back(name in proptest::collection::vec(any::<u8>(), 1..=64), len in 0usize..=2000, at in any::<u64>()) {
             let blob: Vec<u8> = (0..len).map(|n| (n * 7) as u8).collect();
             let mut bytes = Vec::new();
-            emit(&put(&name, &blob), at, at ^ 5, &[3; TAGS], &mut bytes);
+            let place = Place { generation: at, sequence: at ^ 5, settled: at / 3, tags: [3; TAGS] };
+            emit(&put(&name, &blob), &place, &mut bytes);
             prop_assert_eq!(bytes.len() as u64, sectors(len) * SECTOR as u64);
             let header = Header::read(&bytes[..SECTOR]).unwrap();
             prop_assert_eq!((header.generation, header.sequence, header.kind), (at, at ^ 5, Kind::Put));
-            prop_assert_eq!((&header.name, header.owner, header.tags), (&name, [7; 32], [3; TAGS]));
+            prop_assert_eq!((&header.name, header.owner), (&name, [7; 32]));
+            prop_assert_eq!((header.settled, header.tags), (at / 3, [3; TAGS]));
             prop_assert_eq!(header.blob(&bytes), Some(blob));
         }
 
@@ -191,7 +207,8 @@ mod tests {
         fn a_changed_bit_is_seen(len in 0usize..=1500, at in any::<usize>(), bit in 0u8..8) {
             let blob = vec![0x5a; len];
             let mut bytes = Vec::new();
-            emit(&put(b"x", &blob), 1, 1, &[0; TAGS], &mut bytes);
+            let place = Place { generation: 1, sequence: 1, settled: 0, tags: [0; TAGS] };
+            emit(&put(b"x", &blob), &place, &mut bytes);
             let at = at % bytes.len();
             bytes[at] ^= 1 << bit;
             let read = Header::read(&bytes[..SECTOR]).and_then(|h| h.blob(&bytes));

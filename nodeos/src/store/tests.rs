@@ -75,6 +75,8 @@ fn change() -> impl Strategy<Value = Change> {
 struct Recorder {
     image: RamDisk,
     writes: Vec<(u64, Vec<u8>)>,
+    /// After how many of them it was flushed.
+    flushes: Vec<usize>,
 }
 
 impl Disk for Recorder {
@@ -91,6 +93,7 @@ impl Disk for Recorder {
         self.image.write(at, bytes)
     }
     fn flush(&mut self) -> Result<(), DiskError> {
+        self.flushes.push(self.writes.len());
         Ok(())
     }
 }
@@ -109,7 +112,7 @@ struct Rig {
 
 impl Rig {
     fn new(bytes: usize) -> Self {
-        let mut disk = Recorder { image: RamDisk::new(bytes), writes: Vec::new() };
+        let mut disk = Recorder { image: RamDisk::new(bytes), writes: Vec::new(), flushes: vec![] };
         let mut store = store();
         let (writer, opened) = store.open(&mut disk).unwrap();
         assert_eq!(opened, Opened::default());
@@ -183,7 +186,7 @@ fn reopened(disk: &mut dyn Disk) -> (State, Opened) {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(48))]
+    #![proptest_config(ProptestConfig::with_cases(128))]
 
     /// Whenever the power goes, what was written last is there whole, or what was there before.
     #[test]
@@ -235,6 +238,32 @@ proptest! {
             prop_assert!(rig.allowed[last].1.iter().chain(now).any(|s| *s == found), "cut at {cut}");
             kept = found;
         }
+    }
+
+    /// A device may keep any of the sectors that were written since the last flush, and lose others.
+    #[test]
+    fn any_part_of_a_batch_leaves_a_state_of_it(
+        changes in proptest::collection::vec(change(), 1..60), epoch in any::<usize>(),
+        kept in proptest::collection::vec(any::<bool>(), 400),
+    ) {
+        let mut rig = Rig::new(MIN_DISK as usize);
+        changes.iter().for_each(|c| rig.change(c));
+        rig.change(&Change::Put { owner: 3, name: 4, len: 1000, fill: 1 });
+        rig.change(&Change::Put { owner: 3, name: 3, len: 1000, fill: 2 });
+        rig.write();
+        let epoch = epoch % rig.disk.flushes.len();
+        let from = if epoch == 0 { 0 } else { rig.disk.flushes[epoch - 1] };
+        let mut image = RamDisk::new(MIN_DISK as usize);
+        for (n, (at, bytes)) in rig.disk.writes[..rig.disk.flushes[epoch]].iter().enumerate() {
+            if n < from || kept[n % kept.len()] {
+                image.write(*at, bytes).unwrap();
+            }
+        }
+        let (found, opened) = reopened(&mut image);
+        let last = rig.allowed.iter().rposition(|(start, _)| *start <= from).unwrap();
+        let after = rig.allowed[last..].iter().take_while(|(start, _)| *start <= rig.disk.flushes[epoch]);
+        prop_assert!(after.flat_map(|(_, s)| s).any(|s| *s == found), "{:?}", found.keys());
+        prop_assert_eq!(opened.damage.records, 0);
     }
 
     /// One changed bit costs at most one blob, or takes the last change back; no blob gets other bytes.
@@ -510,7 +539,8 @@ fn a_blob_does_not_pass_for_a_record() {
     let op = Op::Put { owner: [2; 32], name: (*b"forged").into(), data: Arc::new([6; 10]) };
     let mut forged = Vec::new();
     for sequence in 1..8 {
-        record::emit(&op, 1, sequence, &[0; record::TAGS], &mut forged);
+        let place = record::Place { generation: 1, sequence, settled: sequence - 1, tags: [0; record::TAGS] };
+        record::emit(&op, &place, &mut forged);
     }
     for shift in [0, 8, 248, 256, 264, 504] {
         let blob: Vec<u8> = vec![0; shift].into_iter().chain(forged.iter().copied()).collect();
