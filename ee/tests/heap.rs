@@ -103,6 +103,7 @@ fn setup(account: &Account, buffers: &BufPool) -> Setup {
         budget: Budget {
             memory: 1 << 20,
             event: Duration::from_millis(2),
+            background: Duration::from_secs(1),
             rate: 1 << 40,
             burst: 1 << 30,
             queue: 64,

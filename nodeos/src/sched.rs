@@ -98,12 +98,25 @@ impl<E> Scheduler<E> {
         }
         entry.queue.push_back(event);
         self.waiting += 1;
-        if !entry.busy {
-            entry.busy = true;
-            entry.pass = entry.pass.max(self.at);
-            self.turn += 1;
-            self.busy.push(Reverse((entry.pass, self.turn, team)));
-        }
+        self.wake(team);
+        Ok(())
+    }
+
+    /// A team has an event.
+    fn wake(&mut self, team: TeamId) {
+        let Some(entry) = entry(&mut self.teams, team).filter(|entry| !entry.busy) else { return };
+        entry.busy = true;
+        entry.pass = entry.pass.max(self.at);
+        self.turn += 1;
+        self.busy.push(Reverse((entry.pass, self.turn, team)));
+    }
+
+    /// Puts back what [`next`](Self::next) gave: it is the team's next again, whatever the queue's limit.
+    pub fn put_back(&mut self, team: TeamId, event: E) -> Result<(), PushError<E>> {
+        let Some(entry) = entry(&mut self.teams, team) else { return Err(PushError::NoTeam(event)) };
+        entry.queue.push_front(event);
+        self.waiting += 1;
+        self.wake(team);
         Ok(())
     }
 

@@ -62,6 +62,8 @@ pub struct Budget {
     pub memory: u64,
     /// The deadline of one event.
     pub event: Duration,
+    /// What one event may take in all where the team may run in the background, in slices as long as an event.
+    pub background: Duration,
     /// Bytes per second on each link.
     pub rate: u64,
     /// Bytes at once on each link.
@@ -87,6 +89,7 @@ impl Budget {
             event: self
                 .event
                 .min(requested.event_us.map_or(Duration::MAX, |_| Duration::from_micros(event_us))),
+            background: self.background,
             rate: self.rate.min(requested.rate.unwrap_or(u64::MAX)),
             burst: self.burst.min(requested.burst.unwrap_or(u32::MAX)),
             queue: self.queue,
@@ -472,6 +475,7 @@ mod tests {
         Budget {
             memory,
             event: Duration::from_millis(2),
+            background: Duration::from_secs(1),
             rate: 1_000_000,
             burst: 3000,
             queue: 8,

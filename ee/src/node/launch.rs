@@ -157,7 +157,7 @@ impl Node {
     pub(super) fn end_flow(&mut self, now: Now, handle: Handle, mut end: End) {
         shorten(&mut end.why);
         if end.graceful && self.flows.get_mut(handle).is_some_and(|f| f.sandbox().is_some()) {
-            self.deliver(now, handle, Event::Stop);
+            self.deliver(now, handle, Some(Event::Stop));
         }
         let mut info = match self.flow_info(handle) {
             Some(info) => info,

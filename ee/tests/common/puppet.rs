@@ -146,6 +146,7 @@ impl House {
             budget: Budget {
                 memory: 2 << 20,
                 event: Duration::from_millis(50),
+                background: Duration::from_secs(1),
                 rate: 1 << 40,
                 burst: 1 << 30,
                 queue: 64,

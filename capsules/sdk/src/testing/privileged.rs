@@ -16,6 +16,7 @@ use crate::Error;
 
 const SENSORS: u32 = 3000;
 const NODE_KEY: u32 = 3001;
+const BACKGROUND: u32 = 3002;
 const FIRST_GROUP: u32 = 2000;
 const MAX_GROUPS: usize = 16;
 /// Sealers are even, the unsealer of each is the next number.
@@ -50,6 +51,7 @@ impl Node {
         match name {
             b"sensors" if granted => Some(SENSORS),
             b"node-key" if granted => Some(NODE_KEY),
+            b"background" if granted => Some(BACKGROUND),
             _ => None,
         }
     }
@@ -80,6 +82,7 @@ impl Node {
             || sealer(handle)
             || self.may(handle, SENSORS, b"sensors").is_ok()
             || self.may(handle, NODE_KEY, b"node-key").is_ok()
+            || self.may(handle, BACKGROUND, b"background").is_ok()
     }
 
     pub(crate) fn cap_revoke(&mut self, capability: u32) -> i32 {
