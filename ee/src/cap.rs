@@ -9,7 +9,7 @@
 
 mod neighbors;
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use nodeos::slab::{Handle, Slab};
 
@@ -39,6 +39,8 @@ pub const MAX_CHILDREN: usize = 16;
 pub const NODE_KEY: &str = "node-key";
 /// The privilege to keep blobs on the node.
 pub const BLOBS: &str = "blobs";
+/// The privilege to take longer than an event's time, in slices (D4). It goes with the grant, not with a capability.
+pub const BACKGROUND: &str = "background";
 
 /// What a capability reaches.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -125,6 +127,31 @@ struct Shared {
     line: Arc<Line>,
 }
 
+/// What other teams hold of a team's capabilities. Who has a clone cuts it without the table.
+#[derive(Clone, Default)]
+pub(crate) struct Lines(Arc<Mutex<Vec<Shared>>>);
+
+impl Lines {
+    /// What other teams have of the target is void from now on.
+    pub fn cut_target(&self, target: Target) {
+        self.cut(|s| s.target == target);
+    }
+
+    fn cut(&self, which: impl Fn(&Shared) -> bool) {
+        self.list().retain(|s| {
+            let goes = which(s);
+            if goes {
+                s.line.cut();
+            }
+            !goes
+        });
+    }
+
+    fn list(&self) -> MutexGuard<'_, Vec<Shared>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
 /// The team's table.
 pub(crate) struct Caps {
     slab: Slab<Cap>,
@@ -138,7 +165,7 @@ pub(crate) struct Caps {
     lent: [Option<Lent>; MAX_LENT],
     /// Flows that this one started, until they have ended and nobody asks any more.
     children: Slab<Child>,
-    shared: Vec<Shared>,
+    shared: Lines,
 }
 
 impl Caps {
@@ -163,7 +190,7 @@ impl Caps {
             groups: [const { None }; MAX_GROUPS],
             lent: [const { None }; MAX_LENT],
             children: Slab::new(MAX_CHILDREN),
-            shared: Vec::new(),
+            shared: Lines::default(),
         }
     }
 
@@ -339,13 +366,18 @@ impl Caps {
     pub fn revoke(&mut self, raw: u32) -> Result<(), Error> {
         let family = self.entry(raw, rights::DUPLICATE)?.family;
         self.remove_all(|c| c.family == family);
-        self.cut(|s| s.family == family);
+        self.shared.cut(|s| s.family == family);
         Ok(())
     }
 
     /// The team may not know of the neighbor at `at` any more, nor has it anything to lend of it.
     pub fn neighbor_gone(&mut self, at: u16) {
-        self.cut(|s| s.target == Target::Neighbor(at));
+        self.shared.cut_target(Target::Neighbor(at));
+    }
+
+    /// What other teams hold of this table.
+    pub fn lines(&self) -> Lines {
+        self.shared.clone()
     }
 
     /// Takes privileges away that are not among `kept`: every capability for them is void at once, and what
@@ -357,7 +389,7 @@ impl Caps {
                 privilege.own = false;
                 let target = Target::Privilege(at as u16);
                 self.remove_all(|c| c.target == target);
-                self.cut(|s| s.target == target);
+                self.shared.cut_target(target);
             }
         }
     }
@@ -514,16 +546,6 @@ impl Caps {
         gone.into_iter().for_each(|target| self.release(target));
     }
 
-    fn cut(&mut self, which: impl Fn(&Shared) -> bool) {
-        self.shared.retain(|s| {
-            let goes = which(s);
-            if goes {
-                s.line.cut();
-            }
-            !goes
-        });
-    }
-
     fn add_group(&mut self, group: Group) -> Result<u16, Error> {
         let at = self.groups.iter().position(Option::is_none).ok_or(Error::NoRoom)?;
         self.groups[at] = Some(group);
@@ -545,17 +567,18 @@ impl Caps {
 
     /// The family's line to other teams.
     fn line(&mut self, family: u64, target: Target) -> Result<Arc<Line>, Error> {
-        if let Some(known) = self.shared.iter().find(|s| s.family == family) {
+        let mut shared = self.shared.list();
+        if let Some(known) = shared.iter().find(|s| s.family == family) {
             return Ok(known.line.clone());
         }
         // Nobody hangs on those that only this table knows.
-        self.shared.retain(|s| Arc::strong_count(&s.line) > 1);
+        shared.retain(|s| Arc::strong_count(&s.line) > 1);
         let before = match target {
             Target::Lent(at) => self.lent[usize::from(at)].as_ref().map(|l| l.line.clone()),
             _ => None,
         };
-        let line = Line::after(before).filter(|_| self.shared.len() < MAX_SHARED).ok_or(Error::NoRoom)?;
-        self.shared.push(Shared { family, target, line: line.clone() });
+        let line = Line::after(before).filter(|_| shared.len() < MAX_SHARED).ok_or(Error::NoRoom)?;
+        shared.push(Shared { family, target, line: line.clone() });
         Ok(line)
     }
 }
@@ -563,7 +586,7 @@ impl Caps {
 /// The team ends: what it lent is void.
 impl Drop for Caps {
     fn drop(&mut self) {
-        self.cut(|_| true);
+        self.shared.cut(|_| true);
     }
 }
 

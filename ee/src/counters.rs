@@ -120,6 +120,8 @@ counters! {
     Traps = "guest_traps",
     /// Guest code ran past its deadline. The guest erred.
     Overruns = "guest_overruns",
+    /// A slice of an event in the background was over before the event.
+    Slices = "background_slices",
     /// A team was ended for its strikes.
     StruckOut = "teams_struck_out",
     /// A translation request was answered.

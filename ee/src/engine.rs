@@ -17,6 +17,8 @@ use crate::sandbox::TeamState;
 
 /// Bytes of native stack that guest code may use.
 pub const STACK: usize = 128 * 1024;
+/// Bytes of a fiber's stack: what guest code may use, and room for the host function that it calls last.
+pub const FIBER_STACK: usize = STACK + 128 * 1024;
 /// Bytes that an idle store and its one instance take beside memory, table and what grows with the
 /// number of functions (measured by `tests/heap.rs`).
 pub const STORE_BYTES: u64 = 12 * 1024;
@@ -192,7 +194,7 @@ fn config(metering: Metering) -> Config {
     c.signals_based_traps(false);
     c.memory_reservation(0).memory_guard_size(0).memory_reservation_for_growth(0);
     c.memory_init_cow(false);
-    c.max_wasm_stack(STACK);
+    c.max_wasm_stack(STACK).async_stack_size(FIBER_STACK);
     // Admission has refused everything else; here the compiler is told the same.
     for off in [
         WasmFeatures::RELAXED_SIMD,

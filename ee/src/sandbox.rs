@@ -7,13 +7,18 @@
 
 mod clamp;
 mod event;
+mod fiber;
+mod mailbox;
 mod run;
 mod setup;
 mod state;
 #[cfg(test)]
 pub(crate) mod tests;
 
+use std::future::Future;
+use std::pin::pin;
 use std::sync::Arc;
+use std::task::{Context, Poll, Waker};
 
 use nodeos::account::Charge;
 use nodeos::link::LinkId;
@@ -23,9 +28,12 @@ use nodeos::team::{Budget, Resource};
 use wasmtime::{Store, UpdateDeadline};
 use wire::id::CapsuleId;
 use wire::integrity::Mark;
+use wire::tuple::Tuple;
 
 use self::event::brief;
 pub use self::event::{Effect, Event, GuestFault, Outcome, Refused, SessionInput};
+use self::fiber::{Background, Fiber};
+pub(crate) use self::mailbox::charge as charge_on_fiber;
 use self::run::{Handlers, LOOKS, Program, Protocol, Running};
 pub use self::setup::{Setup, StartError};
 use self::setup::{footprint, state};
@@ -33,7 +41,7 @@ pub use self::state::{MAX_EFFECTS, Shared, TeamState};
 use crate::cap::ChildState;
 use crate::capsule::Kinds;
 use crate::engine::{Code, Engine, Metering};
-use crate::integrity::Unsound;
+use crate::integrity::{Integrity, Unsound};
 pub use crate::soft::Fired;
 
 /// Names a neighbor: its position in the node's configuration.
@@ -78,12 +86,30 @@ pub struct SandboxStats {
 
 /// One team's code and state.
 pub struct Sandbox {
-    program: Program,
+    guest: Guest,
+    /// Of a team that has, or had, the privilege.
+    background: Option<Background>,
+    /// What it held when its running event began.
+    held: SandboxStats,
+    tuple: Arc<Tuple>,
+    /// Which of the tuple's protocols run here, in the order of [`TeamState::instances`].
+    positions: Vec<u8>,
     budget: Budget,
     ended: bool,
     /// The compiled module may go only after the store.
     _code: Arc<Code>,
-    _charges: [Charge; 2],
+    charge: Charge,
+    _compiled: Charge,
+}
+
+/// Where the guest is.
+enum Guest {
+    /// Between two events.
+    Idle(Program),
+    /// Between two slices of one.
+    Suspended(Fiber),
+    /// Nowhere: it was ended in the middle of an event.
+    Gone,
 }
 
 impl Sandbox {
@@ -98,19 +124,26 @@ impl Sandbox {
         let compiled = setup.accounts.code().charge(code.size())?;
         let charge = setup.accounts.memory().charge(footprint(code, &setup))?;
         let events = protocol.events;
-        let (interrupter, budget) = (setup.interrupter.clone(), setup.budget);
-        let mut store = Store::new(engine.raw(), state(engine, setup, kinds, now)?);
+        let (interrupter, budget, tuple) = (setup.interrupter.clone(), setup.budget, setup.tuple.clone());
+        let (state, background) = state(engine, setup, kinds, now)?;
+        let mut store = Store::new(engine.raw(), state);
         store.limiter(|s| &mut s.limiter);
         if engine.metering() == Metering::Epoch {
             store.set_epoch_deadline(1);
             // A tick may have been meant for another team, or come late, and the processor may have been
             // taken from the whole node for a while: the time must be up, and the guest must have been
-            // seen running in each part of it.
+            // seen running in each part of it. Host functions use it up, too.
             store.epoch_deadline_callback(|mut s| {
                 let state = s.data_mut();
+                state.read_mail();
                 state.seen += 1;
-                let over = state.seen >= LOOKS && state.meter.count() >= state.deadline;
-                Ok(if over { UpdateDeadline::Interrupt } else { UpdateDeadline::Continue(1) })
+                let over = state.charged > state.allowance
+                    || state.seen >= LOOKS && state.meter.count() >= state.deadline;
+                Ok(match over {
+                    true if state.mailbox.is_some() => UpdateDeadline::Yield(1),
+                    true => UpdateDeadline::Interrupt,
+                    false => UpdateDeadline::Continue(1),
+                })
             });
         }
         let failed = |e: wasmtime::Error| StartError::Instantiate(brief(&format!("{e:#}")));
@@ -125,32 +158,60 @@ impl Sandbox {
         store.data_mut().instances[0].memory = Some(memory);
         let inbox = code.admitted().inbox as usize;
         Ok(Self {
-            program: Program {
+            guest: Guest::Idle(Program {
                 run: Running { store, interrupter, event: budget.event, calls: 0 },
                 instances: vec![Protocol { memory, inbox, handlers, events }],
-            },
+            }),
+            background,
+            held: SandboxStats::default(),
+            tuple,
+            positions: vec![0],
             budget,
             ended: false,
             _code: code.clone(),
-            _charges: [charge, compiled],
+            charge,
+            _compiled: compiled,
         })
     }
 
-    /// Runs the handler for one event, for no longer than the event's deadline.
+    /// Runs the handler for one event, for no longer than the event's deadline; in the background, until
+    /// its first slice is over. A guest in the middle of an event takes nothing but its end.
     pub fn deliver(&mut self, now: Now, event: Event) -> Outcome {
+        let last = matches!(event, Event::Stop);
+        let Guest::Idle(program) = &mut self.guest else {
+            if last && !self.ended {
+                (self.guest, self.ended) = (Guest::Gone, true);
+                return Outcome { end: Ok(()), ..Outcome::ended() };
+            }
+            return Outcome::ended();
+        };
         if self.ended {
-            return Outcome { units: 0, end: Err(GuestFault::Ended), refused: Refused::default() };
+            return Outcome::ended();
         }
-        let state = self.program.run.store.data_mut();
+        let state = program.run.store.data_mut();
         state.now = now;
         state.refused = Refused::default();
         if state.effects.is_empty() {
             state.lent.shrink(u64::MAX);
         }
-        let before = state.effects.len();
-        self.ended = matches!(event, Event::Stop);
-        let result = self.program.handle(event);
-        let state = self.program.run.store.data_mut();
+        state.done = state.effects.len();
+        self.ended = last;
+        if self.background.is_some() {
+            return self.begin(now, event);
+        }
+        let polled = pin!(program.handle(event)).poll(&mut Context::from_waker(Waker::noop()));
+        match polled {
+            Poll::Ready(result) => self.settle(result),
+            // Only a fiber yields.
+            Poll::Pending => Outcome::ended(),
+        }
+    }
+
+    /// The event is over.
+    fn settle(&mut self, result: Result<u64, (u64, GuestFault)>) -> Outcome {
+        let Guest::Idle(program) = &mut self.guest else { return Outcome::ended() };
+        let state = program.run.store.data_mut();
+        state.read_mail();
         state.objects.clear();
         state.refused.memory =
             state.refused.memory.saturating_add(std::mem::take(&mut state.limiter.refused));
@@ -158,28 +219,32 @@ impl Sandbox {
         let (units, end) = match result {
             Ok(units) => (units, Ok(())),
             Err((units, fault)) => {
-                state.effects.truncate(before);
+                state.effects.truncate(state.done);
                 self.ended = true;
                 (units, Err(fault))
             }
         };
-        Outcome { units, end, refused }
+        Outcome { units, end, refused, more: false }
     }
 
-    /// Takes out what the guest wants done, in order.
+    /// Takes out what the guest wants done, in order; nothing in the middle of an event.
     pub fn effects(&mut self) -> impl Iterator<Item = Effect> + '_ {
-        let state = self.program.run.store.data_mut();
-        state.lent.shrink(u64::MAX);
-        state.effects.drain(..)
+        self.program().into_iter().flat_map(|program| {
+            let state = program.run.store.data_mut();
+            state.lent.shrink(u64::MAX);
+            state.effects.drain(..)
+        })
     }
 
-    /// The next timer or expiry that is due; call it until it gives `None`.
+    /// The next timer or expiry that is due; call it until it gives `None`. Those that come in the middle of an
+    /// event are due when it is over.
     pub fn due(&mut self, now: Now) -> Option<Event> {
         if self.ended {
             return None;
         }
-        let asked = self.program.instances[0].handlers.expiry.is_some();
-        let state = self.program.run.store.data_mut();
+        let program = self.program()?;
+        let asked = program.instances[0].handlers.expiry.is_some();
+        let state = program.run.store.data_mut();
         while let Some(soft) = &mut state.soft
             && let Some(entry) = soft.due(now.mono)
         {
@@ -193,31 +258,27 @@ impl Sandbox {
 
     /// When [`Sandbox::due`] has something next.
     pub fn deadline(&self) -> Option<Instant> {
+        let Guest::Idle(program) = &self.guest else { return None };
         if self.ended {
             return None;
         }
-        let state = self.program.run.store.data();
+        let state = program.run.store.data();
         let expiry = state.soft.as_ref().and_then(|s| s.deadline());
         [expiry, state.timers.deadline()].into_iter().flatten().min()
     }
 
-    /// Revokes every capability for a neighbor.
-    pub fn neighbor_gone(&mut self, id: NeighborId) {
-        let state = self.program.run.store.data_mut();
-        if let Some(at) = state.neighbors.position(id) {
-            state.neighbors.gone(id);
-            state.caps.neighbor_gone(at);
-        }
-    }
-
     /// A flow that this one started does something else now.
     pub fn child_is(&mut self, child: Handle, state: ChildState) {
-        self.program.run.store.data_mut().caps.child_is(child, state);
+        match (&mut self.guest, &self.background) {
+            (Guest::Idle(program), _) => program.run.store.data_mut().caps.child_is(child, state),
+            (_, Some(background)) => background.mailbox.child_is(child, state),
+            (_, None) => {}
+        }
     }
 
     /// The mark for a capsule to a neighbor that the team has a key for.
     pub fn mark(&mut self, to: NeighborId, id: &CapsuleId, payload: &[u8]) -> Option<Mark> {
-        self.program.run.store.data_mut().integrity.mark(to, id, payload)
+        self.with_integrity(|keys| keys.mark(to, id, payload)).flatten()
     }
 
     /// Whether a capsule from a neighbor has the mark that the team asks for, if it does.
@@ -228,31 +289,27 @@ impl Sandbox {
         payload: &[u8],
         mark: Option<&Mark>,
     ) -> Result<(), Unsound> {
-        self.program.run.store.data_mut().integrity.check(from, id, payload, mark)
+        self.with_integrity(|keys| keys.check(from, id, payload, mark)).unwrap_or(Ok(()))
     }
 
-    /// What the team holds.
+    /// What the team holds; in the middle of an event, what it held at its start.
     pub fn stats(&self) -> SandboxStats {
-        let state = self.program.run.store.data();
+        let Guest::Idle(program) = &self.guest else { return self.held };
+        let (state, store) = (program.run.store.data(), &program.run.store);
         SandboxStats {
-            linear: self
-                .program
-                .instances
-                .iter()
-                .map(|i| i.memory.data_size(&self.program.run.store) as u64)
-                .sum(),
+            linear: program.instances.iter().map(|i| i.memory.data_size(store) as u64).sum(),
             timers: state.timers.len() as u32,
             cache_entries: state.soft.as_ref().map_or(0, |s| s.len() as u32),
             sessions: state.sessions.len() as u32,
-            calls: self.program.run.calls,
+            calls: program.run.calls,
         }
     }
 
     /// How much of each bounded resource is in use, and the bound: for the team policy.
     pub fn usage(&self) -> [(Resource, u64, u64); 4] {
-        let (state, stats) = (self.program.run.store.data(), self.stats());
+        let (account, stats) = (self.charge.account(), self.stats());
         [
-            (Resource::Memory, state.account.used(), state.account.limit()),
+            (Resource::Memory, account.used(), account.limit()),
             (Resource::Timers, stats.timers.into(), self.budget.timers.into()),
             (Resource::Sessions, stats.sessions.into(), self.budget.sessions.into()),
             (Resource::CacheEntries, stats.cache_entries.into(), self.budget.cache_entries.into()),
@@ -262,5 +319,20 @@ impl Sandbox {
     /// Whether the guest has ended: trapped, overran, or was stopped.
     pub fn has_ended(&self) -> bool {
         self.ended
+    }
+
+    fn program(&mut self) -> Option<&mut Program> {
+        match &mut self.guest {
+            Guest::Idle(program) => Some(program),
+            _ => None,
+        }
+    }
+
+    fn with_integrity<R>(&mut self, work: impl FnOnce(&mut Integrity) -> R) -> Option<R> {
+        match (&self.background, &mut self.guest) {
+            (Some(background), _) => Some(work(&mut background.mailbox.open().integrity)),
+            (None, Guest::Idle(program)) => Some(work(&mut program.run.store.data_mut().integrity)),
+            (None, _) => None,
+        }
     }
 }

@@ -208,6 +208,8 @@ pub struct TeamConfig {
     pub memory: Size,
     /// The deadline of one event.
     pub event: Time,
+    /// What one event may take in all, with the privilege `background`.
+    pub background: Time,
     /// Rate on each link.
     pub rate: Rate,
     /// Burst on each link.
@@ -252,6 +254,7 @@ impl Default for TeamConfig {
         Self {
             memory: Size(1 << 20),
             event: Time(Duration::from_millis(2)),
+            background: Time(Duration::from_secs(1)),
             rate: Rate(12_500_000),
             burst: Size(32 << 10),
             timers: 64,
@@ -278,6 +281,7 @@ impl TeamConfig {
         Budget {
             memory: self.memory.0,
             event: self.event.0,
+            background: self.background.0,
             rate: self.rate.0,
             burst: u32::try_from(self.burst.0).unwrap_or(u32::MAX),
             queue: self.queue,

@@ -195,11 +195,27 @@ impl<E> Scheduler<E> {
             return Err(PushError::Full(event));
         }
         self.waiting += 1;
+        if let Some(entry) = entry(&mut self.teams, team) {
+            entry.queue.push_back(event);
+        }
+        self.wake(team);
+        Ok(())
+    }
+
+    /// Puts back what [`next`](Self::next) gave: it is the team's next again, whatever the queue's limit.
+    pub fn put_back(&mut self, team: TeamId, event: E) -> Result<(), PushError<E>> {
+        let Some(entry) = entry(&mut self.teams, team) else { return Err(PushError::NoTeam(event)) };
+        entry.queue.push_front(event);
+        self.waiting += 1;
+        self.wake(team);
+        Ok(())
+    }
+
+    /// A team has one more event.
+    fn wake(&mut self, team: TeamId) {
         self.turn += 1;
         let turn = self.turn;
-        let Some(entry) = entry(&mut self.teams, team) else { return Err(PushError::NoTeam(event)) };
-        entry.queue.push_back(event);
-        if let Some(group) = &mut entry.group
+        if let Some(group) = entry(&mut self.teams, team).and_then(|entry| entry.group.as_mut())
             && let Some(pass) = group.own.wake(group.at)
         {
             group.busy.push(Reverse((pass, turn, None)));
@@ -210,7 +226,6 @@ impl<E> Scheduler<E> {
                 group.busy.push(Reverse((pass, turn, Some(entry.id))));
             }
         });
-        Ok(())
     }
 
     /// Whether `team`, and all above it, have room for one more event.

@@ -4,6 +4,12 @@
 use crate::error::{Error, check, done};
 use crate::sys;
 
+/// Whether handlers may take longer than an event, in slices: the privilege `background`
+/// (`docs/abi/background.md`).
+pub fn in_background() -> bool {
+    check(sys::cap_lookup(b"background")).is_ok()
+}
+
 /// The longest name of a sensor, in bytes.
 pub const MAX_SENSOR: usize = 64;
 

@@ -1,4 +1,5 @@
-//! `clock_*`: the time, as the platform gave it with the event; it stands still while a handler runs.
+//! `clock_*`: the time, as the platform gave it with the event; it stands still while a handler runs
+//! (while a slice of it runs, of a team with the privilege `background`).
 
 use wasmtime::Linker;
 

@@ -16,7 +16,8 @@ pub(super) fn link(l: &mut Linker<TeamState>) -> wasmtime::Result<()> {
             let key = GuestSlice::new(ptr, len).read(memory)?;
             let mut sender = [0; 4];
             s.random.as_mut().ok_or(Error::Unavailable)?.fill(&mut sender);
-            if s.integrity.set(neighbor, key, u32::from_le_bytes(sender), s.now.wall)? {
+            let (sender, wall) = (u32::from_le_bytes(sender), s.now.wall);
+            if s.with_integrity(|i| i.set(neighbor, key, sender, wall))? {
                 s.neighbors.reserve(at, OPTION_LEN as u16)?;
             }
             Ok(0)
@@ -26,7 +27,7 @@ pub(super) fn link(l: &mut Linker<TeamState>) -> wasmtime::Result<()> {
         plain(g, cost::CALL + cost::ENTRY, |s| {
             let at = s.caps.neighbor(cap, rights::USE)?;
             let neighbor = s.neighbors.get(at)?.is.id;
-            if !s.integrity.clear(neighbor) {
+            if !s.with_integrity(|i| i.clear(neighbor)) {
                 return Err(Error::NotFound);
             }
             s.neighbors.release(at, OPTION_LEN as u16)?;

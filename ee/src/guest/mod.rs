@@ -23,7 +23,7 @@ use wasmtime::{Caller, Linker, Trap};
 
 use crate::abi::{self, Error, cost};
 use crate::engine::Metering;
-use crate::sandbox::TeamState;
+use crate::sandbox::{TeamState, charge_on_fiber};
 
 /// What a host function answers, or the trap that ends the guest.
 type Answer<T> = wasmtime::Result<T>;
@@ -51,6 +51,9 @@ pub(crate) fn link(linker: &mut Linker<TeamState>) -> wasmtime::Result<()> {
 /// Charges `units`, or ends the guest: its event has used its budget up.
 fn charge(guest: &mut Guest<'_>, units: u64) -> wasmtime::Result<()> {
     let state = guest.data_mut();
+    if state.mailbox.is_some() {
+        return charge_on_fiber(guest, units);
+    }
     state.charged += units;
     match state.metering {
         Metering::Epoch if state.charged > state.allowance => Err(Trap::Interrupt.into()),

@@ -60,10 +60,7 @@ pub(super) fn link(l: &mut Linker<TeamState>) -> wasmtime::Result<()> {
         let s = g.data();
         let left = match resource {
             r if r == Resource::Memory as i32 => s.account.left(),
-            r if r == Resource::Processor as i32 => {
-                let units = fuel.unwrap_or_else(|| s.deadline.saturating_sub(s.meter.count()));
-                units / s.per_micro
-            }
+            r if r == Resource::Processor as i32 => s.units_left(fuel) / s.per_micro,
             r if r == Resource::Bandwidth as i32 => s.neighbors.bandwidth(s.now.mono),
             _ => return Ok(Error::BadArgument.code().into()),
         };

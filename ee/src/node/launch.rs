@@ -204,7 +204,7 @@ impl Node {
         shorten(&mut end.why);
         self.end_children(now, handle);
         if end.graceful && self.flows.get_mut(handle).is_some_and(|f| f.sandbox().is_some()) {
-            self.deliver(now, handle, Event::Stop);
+            self.deliver(now, handle, Some(Event::Stop));
         }
         let mut info = match self.flow_info(handle) {
             Some(info) => info,

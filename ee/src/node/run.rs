@@ -33,7 +33,8 @@ const DUE_PER_TEAM: usize = 16;
 /// An event in a team's queue, with what is paid for its buffer.
 #[derive(Debug)]
 pub(super) struct Queued {
-    event: Event,
+    /// `None`: the next slice of the one that the team is in the middle of.
+    event: Option<Event>,
     charge: Option<Charge>,
 }
 
@@ -99,7 +100,7 @@ impl Node {
         // The end of a session must not be lost: the guest would hold it for ever.
         let must = matches!(event, Event::Session { what: SessionInput::Close, .. });
         let room = must || self.sched.queued(team) < usize::from(member.budget.queue);
-        let queued = room && self.sched.push(team, Queued { event, charge }).is_ok();
+        let queued = room && self.sched.push(team, Queued { event: Some(event), charge }).is_ok();
         if !queued {
             member.counters.dropped += 1;
             self.counters.add(Count::QueueFull);
@@ -114,24 +115,32 @@ impl Node {
             let Some(handle) = self.flows.by_team(team) else { continue };
             // The guest holds the buffer while it runs; its queue slot is free.
             let Queued { event, charge } = queued;
-            self.deliver(now, handle, event);
-            drop(charge);
+            if self.deliver(now, handle, event) {
+                // Others' turn, and the links', before the next slice.
+                let _ = self.sched.put_back(team, Queued { event: None, charge });
+                return true;
+            }
         }
         true
     }
 
-    /// Gives one event to a flow's guest and carries out what it wants.
-    pub(super) fn deliver(&mut self, now: Now, handle: Handle, event: Event) {
-        let Some(flow) = self.flows.get_mut(handle) else { return };
-        let Some((team, _)) = flow.team else { return };
-        let Stage::Running { sandbox, .. } = &mut flow.stage else { return };
-        let Some(member) = self.teams.get_mut(team) else { return };
-        if member.count_event().is_err() {
+    /// Gives one event to a flow's guest, or the next slice of the one that it is in the middle of, and carries
+    /// out what it wants. Whether it is in the middle of it now.
+    pub(super) fn deliver(&mut self, now: Now, handle: Handle, event: Option<Event>) -> bool {
+        let Some(flow) = self.flows.get_mut(handle) else { return false };
+        let Some((team, _)) = flow.team else { return false };
+        let Stage::Running { sandbox, .. } = &mut flow.stage else { return false };
+        let Some(member) = self.teams.get_mut(team) else { return false };
+        if event.is_some() && member.count_event().is_err() {
             let why = "it has had all the events that it may have";
-            return self.end_flow(now, handle, End::failed(Erred::Guest, why));
+            self.end_flow(now, handle, End::failed(Erred::Guest, why));
+            return false;
         }
-        let is_capsule = matches!(event, Event::Capsule { .. });
-        let outcome = sandbox.deliver(now, event);
+        let is_capsule = matches!(event, Some(Event::Capsule { .. }));
+        let outcome = match event {
+            Some(event) => sandbox.deliver(now, event),
+            None => sandbox.resume(now),
+        };
         flow.capsules.0 += u64::from(is_capsule);
         let look = flow.capsules.0 % EVENTS_PER_LOOK == 0;
         self.sched.used(team, outcome.units);
@@ -140,9 +149,16 @@ impl Node {
         }
         self.charged += outcome.units;
         self.plan_wake(handle);
+        if outcome.more {
+            self.counters.add(Count::Slices);
+            return true;
+        }
         match outcome.end {
             Ok(()) => self.effects(now, handle),
-            Err(fault) => return self.fault(now, handle, &fault),
+            Err(fault) => {
+                self.fault(now, handle, &fault);
+                return false;
+            }
         }
         if look || outcome.refused.memory > 0 {
             self.warn(handle);
@@ -150,6 +166,7 @@ impl Node {
         if outcome.refused != Refused::default() {
             self.conduct(now, handle, &outcome.refused);
         }
+        false
     }
 
     /// What a guest was refused counts against it; near a limit it is warned (the policy is

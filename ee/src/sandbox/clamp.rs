@@ -3,29 +3,29 @@
 use nodeos::team::Budget;
 use wire::grant::Grant;
 
-use super::{Sandbox, StartError};
+use super::{Guest, NeighborId, Sandbox, StartError};
 use crate::capsule::Kinds;
 
 impl Sandbox {
-    /// Goes on under lower terms. Where the team holds more than a budget allows now it keeps that, and
-    /// gets nothing more until it has given back enough; soft state beyond it goes, the least recently used
-    /// first. Memory and bandwidth are the team's to bound. An error if what the flow declares does not fit the
-    /// new terms at all: it cannot go on.
+    /// Goes on under lower terms, in the middle of an event as well. Where the team holds more than a budget
+    /// allows now it keeps that, and gets nothing more until it has given back enough; soft state beyond it
+    /// goes, the least recently used first. Memory and bandwidth are the team's to bound. An error if what the
+    /// flow declares does not fit the new terms at all: it cannot go on.
     pub fn clamp(&mut self, grant: &Grant, budget: &Budget) -> Result<(), StartError> {
-        let state = self.program.run.store.data_mut();
-        let tuple = state.tuple.clone();
-        for instance in &mut state.instances {
-            let protocol = &tuple.body.protocols[usize::from(instance.position)];
-            instance.kinds = Kinds::new(protocol, instance.position, grant)?;
-        }
-        state.timers.lower(budget.timers.into(), grant.min_timer_us, grant.max_timer_us);
-        state.session_limit = budget.sessions.into();
-        state.soft_limit = state.soft_limit.min(budget.cache_entries.into());
-        if let Some(soft) = &mut state.soft {
-            soft.lower(budget.cache_entries.into());
-        }
-        self.program.run.event = self.program.run.event.min(budget.event);
         self.budget = *budget;
+        if let Some(background) = &mut self.background {
+            background.keep(&grant.privileges);
+        }
+        if let Guest::Idle(program) = &mut self.guest {
+            program.run.event = program.run.event.min(budget.event);
+            return program.run.store.data_mut().lower(grant, budget);
+        }
+        for position in &self.positions {
+            Kinds::new(&self.tuple.body.protocols[usize::from(*position)], *position, grant)?;
+        }
+        if let Some(background) = &self.background {
+            background.mailbox.lower(grant, budget);
+        }
         self.withhold(&grant.privileges);
         Ok(())
     }
@@ -33,6 +33,22 @@ impl Sandbox {
     /// Revokes every capability for privileges that are not among `kept`, and what other teams got of them
     /// by envelopes.
     pub fn withhold(&mut self, kept: &[String]) {
-        self.program.run.store.data_mut().caps.withhold(kept);
+        if let Some(background) = &mut self.background {
+            background.keep(kept);
+        }
+        match (&mut self.guest, &self.background) {
+            (Guest::Idle(program), _) => program.run.store.data_mut().caps.withhold(kept),
+            (_, Some(background)) => background.mailbox.withhold(kept),
+            (_, None) => {}
+        }
+    }
+
+    /// Revokes every capability for a neighbor.
+    pub fn neighbor_gone(&mut self, id: NeighborId) {
+        match (&mut self.guest, &self.background) {
+            (Guest::Idle(program), _) => program.run.store.data_mut().neighbor_gone(id),
+            (_, Some(background)) => background.mailbox.neighbor_gone(id),
+            (_, None) => {}
+        }
     }
 }

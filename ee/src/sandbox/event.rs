@@ -75,6 +75,15 @@ pub struct Outcome {
     pub end: Result<(), GuestFault>,
     /// What the guest was refused during the event.
     pub refused: Refused,
+    /// The event is not over: the guest waits for [`Sandbox::resume`], and there is nothing to carry out yet.
+    pub more: bool,
+}
+
+impl Outcome {
+    /// Nothing ran.
+    pub(super) fn ended() -> Self {
+        Self { units: 0, end: Err(GuestFault::Ended), refused: Refused::default(), more: false }
+    }
 }
 
 /// How often a guest was refused what, during one event: what the team policy asks for.

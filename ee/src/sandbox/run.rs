@@ -55,19 +55,19 @@ pub(super) struct Handlers {
 /// How often a guest is looked at within its event's time.
 pub(super) const LOOKS: u32 = 4;
 /// The part of an event's time that `on_stop` gets.
-const STOP_PART: u32 = 4;
+pub(super) const STOP_PART: u32 = 4;
 
 impl Program {
     /// Runs the handler for an event, if there is one; the units that it took.
-    pub fn handle(&mut self, event: Event) -> Result<u64, (u64, GuestFault)> {
+    pub async fn handle(&mut self, event: Event) -> Result<u64, (u64, GuestFault)> {
         match event {
             Event::Boot => {
                 let main = &self.instances[0];
                 let Some(f) = &main.handlers.boot else { return Ok(0) };
                 let capsule = self.run.fresh(main.events.boot);
-                self.run.call(f, capsule).map(|(units, ())| units)
+                self.run.call(f, capsule).await.map(|(units, ())| units)
             }
-            Event::Capsule { kind, from, packet } => self.capsule(kind, from, packet),
+            Event::Capsule { kind, from, packet } => self.capsule(kind, from, packet).await,
             Event::Timer(fired) => {
                 let main = &self.instances[0];
                 let Some(f) = &main.handlers.timer else { return Ok(0) };
@@ -76,28 +76,33 @@ impl Program {
                 }
                 let capsule = self.run.fresh(main.events.timer);
                 let params = (capsule, abi::number_of(fired.timer), fired.token);
-                self.run.call(f, params).map(|(units, ())| units)
+                self.run.call(f, params).await.map(|(units, ())| units)
             }
-            Event::Session { session, what } => self.session(session, what),
-            Event::Expiry { entry } => self.expiry(entry),
+            Event::Session { session, what } => self.session(session, what).await,
+            Event::Expiry { entry } => self.expiry(entry).await,
             Event::Warning(resource) => {
                 let Some(f) = &self.instances[0].handlers.warning else { return Ok(0) };
-                self.run.call(f, resource as i32).map(|(units, ())| units)
+                self.run.call(f, resource as i32).await.map(|(units, ())| units)
             }
             Event::Flow { child, state } => {
                 let Some(f) = &self.instances[0].handlers.flow else { return Ok(0) };
                 let Some(cap) = self.run.store.data().caps.of_child(child) else { return Ok(0) };
-                self.run.call(f, (abi::number_of(cap), state as i32)).map(|(units, ())| units)
+                self.run.call(f, (abi::number_of(cap), state as i32)).await.map(|(units, ())| units)
             }
             Event::Stop => {
                 self.run.event /= STOP_PART;
                 let Some(f) = &self.instances[0].handlers.stop else { return Ok(0) };
-                self.run.call(f, ()).map(|(units, ())| units)
+                self.run.call(f, ()).await.map(|(units, ())| units)
             }
         }
     }
 
-    fn capsule(&mut self, kind: u8, from: Option<NeighborId>, packet: Buf) -> Result<u64, (u64, GuestFault)> {
+    async fn capsule(
+        &mut self,
+        kind: u8,
+        from: Option<NeighborId>,
+        packet: Buf,
+    ) -> Result<u64, (u64, GuestFault)> {
         let main = &self.instances[0];
         let Some(f) = &main.handlers.capsule else { return Ok(0) };
         let state = self.run.store.data_mut();
@@ -112,10 +117,10 @@ impl Program {
         let object = Object { kind, depth: 0, origin, left, payload: packet };
         let Ok(capsule) = self.run.store.data_mut().objects.insert(object) else { return Ok(0) };
         let from = cap.map_or(0, abi::number_of);
-        self.run.call(f, (abi::number_of(capsule), kind.into(), len, from)).map(|(units, ())| units)
+        self.run.call(f, (abi::number_of(capsule), kind.into(), len, from)).await.map(|(units, ())| units)
     }
 
-    fn session(&mut self, session: SessionId, what: SessionInput) -> Result<u64, (u64, GuestFault)> {
+    async fn session(&mut self, session: SessionId, what: SessionInput) -> Result<u64, (u64, GuestFault)> {
         let main = &self.instances[0];
         let handler = main.handlers.session.as_ref();
         let state = self.run.store.data_mut();
@@ -143,7 +148,7 @@ impl Program {
             let n = state.packet.len().min(INBOX);
             inbox[..n].copy_from_slice(&state.packet[..n]);
         });
-        let result = self.run.call(f, (capsule, abi::number_of(handle), number, len));
+        let result = self.run.call(f, (capsule, abi::number_of(handle), number, len)).await;
         let state = self.run.store.data_mut();
         (state.packet, state.speaking) = (Vec::new(), None);
         if closing {
@@ -153,7 +158,7 @@ impl Program {
     }
 
     /// The guest may keep the entry; else it goes.
-    fn expiry(&mut self, entry: Handle) -> Result<u64, (u64, GuestFault)> {
+    async fn expiry(&mut self, entry: Handle) -> Result<u64, (u64, GuestFault)> {
         let main = &self.instances[0];
         let Some(f) = &main.handlers.expiry else { return Ok(0) };
         let state = self.run.store.data_mut();
@@ -169,7 +174,7 @@ impl Program {
                 inbox[..key.len()].copy_from_slice(key);
             }
         });
-        let result = self.run.call(f, key_len as u32);
+        let result = self.run.call(f, key_len as u32).await;
         let Some(soft) = &mut self.run.store.data_mut().soft else { return result.map(|(units, _)| units) };
         let ttl = result.as_ref().map_or(0, |(_, ttl)| (*ttl).max(0) as u32);
         if soft.is_over(now, entry) && soft.refresh(now, entry, ttl).is_err() {
@@ -194,13 +199,17 @@ impl Running {
         }
     }
 
-    /// One guest call, measured and bounded.
-    fn call<P: WasmParams, R: WasmResults>(
+    /// One guest call, measured and bounded. On a fiber the slices are measured, not the call.
+    async fn call<P: WasmParams + Sync, R: WasmResults + Sync>(
         &mut self,
         f: &TypedFunc<P, R>,
         params: P,
     ) -> Result<(u64, R), (u64, GuestFault)> {
         self.calls += 1;
+        if self.store.data().mailbox.is_some() {
+            let result = self.call_on_fiber(f, params).await;
+            return result.map(|r| (0, r)).map_err(|e| (0, fault(&e)));
+        }
         let state = self.store.data_mut();
         state.charged = 0;
         state.allowance =
@@ -223,6 +232,31 @@ impl Running {
             }
         };
         result.map(|r| (units, r)).map_err(|e| (units, fault(&e)))
+    }
+
+    async fn call_on_fiber<P: WasmParams + Sync, R: WasmResults + Sync>(
+        &mut self,
+        f: &TypedFunc<P, R>,
+        params: P,
+    ) -> wasmtime::Result<R> {
+        let state = self.store.data_mut();
+        state.read_mail();
+        if state.metering == Metering::Epoch {
+            return f.call_async(&mut self.store, params).await;
+        }
+        state.interval = state.allowance;
+        let interval = state.interval;
+        if let Some(mailbox) = &state.mailbox {
+            mailbox.open().interval = interval;
+        }
+        self.store.set_fuel(u64::MAX)?;
+        self.store.fuel_async_yield_interval(Some(interval))?;
+        let result = f.call_async(&mut self.store, params).await;
+        let fuel = u64::MAX - self.store.get_fuel()?;
+        if let Some(mailbox) = &self.store.data().mailbox {
+            mailbox.open().fuel = fuel;
+        }
+        result
     }
 }
 

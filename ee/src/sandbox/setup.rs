@@ -14,6 +14,8 @@ use wire::grant::Grant;
 use wire::id::TupleHash;
 use wire::tuple::Tuple;
 
+use super::fiber::{Background, is_granted};
+use super::mailbox::Mailbox;
 use super::state::{InstanceState, Limiter, Shared, TeamState};
 use super::{NeighborRef, Refused, SessionId};
 use crate::abi;
@@ -114,11 +116,23 @@ pub(super) fn footprint(code: &Code, setup: &Setup) -> u64 {
         + Slab::<SessionId>::bytes(setup.budget.sessions.into());
     let data: usize = setup.data.iter().map(|(_, bytes)| bytes.len()).sum();
     let instance = STORE_BYTES + u64::from(code.admitted().functions) * FUNCTION_BYTES;
-    code.size() + instance + (tables + data) as u64
+    code.size() + instance + (tables + data) as u64 + Background::bytes(&setup.grant.privileges)
 }
 
-/// The state of a team before its first event.
-pub(super) fn state(engine: &Engine, setup: Setup, kinds: Kinds, now: Now) -> Result<TeamState, StartError> {
+/// The state of a team before its first event, and what it takes to run it in the background.
+pub(super) fn state(
+    engine: &Engine,
+    setup: Setup,
+    kinds: Kinds,
+    now: Now,
+) -> Result<(TeamState, Option<Background>), StartError> {
+    let caps = Caps::new(setup.neighbors.len(), &setup.grant.privileges);
+    let mut mailbox = None;
+    if is_granted(&setup.grant.privileges) {
+        let integrity = Integrity::new(setup.accounts.memory().charge(0)?);
+        mailbox = Some(Arc::new(Mailbox::new(&setup, caps.lines(), integrity, now)));
+    }
+    let background = Background::new(engine, &setup, mailbox.clone());
     let Setup {
         tuple,
         hash,
@@ -142,7 +156,7 @@ pub(super) fn state(engine: &Engine, setup: Setup, kinds: Kinds, now: Now) -> Re
     }
     let account = accounts.memory().clone();
     let main = InstanceState { position: 0, kinds, memory: None };
-    Ok(TeamState {
+    let state = TeamState {
         tuple,
         hash,
         node_name,
@@ -159,7 +173,7 @@ pub(super) fn state(engine: &Engine, setup: Setup, kinds: Kinds, now: Now) -> Re
         charged: 0,
         now,
         objects: Objects::new(),
-        caps: Caps::new(neighbors.len(), &grant.privileges),
+        caps,
         neighbors: Neighbors::new(neighbors, bandwidth),
         soft: None,
         soft_limit: budget.cache_entries.into(),
@@ -179,12 +193,18 @@ pub(super) fn state(engine: &Engine, setup: Setup, kinds: Kinds, now: Now) -> Re
         packet: Vec::new(),
         speaking: None,
         random,
+        mailbox,
+        slice: 0,
+        later: 0,
+        interval: 1,
         integrity: Integrity::new(account.charge(0)?),
         effects: VecDeque::new(),
         lent: account.charge(0)?,
+        done: 0,
         refused: Refused::default(),
         limiter: Limiter { charge: account.charge(0)?, refused: 0 },
         account,
         accounts,
-    })
+    };
+    Ok((state, background))
 }

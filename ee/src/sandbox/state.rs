@@ -8,12 +8,14 @@ use nodeos::account::{Account, Charge};
 use nodeos::buf::{BLOCK, Buf, BufPool};
 use nodeos::platform::{Meter, Now};
 use nodeos::slab::{Full, Handle, Slab};
-use nodeos::team::Accounts;
+use nodeos::team::{Accounts, Budget};
 use wasmtime::{Memory, ResourceLimiter};
+use wire::grant::Grant;
 use wire::id::TupleHash;
 use wire::tuple::{Protocol, Tuple};
 
-use super::{Effect, Refused, SessionId};
+use super::mailbox::Mailbox;
+use super::{Effect, NeighborId, Refused, SessionId, StartError};
 use crate::abi::Error;
 use crate::blob::Blobs;
 use crate::cap::{Caps, Neighbors};
@@ -90,8 +92,20 @@ pub struct TeamState {
     pub(crate) shared: Shared,
     pub(crate) maker: Maker,
 
-    pub(crate) integrity: Integrity,
+    /// Of a team that may run in the background; what is told to it in the middle of an event.
+    pub(crate) mailbox: Option<Arc<Mailbox>>,
+    /// Which slice that brought last.
+    pub(super) slice: u64,
+    /// Units of the slices after that.
+    pub(super) later: u64,
+    /// After how much fuel it yields.
+    pub(super) interval: u64,
+
+    /// Without a mailbox; else it is there.
+    pub(super) integrity: Integrity,
     pub(crate) effects: VecDeque<Effect>,
+    /// Those of them that are not the running event's.
+    pub(super) done: usize,
     /// Packet buffers that the event took, and the bytes of its other effects.
     pub(super) lent: Charge,
     pub(crate) refused: Refused,
@@ -135,6 +149,48 @@ impl TeamState {
         };
         *count = count.saturating_add(1);
         error.code()
+    }
+
+    /// What is left of the event's time, in units; `fuel` where that is counted.
+    pub(crate) fn units_left(&self, fuel: Option<u64>) -> u64 {
+        match (fuel, &self.mailbox) {
+            (Some(fuel), None) => fuel,
+            (Some(_), Some(_)) => self.later + self.allowance.saturating_sub(self.charged),
+            (None, _) => self.later + self.deadline.saturating_sub(self.meter.count()),
+        }
+    }
+
+    /// Works with the keys for marks on capsules.
+    pub(crate) fn with_integrity<R>(&mut self, work: impl FnOnce(&mut Integrity) -> R) -> R {
+        match &self.mailbox {
+            Some(mailbox) => work(&mut mailbox.open().integrity),
+            None => work(&mut self.integrity),
+        }
+    }
+
+    /// Revokes every capability for a neighbor. What the running event was to send there is not sent.
+    pub(super) fn neighbor_gone(&mut self, id: NeighborId) {
+        let Some(at) = self.neighbors.position(id) else { return };
+        self.neighbors.gone(id);
+        self.caps.neighbor_gone(at);
+        self.effects.retain(|e| !matches!(e, Effect::Send { to, .. } if *to == id));
+    }
+
+    /// Goes on under lower terms; the memory account and an event's time are not this state's.
+    pub(super) fn lower(&mut self, grant: &Grant, budget: &Budget) -> Result<(), StartError> {
+        let tuple = self.tuple.clone();
+        for instance in &mut self.instances {
+            let protocol = &tuple.body.protocols[usize::from(instance.position)];
+            instance.kinds = Kinds::new(protocol, instance.position, grant)?;
+        }
+        self.timers.lower(budget.timers.into(), grant.min_timer_us, grant.max_timer_us);
+        self.session_limit = budget.sessions.into();
+        self.soft_limit = self.soft_limit.min(budget.cache_entries.into());
+        if let Some(soft) = &mut self.soft {
+            soft.lower(budget.cache_entries.into());
+        }
+        self.caps.withhold(&grant.privileges);
+        Ok(())
     }
 
     /// Enters a session.

@@ -128,6 +128,8 @@ pub struct Budget {
     pub code: u64,
     /// The deadline of one event.
     pub event: Duration,
+    /// What one event may take in all where the team may run in the background, in slices as long as an event.
+    pub background: Duration,
     /// Bytes per second on each link.
     pub rate: u64,
     /// Bytes at once on each link.
@@ -167,6 +169,7 @@ impl Budget {
         memory: u64::MAX,
         code: u64::MAX,
         event: Duration::MAX,
+        background: Duration::MAX,
         rate: u64::MAX,
         burst: u32::MAX,
         total_rate: u64::MAX,
@@ -208,6 +211,7 @@ impl Budget {
             memory: self.memory.min(other.memory),
             code: self.code.min(other.code),
             event: self.event.min(other.event),
+            background: self.background.min(other.background),
             rate: self.rate.min(other.rate),
             burst: self.burst.min(other.burst),
             total_rate: self.total_rate.min(other.total_rate),

@@ -25,6 +25,7 @@ const FIRST_FLOW: u32 = 5000;
 const MAX_FLOWS: usize = 16;
 /// Blobs of a flow.
 const MAX_BLOBS: usize = 64;
+const BACKGROUND: u32 = 3004;
 const FIRST_GROUP: u32 = 2000;
 const MAX_GROUPS: usize = 16;
 /// Sealers are even, the unsealer of each is the next number.
@@ -64,6 +65,7 @@ impl Node {
             b"node-key" if granted => Some(NODE_KEY),
             b"blobs" if granted => Some(BLOBS),
             b"flows" if granted => Some(FLOWS),
+            b"background" if granted => Some(BACKGROUND),
             _ => None,
         }
     }
@@ -97,6 +99,7 @@ impl Node {
             || self.may(handle, BLOBS, b"blobs").is_ok()
             || self.may(handle, FLOWS, b"flows").is_ok()
             || self.child(handle).is_ok()
+            || self.may(handle, BACKGROUND, b"background").is_ok()
     }
 
     pub(crate) fn cap_revoke(&mut self, capability: u32) -> i32 {

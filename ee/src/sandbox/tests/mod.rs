@@ -1,5 +1,6 @@
 //! Guests of all kinds, honest and hostile, against the real engine.
 
+mod background;
 mod capsules;
 mod ends;
 mod state;
@@ -76,7 +77,7 @@ fn engine(metering: Metering) -> &'static Engine {
 pub(crate) fn store(engine: &Engine) -> Store<TeamState> {
     let setup = setup(engine, &Account::root(1 << 20), BufPool::new(4), |_| ());
     let kinds = Kinds::new(setup.tuple.main(), 0, &setup.grant).unwrap();
-    Store::new(engine.raw(), state(engine, setup, kinds, NOW).unwrap())
+    Store::new(engine.raw(), state(engine, setup, kinds, NOW).unwrap().0)
 }
 
 const NOW: Now = Now { mono: Instant(1_000_000), wall: Some(1_700_000_000) };

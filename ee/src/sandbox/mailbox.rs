@@ -1,0 +1,171 @@
+//! What the node leaves for a guest that may be in the middle of an event, and what it learns of it.
+//!
+//! While an event of a team with the privilege [`BACKGROUND`](crate::cap::BACKGROUND) is suspended, the team's
+//! store belongs to its fiber and nobody else reaches its [`TeamState`]. What changes meanwhile waits here and
+//! is applied before the guest gets anything more from the node: every host function and every look at the
+//! guest begins with [`TeamState::read_mail`]. What it lent to other teams is void without it.
+
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use nodeos::platform::Now;
+use nodeos::slab::Handle;
+use nodeos::team::Budget;
+use wasmtime::{AsContextMut, Caller, Trap};
+use wire::grant::Grant;
+
+use super::NeighborId;
+use super::setup::Setup;
+use super::state::TeamState;
+use crate::cap::{ChildState, Lines, Target};
+use crate::engine::Metering;
+use crate::integrity::Integrity;
+
+/// Shared by a sandbox and the state of its guest.
+pub(crate) struct Mailbox {
+    mail: Mutex<Mail>,
+    /// What other teams hold of this one's capabilities.
+    lines: Lines,
+    /// The neighbors, by position.
+    neighbors: Vec<NeighborId>,
+    /// The privileges that were granted at the start, by position.
+    privileges: Vec<String>,
+}
+
+pub(super) struct Mail {
+    /// Which slice runs; the guest's side compares it with its own.
+    pub slice: u64,
+    /// The time at its start.
+    pub now: Now,
+    /// When its time is over, on the meter.
+    pub deadline: u64,
+    /// The same in units.
+    pub allowance: u64,
+    /// Units of the slices after it.
+    pub later: u64,
+    /// Units that host functions were charged in it.
+    pub charged: u64,
+    /// After how much fuel the guest yields.
+    pub interval: u64,
+    /// All the fuel that the event took, once it is over.
+    pub fuel: u64,
+    /// Neighbors that it may not know of any more.
+    gone: Vec<NeighborId>,
+    /// The privileges that it keeps.
+    kept: Option<Vec<String>>,
+    /// The terms on which it goes on.
+    terms: Option<(Grant, Budget)>,
+    /// Flows that it started, and what they do now.
+    children: Vec<(Handle, ChildState)>,
+    /// Arriving capsules are checked while the guest is away, so the keys are here.
+    pub integrity: Integrity,
+}
+
+impl Mailbox {
+    pub fn new(setup: &Setup, lines: Lines, integrity: Integrity, now: Now) -> Self {
+        let mail = Mail {
+            slice: 0,
+            now,
+            deadline: 0,
+            allowance: 0,
+            later: 0,
+            charged: 0,
+            interval: 1,
+            fuel: 0,
+            gone: Vec::new(),
+            kept: None,
+            terms: None,
+            children: Vec::new(),
+            integrity,
+        };
+        let neighbors = setup.neighbors.iter().map(|n| n.id).collect();
+        Self { mail: Mutex::new(mail), lines, neighbors, privileges: setup.grant.privileges.clone() }
+    }
+
+    pub(super) fn open(&self) -> MutexGuard<'_, Mail> {
+        self.mail.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The guest may not know of this neighbor any more.
+    pub(super) fn neighbor_gone(&self, id: NeighborId) {
+        let Some(at) = self.neighbors.iter().position(|known| *known == id) else { return };
+        self.lines.cut_target(Target::Neighbor(at as u16));
+        let mut mail = self.open();
+        if !mail.gone.contains(&id) {
+            mail.gone.push(id);
+        }
+    }
+
+    /// The guest keeps no other privileges than these.
+    pub(super) fn withhold(&self, kept: &[String]) {
+        for (at, name) in self.privileges.iter().enumerate() {
+            if !kept.contains(name) {
+                self.lines.cut_target(Target::Privilege(at as u16));
+            }
+        }
+        self.open().kept = Some(kept.to_vec());
+    }
+
+    /// A flow that the guest started does something else now. It knows of few, and each does little.
+    pub(super) fn child_is(&self, child: Handle, state: ChildState) {
+        self.open().children.push((child, state));
+    }
+
+    /// The guest goes on under these terms, which are lower than all before.
+    pub(super) fn lower(&self, grant: &Grant, budget: &Budget) {
+        self.open().terms = Some((grant.clone(), *budget));
+    }
+}
+
+impl TeamState {
+    /// Takes over what the node left since the last time.
+    pub(super) fn read_mail(&mut self) {
+        let Some(mailbox) = self.mailbox.clone() else { return };
+        let mut mail = mailbox.open();
+        if mail.slice != self.slice {
+            self.slice = mail.slice;
+            (self.now, self.deadline, self.allowance) = (mail.now, mail.deadline, mail.allowance);
+            (self.later, self.seen, self.charged) = (mail.later, 0, 0);
+        }
+        let (gone, kept, terms) = (std::mem::take(&mut mail.gone), mail.kept.take(), mail.terms.take());
+        let children = std::mem::take(&mut mail.children);
+        drop(mail);
+        children.into_iter().for_each(|(child, state)| self.caps.child_is(child, state));
+        gone.into_iter().for_each(|id| self.neighbor_gone(id));
+        if let Some(kept) = kept {
+            self.caps.withhold(&kept);
+        }
+        if let Some((grant, budget)) = terms {
+            // That what the flow declares fits the terms was seen when they came.
+            let _ = self.lower(&grant, &budget);
+        }
+    }
+}
+
+/// Charges a guest on a fiber. Past its slice it yields at its next loop or function entry; a host function
+/// cannot yield, so a straight line of them may take as much again, and no more.
+#[cold]
+pub(crate) fn charge(guest: &mut Caller<'_, TeamState>, units: u64) -> wasmtime::Result<()> {
+    let state = guest.data_mut();
+    state.read_mail();
+    state.charged = state.charged.saturating_add(units);
+    let (charged, allowance) = (state.charged, state.allowance.max(1));
+    if charged > allowance.saturating_mul(2) {
+        return Err(Trap::Interrupt.into());
+    }
+    let over = charged > allowance;
+    let interval = if over { 1 } else { allowance };
+    let before = std::mem::replace(&mut state.interval, interval);
+    let metering = state.metering;
+    if let Some(mailbox) = &state.mailbox {
+        let mut mail = mailbox.open();
+        (mail.charged, mail.interval) = (charged, interval);
+    }
+    match metering {
+        Metering::Epoch if over => guest.engine().increment_epoch(),
+        Metering::Fuel if interval != before => {
+            guest.as_context_mut().fuel_async_yield_interval(Some(interval))?;
+        }
+        _ => {}
+    }
+    Ok(())
+}
