@@ -30,6 +30,11 @@ impl Output {
         if self.json { self.value(&value()) } else { self.text(&table().render(self.colour)) }
     }
 
+    /// Makes room for the next picture of what people watch: on a terminal it takes the place of the last.
+    pub fn screen(&self) -> Result<()> {
+        if self.json || !io::stdout().is_terminal() { Ok(()) } else { self.text("\x1b[H\x1b[2J") }
+    }
+
     /// Prints JSON, on one line.
     pub fn value(&self, value: &Value) -> Result<()> {
         self.text(&format!("{value}\n"))

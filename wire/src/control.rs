@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::grant::Grant;
 use crate::id::{PartHash, TupleHash};
-use crate::tuple::Scheme;
+use crate::tuple::{Budgets, Scheme};
 
 /// The control protocol written here.
 pub const VERSION: u16 = 2;
@@ -107,6 +107,13 @@ pub enum Request {
         flow: TupleHash,
         /// At once, without the flow's own clean-up.
         kill: bool,
+    },
+    /// Lower a flow's budgets here; nothing is raised.
+    FlowLimit {
+        /// The flow.
+        flow: TupleHash,
+        /// What is named is bounded.
+        budgets: Budgets,
     },
     /// The Auth Agent's policy.
     PolicyShow,
@@ -351,8 +358,15 @@ pub struct TeamInfo {
     pub flow: Option<TupleHash>,
     /// Bytes used, the highest ever, and the limit.
     pub memory: (u64, u64, u64),
-    /// Microseconds of processor time used in all.
+    /// Microseconds of processor time used in all. Of the root: what nobody could be charged for.
     pub cpu_us: u64,
+    /// Of these: for compiling and starting its code, and for answering other nodes about it.
+    pub work_us: (u64, u64),
+    /// Shares of processor time: beside the other teams below its parent, and of its own events beside the
+    /// teams below it.
+    pub shares: (u32, u32),
+    /// Everything of it that is counted.
+    pub budgets: Vec<BudgetInfo>,
     /// The deadline of one event, in microseconds.
     pub event_us: u32,
     /// Events handled, waiting, and dropped.
@@ -363,6 +377,19 @@ pub struct TeamInfo {
     pub refused: u64,
     /// Strikes against it.
     pub strikes: u32,
+}
+
+/// One of a team's budgets.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BudgetInfo {
+    /// Of what.
+    pub resource: String,
+    /// How much of it is in use, or was spent, by the team and those below it.
+    pub used: u64,
+    /// How much may be; none: as much as the parent has.
+    pub limit: Option<u64>,
+    /// The team has it for itself: its parent donated it.
+    pub donated: bool,
 }
 
 /// A flow.

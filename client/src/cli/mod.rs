@@ -8,6 +8,8 @@ mod lab;
 mod policy;
 mod session;
 mod show;
+mod team;
+mod top;
 
 use std::process::ExitCode;
 
@@ -47,7 +49,9 @@ enum Object {
     Neighbor(show::Show),
     /// Its teams: who uses how much
     #[command(subcommand)]
-    Team(show::Show),
+    Team(team::Verb),
+    /// Watch its teams at work
+    Top(top::Options),
     /// What flows keep on it, over its restarts, too
     #[command(subcommand)]
     Blob(blob::Verb),
@@ -90,7 +94,8 @@ pub fn run(cli: Cli) -> Result<()> {
         Object::Node(show::Node::Log(options)) => show::log(&access, &options, output),
         Object::Link(_) => show::link(&access, output),
         Object::Neighbor(_) => show::neighbor(&access, output),
-        Object::Team(_) => show::team(&access, output),
+        Object::Team(verb) => team::run(&access, &verb, output),
+        Object::Top(options) => top::run(&access, &options, output),
         Object::Protocol(_) => show::protocol(&access, output),
         Object::Blob(verb) => blob::run(&access, &verb, output),
         Object::Policy(verb) => policy::run(&access, &verb, output),
@@ -124,6 +129,10 @@ mod tests {
             "bees flow verify x.tuple --policy b.toml --at 2026-11-21",
             "bees policy load b.toml --node b",
             "bees blob remove 0a1b2c3d count -n b",
+            "bees team budget ping -n b",
+            "bees team limit ping --memory 256k --rate 10mbit --event 1ms -n b",
+            "bees team kill ping -n b",
+            "bees top -n b --interval 500ms --count 3",
         ] {
             Cli::try_parse_from(line.split(' ')).unwrap();
         }

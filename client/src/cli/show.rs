@@ -160,50 +160,6 @@ pub fn neighbor(access: &Access, output: Output) -> Result<()> {
     })
 }
 
-pub fn team(access: &Access, output: Output) -> Result<()> {
-    let teams = access.login()?.teams()?;
-    let value = || {
-        let team = |t: &wire::control::TeamInfo| {
-            json!({
-                "id": t.id, "parent": t.parent, "name": t.name, "flow": t.flow.map(|f| f.to_string()),
-                "memory": { "used": t.memory.0, "peak": t.memory.1, "limit": t.memory.2 },
-                "cpu_us": t.cpu_us, "event_us": t.event_us,
-                "events": { "handled": t.events.0, "waiting": t.events.1, "dropped": t.events.2 },
-                "sent": t.sent.0, "rate": t.sent.1, "refused": t.refused, "strikes": t.strikes,
-            })
-        };
-        teams.iter().map(team).collect()
-    };
-    output.show(value, || {
-        let columns = [
-            "TEAM", "NAME", "FLOW", ">MEMORY", ">PEAK", ">LIMIT", ">CPU", ">EVENT", ">EVENTS", ">WAITING",
-            ">DROPPED", ">SENT", ">RATE", ">REFUSED", ">STRIKES",
-        ];
-        let mut table = Table::new(&columns);
-        for t in &teams {
-            let words = [
-                t.parent.map_or(t.id.to_string(), |p| format!("{p}/{}", t.id)),
-                t.name.clone(),
-                or_dash(t.flow.map(|f| format!("{f:.8}"))),
-                bytes(t.memory.0),
-                bytes(t.memory.1),
-                bytes(t.memory.2),
-                us(t.cpu_us),
-                us(t.event_us.into()),
-                t.events.0.to_string(),
-                t.events.1.to_string(),
-                t.events.2.to_string(),
-                bytes(t.sent.0),
-                or_dash(t.sent.1.map(Rate)),
-                t.refused.to_string(),
-                t.strikes.to_string(),
-            ];
-            table.row(words.map(Into::into));
-        }
-        table
-    })
-}
-
 pub fn protocol(access: &Access, output: Output) -> Result<()> {
     let mut remote = access.login()?;
     let Answer::Protocols(all) = remote.ask(&Request::ProtocolShow)? else { return Err(remote.nonsense()) };

@@ -49,7 +49,10 @@ impl Access {
 fn needed(request: &Request) -> Right {
     match request {
         Request::PartPut { .. } | Request::FlowInject { .. } => Right::Inject,
-        Request::FlowStop { .. } | Request::FlowRevoke { .. } | Request::BlobRemove { .. } => Right::Stop,
+        Request::FlowStop { .. }
+        | Request::FlowLimit { .. }
+        | Request::FlowRevoke { .. }
+        | Request::BlobRemove { .. } => Right::Stop,
         Request::PolicyLoad { .. } => Right::Reconfigure,
         _ => Right::See,
     }
@@ -88,7 +91,9 @@ impl Node {
         let (rights, right) = (self.rights(now, principal), needed(request));
         let may = match request {
             _ if Self::is_own_area(request) => rights.has(Right::Reconfigure),
-            Request::FlowStop { flow, .. } | Request::BlobRemove { area: flow, .. } => {
+            Request::FlowStop { flow, .. }
+            | Request::FlowLimit { flow, .. }
+            | Request::BlobRemove { area: flow, .. } => {
                 let own = || self.flows.by_hash(flow).is_some_and(|h| self.is_own(h, principal));
                 rights.has(Right::StopAny) || rights.has(right) && own()
             }
@@ -195,6 +200,7 @@ pub(super) fn what(request: &Request) -> &'static str {
         Request::PartPut { .. } => "put parts",
         Request::FlowInject { .. } => "inject this flow",
         Request::FlowStop { .. } => "stop this flow",
+        Request::FlowLimit { .. } => "limit this flow",
         Request::FlowRevoke { .. } => "revoke flows",
         Request::PolicyLoad { .. } => "load a policy",
         Request::BlobRemove { .. } => "remove these blobs",

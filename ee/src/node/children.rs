@@ -106,14 +106,19 @@ impl Node {
         most: u64,
     ) {
         let Some(handle) = self.child_of(parent, child) else { return };
-        let Some((_, granted)) = self.flows.get(handle).and_then(|f| f.team.as_ref()) else { return };
         let mut lower = Budgets::default();
         match resource {
             abi::Resource::Memory => lower.memory = Some(most),
             abi::Resource::Processor => lower.event_us = Some(u32::try_from(most).unwrap_or(u32::MAX)),
             abi::Resource::Bandwidth => lower.rate = Some(most),
         }
-        let terms = Grant { budgets: granted.budgets.meet(&lower), ..granted.clone() };
+        self.limit_flow(now, handle, &lower);
+    }
+
+    /// Lowers a flow's budgets.
+    pub(super) fn limit_flow(&mut self, now: Now, handle: Handle, lower: &Budgets) {
+        let Some((_, granted)) = self.flows.get(handle).and_then(|f| f.team.as_ref()) else { return };
+        let terms = Grant { budgets: granted.budgets.meet(lower), ..granted.clone() };
         self.clamp(now, handle, &terms);
     }
 

@@ -11,9 +11,11 @@ use authagent::keys::{Ed25519Key, NodeIdentity, PublicKey};
 use nodeos::ip::StreamEvent;
 use nodeos::net::StreamId;
 use nodeos::platform::{Entropy, Instant, Now};
+use nodeos::team::{Resource, Team, TeamId};
 use serde::Serialize;
 use wire::control::{
-    Answer, ControlError, Erred, MAX_MESSAGE, NodeInfo, Page, ProtocolInfo, Request, TeamInfo, decode, encode,
+    Answer, BudgetInfo, ControlError, Erred, MAX_MESSAGE, NodeInfo, Page, ProtocolInfo, Request, TeamInfo,
+    decode, encode,
 };
 use wire::id::TupleHash;
 use wire::tuple::Tuple;
@@ -325,6 +327,13 @@ impl Node {
             }
             Request::FlowInject { tuple } => self.inject(now, principal, tuple),
             Request::FlowStop { flow, kill } => self.stop(now, principal, flow, kill),
+            Request::FlowLimit { flow, budgets } => match self.flows.by_hash(&flow) {
+                Some(handle) if self.flow_and_team(handle).is_some() => {
+                    self.limit_flow(now, handle, &budgets);
+                    Answer::Done
+                }
+                _ => failed(Erred::Operator, "there is no such flow here, or it has no team yet"),
+            },
             Request::PolicyShow => self.policy_show(),
             Request::PolicyLoad { text } => self.policy_load(now, principal, text),
             Request::FlowRevoke { revocation } => self.flow_revoke(now, principal, &revocation),
@@ -389,7 +398,7 @@ impl Node {
 
     fn team_infos(&self) -> Vec<TeamInfo> {
         let per_micro = self.platform.meter.per_micro().max(1);
-        let info = |(id, team): (nodeos::team::TeamId, &nodeos::team::Team)| TeamInfo {
+        let info = |(id, team): (TeamId, &Team)| TeamInfo {
             id: id.0.raw(),
             parent: team.parent().map(|p| p.0.raw()),
             name: team.name.to_string(),
@@ -397,6 +406,9 @@ impl Node {
             memory: (team.account().used(), team.account().peak(), team.account().limit()),
             // The root has no code: its part is what nobody could be charged for.
             cpu_us: team.parent().map_or_else(|| self.unchargeable(), |_| team.counters.units) / per_micro,
+            work_us: (team.counters.start_units / per_micro, team.counters.serve_units / per_micro),
+            shares: (team.shares().among, team.shares().own),
+            budgets: budgets(team),
             event_us: team.budget.event.as_micros() as u32,
             events: (team.counters.events, self.sched.queued(id) as u32, team.counters.dropped),
             sent: (team.counters.sent, Some(team.budget.rate)),
@@ -426,6 +438,17 @@ impl Flow {
 
 pub(super) fn failed(erred: Erred, text: impl ToString) -> Answer {
     Answer::Error(ControlError { erred, text: text.to_string() })
+}
+
+/// What of a team's resources is in use.
+fn budgets(team: &Team) -> Vec<BudgetInfo> {
+    let info = |resource: Resource| {
+        let account = team.accounts().of(resource)?;
+        let limit = Some(account.limit()).filter(|limit| *limit != u64::MAX);
+        let donated = account.is_donated();
+        Some(BudgetInfo { resource: resource.name().into(), used: account.used(), limit, donated })
+    };
+    Resource::ALL.into_iter().filter_map(info).collect()
 }
 
 /// As many items as fit one answer, and one at least.
