@@ -5,8 +5,10 @@ use core::cell::Cell;
 use proptest::prelude::*;
 use std::format;
 use wire::anep;
-use wire::link::{MAX_HANDSHAKE, OVERHEAD};
+use wire::control::Erred;
+use wire::link::{ANSWER_NOISE, COOKIE_LEN, HELLO_NOISE, MAX_HANDSHAKE, OVERHEAD, PROOF_NOISE};
 
+use super::handshake::MAX_OPEN;
 use crate::keys::SigningKey;
 
 const MS: u64 = 1000;
