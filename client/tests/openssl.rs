@@ -109,6 +109,25 @@ fn bees_reads_the_keys_that_openssl_made() {
     assert!(error("curve").contains("neither an RSA nor an Ed25519 key"), "{}", error("curve"));
 }
 
+/// The way that docs/security.md shows: what is in the clear is only in a pipe.
+#[test]
+fn an_encrypted_key_is_used_through_a_pipe() {
+    let Some(openssl) = Openssl::find("pipe") else { return };
+    bees(&["key", "new", "joe.key"], &openssl.0);
+    let seal = ["pkey", "-aes256", "-in", "joe.key", "-passout", "pass:secret", "-out", "joe.sealed"];
+    openssl.run(&seal);
+    assert!(fs::read_to_string(openssl.path("joe.sealed")).unwrap().contains("ENCRYPTED PRIVATE KEY"));
+    let script =
+        format!("{} key export <(openssl pkey -in joe.sealed -passin pass:$0)", env!("CARGO_BIN_EXE_bees"));
+    let export = |pass: &str| {
+        Command::new("bash").args(["-c", &script, pass]).current_dir(&openssl.0).output().unwrap()
+    };
+    let exported = export("secret");
+    assert_eq!(String::from_utf8_lossy(&exported.stderr), "");
+    assert_eq!(exported.stdout, bees(&["key", "export", "joe.key"], &openssl.0).into_bytes());
+    assert!(!export("guess").status.success());
+}
+
 #[test]
 fn openssl_checks_a_signature_of_bees() {
     let Some(openssl) = Openssl::find("checks") else { return };

@@ -7,6 +7,7 @@
 
 pub mod budget;
 mod callgrind;
+mod ends;
 pub mod relays;
 
 use std::path::Path;
@@ -69,8 +70,14 @@ pub fn run(options: &Options) -> Result<Vec<Cost>> {
 
 /// Counts the instructions of `program`'s relay of this kind.
 pub fn count(program: &Path, kind: Kind, payload: usize) -> Result<Cost> {
-    let [short, long] = RUNS.map(|capsules| profile(program, kind, capsules, payload));
-    let difference = long?.less(&short?);
+    let counted = |kind| {
+        let [short, long] = RUNS.map(|capsules| profile(program, kind, capsules, payload));
+        anyhow::Ok(long?.less(&short?))
+    };
+    let mut difference = counted(kind)?;
+    if let Some(aside) = kind.aside() {
+        difference = difference.less(&counted(aside)?);
+    }
     let per_capsule = |instructions: i64| instructions as f64 / (RUNS[1] - RUNS[0]) as f64;
     let list = |costs: Vec<(String, i64)>, most: usize| {
         let costs = costs.into_iter().map(|(name, cost)| (name, per_capsule(cost)));

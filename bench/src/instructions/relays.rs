@@ -12,8 +12,10 @@ use nodeos::link::{LinkId, Mac};
 use nodeos::net::Net;
 use nodeos::platform::{Instant, Now};
 use serde::{Deserialize, Serialize};
+use wire::capsule::HEADER_LEN;
 use wire::control::FlowState;
 
+use super::ends::{Ends, Place, SHAKEN, key};
 use crate::flow::RelayFlow;
 use crate::hop::{flow_info, inject, platform};
 use crate::relay::frames::{CAPSULE_PAYLOAD, capsule, payload};
@@ -25,6 +27,11 @@ const SOURCE_MAC: Mac = Mac([2, 0, 0, 0, 1, 1]);
 const IN_MAC: Mac = Mac([2, 0, 0, 0, 2, 1]);
 const OUT_MAC: Mac = Mac([2, 0, 0, 0, 2, 2]);
 const NEXT_MAC: Mac = Mac([2, 0, 0, 0, 3, 1]);
+const RELAY_KEY: u8 = 1;
+const PLACES: [Place; 2] = [
+    Place { key: 2, link: IN, mac: SOURCE_MAC, relay: IN_MAC },
+    Place { key: 3, link: OUT, mac: NEXT_MAC, relay: OUT_MAC },
+];
 /// Frames that arrive together where not one at a time.
 const BURST: u64 = 32;
 /// Microseconds between two capsules: 100,000 a second.
@@ -42,11 +49,21 @@ pub enum Kind {
     Bees,
     /// The full node, one capsule at a time.
     BeesSingle,
+    /// The full node, in bursts, on protected links: what it gets is sealed, and so is what it sends.
+    BeesProtected,
+    /// No relay: what the neighbors of the protected one do, sealing and opening, which is not its cost.
+    #[value(hide = true)]
+    Ends,
 }
 
 impl Kind {
-    /// All of them.
-    pub const ALL: [Self; 3] = [Self::Native, Self::Bees, Self::BeesSingle];
+    /// All relays.
+    pub const ALL: [Self; 4] = [Self::Native, Self::Bees, Self::BeesSingle, Self::BeesProtected];
+
+    /// What is counted with it and is not its own.
+    pub fn aside(self) -> Option<Self> {
+        (self == Self::BeesProtected).then_some(Self::Ends)
+    }
 }
 
 impl fmt::Display for Kind {
@@ -55,19 +72,15 @@ impl fmt::Display for Kind {
             Self::Native => "native",
             Self::Bees => "bees",
             Self::BeesSingle => "bees-single",
+            Self::BeesProtected => "bees-protected",
+            Self::Ends => "ends",
         })
     }
 }
 
 /// Relays `capsules` capsules and checks that each came out as it should.
 pub fn relay(kind: Kind, capsules: u64, payload_len: usize) -> Result<()> {
-    let text = node_configuration(
-        "relay",
-        &[("in", IN_MAC), ("out", OUT_MAC)],
-        &[("source", "in", SOURCE_MAC), ("next", "out", NEXT_MAC)],
-    );
-    // Under valgrind everything takes fifty times as long.
-    let config = NodeConfig::parse(&text.replace(HOSTED_EVENT, "1s"))?;
+    let config = configuration(kind == Kind::BeesProtected)?;
     let flow = RelayFlow::new()?;
     let frame = capsule(&payload(payload_len, 0), &flow.id, SOURCE_MAC, IN_MAC)?;
     let wanted = payload(payload_len, u64::from(kind != Kind::Native));
@@ -75,24 +88,72 @@ pub fn relay(kind: Kind, capsules: u64, payload_len: usize) -> Result<()> {
     let burst = if kind == Kind::BeesSingle { 1 } else { BURST };
     let mut relay = match kind {
         Kind::Native => Relay::native(&config, pool.clone())?,
-        Kind::Bees | Kind::BeesSingle => Relay::bees(&config, pool.clone(), &flow)?,
+        Kind::Bees | Kind::BeesSingle | Kind::BeesProtected => Relay::bees(&config, pool.clone(), &flow)?,
+        Kind::Ends => return ends_alone(capsules, &frame),
     };
-    let (mut came, mut now) = (0, Instant(1_000_000));
+    let mut ends = match (&mut relay, kind) {
+        (Relay::Bees(node), Kind::BeesProtected) => Some(Ends::of(node, &pool, RELAY_KEY, PLACES)?),
+        _ => None,
+    };
+    let (mut came, mut sealed, mut now) = (0, Vec::new(), SHAKEN);
     while came < capsules {
         let before = came;
         for _ in 0..burst {
             now.0 += INTERVAL;
-            let buf = pool.copy_of(&frame).context("no packet buffer is left")?;
+            let frame = match &mut ends {
+                None => &frame[..],
+                Some(ends) => {
+                    ends.seal(now, &frame, &mut sealed)?;
+                    &sealed
+                }
+            };
+            let buf = pool.copy_of(frame).context("no packet buffer is left")?;
             relay.frame(now, buf);
         }
         while relay.poll(now) {}
         while let Some(sent) = relay.transmit(now) {
-            ensure!(sent.get(CAPSULE_PAYLOAD..) == Some(&wanted[..]), "a wrong capsule came out");
+            let payload = match &mut ends {
+                None => sent.get(CAPSULE_PAYLOAD..),
+                Some(ends) => ends.open(now, &sent)?.get(HEADER_LEN..),
+            };
+            ensure!(payload == Some(&wanted[..]), "a wrong capsule came out");
             came += 1;
         }
         ensure!(came == before + burst, "{burst} capsules went in, {} came out", came - before);
     }
     Ok(())
+}
+
+/// What the neighbors of a protected relay do.
+fn ends_alone(capsules: u64, frame: &[u8]) -> Result<()> {
+    let (mut ends, mut sealed, mut now) = (Ends::alone(PLACES)?, Vec::new(), SHAKEN);
+    for _ in 0..capsules {
+        now.0 += INTERVAL;
+        ends.seal(now, frame, &mut sealed)?;
+        ensure!(
+            ends.open(now, &sealed)? == &frame[CAPSULE_PAYLOAD - HEADER_LEN..],
+            "a wrong packet came out"
+        );
+    }
+    Ok(())
+}
+
+fn configuration(protected: bool) -> Result<NodeConfig> {
+    let mut text = node_configuration(
+        "relay",
+        &[("in", IN_MAC), ("out", OUT_MAC)],
+        &[("source", "in", SOURCE_MAC), ("next", "out", NEXT_MAC)],
+    );
+    if protected {
+        let own = format!("[node]\nidentity = \"{}\"", *key(RELAY_KEY).to_hex());
+        text = text.replace("[node]", &own);
+        for place in PLACES {
+            let mac = format!("mac = \"{}\"", place.mac);
+            text = text.replace(&mac, &format!("{mac}\nkey = \"{}\"", key(place.key).public()));
+        }
+    }
+    // Under valgrind everything takes fifty times as long.
+    Ok(NodeConfig::parse(&text.replace(HOSTED_EVENT, "1s"))?)
 }
 
 /// What is counted.
@@ -161,7 +222,7 @@ mod tests {
 
     #[test]
     fn every_relay_relays() {
-        for kind in Kind::ALL {
+        for kind in Kind::ALL.into_iter().chain([Kind::Ends]) {
             for len in [0, 64, 1400] {
                 relay(kind, 100, len).unwrap();
             }

@@ -109,3 +109,29 @@ impl Neighbors {
         self.bandwidth.available(now)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What pads a short frame is paid for like what is in it.
+    #[test]
+    fn a_padded_frame_costs_its_whole_length() {
+        let far = NeighborRef {
+            id: NeighborId(0),
+            name: "far".into(),
+            link: LinkId(0),
+            max_payload: 1400,
+            overhead: 66,
+            shortest: 170,
+        };
+        let mut neighbors = Neighbors::new(vec![far], 1, 1, 1000);
+        let left = |neighbors: &Neighbors| neighbors.bandwidth(Instant::ZERO);
+        for (payload, costs) in [(0, 170), (104, 170), (105, 171), (400, 466)] {
+            let before = left(&neighbors);
+            assert_eq!(neighbors.take(Instant::ZERO, 0, payload), Ok(()));
+            assert_eq!(before - left(&neighbors), costs);
+        }
+        assert_eq!(neighbors.take(Instant::ZERO, 0, 0), Err(Error::NoBandwidth));
+    }
+}
