@@ -102,6 +102,10 @@ impl Node {
 
     /// Has written what waits, one job at a time.
     pub(super) fn store_due(&mut self, now: Now) {
+        // Without a device nothing is ever unclaimed, so that nothing makes room either.
+        if self.storage.device.is_none() {
+            return;
+        }
         let (batch, dropped) = {
             let mut store = self.shared.blobs.store();
             (store.batch(), store.take_dropped())

@@ -236,7 +236,14 @@ impl Writer {
         }
         let [serial, generation, attempts, sectors, whole] = [8, 16, 24, 32, 40].map(|at| u64_at(sector, at));
         let half = sector[48];
-        (half <= 1).then(|| Self { serial, generation, attempts, whole, ..Self::new(half, sectors) })
+        // A record has a sector at least.
+        (half <= 1 && whole <= sectors).then(|| Self {
+            serial,
+            generation,
+            attempts,
+            whole,
+            ..Self::new(half, sectors)
+        })
     }
 
     /// Of a log that nothing is known of, but where it is.
@@ -423,7 +430,8 @@ impl<'a> Reader<'a> {
         let offset = (at - self.window_at) as usize * SECTOR;
         let header = Header::read(self.window.get(offset..offset + SECTOR)?)?;
         let fits = at + header.sectors() <= self.sectors;
-        (header.generation == self.generation && fits).then_some(header)
+        // A record has a sector at least: higher numbers than this no log has.
+        (header.generation == self.generation && fits && header.sequence <= self.sectors).then_some(header)
     }
 
     fn blob(&mut self, header: &Header, at: u64) -> Option<Vec<u8>> {
