@@ -65,6 +65,7 @@ pub(super) fn link(l: &mut Linker<TeamState>) -> wasmtime::Result<()> {
 }
 
 /// Checks the capability, and that the team pays for what the flow left here in an earlier life of the node.
+#[inline(never)]
 fn allowed(s: &TeamState, blobs: u32, right: u32) -> Result<(), Error> {
     s.caps.privilege(blobs, right, BLOBS)?;
     Ok(s.shared.blobs.store().claim(&s.hash.0, &s.account)?)

@@ -15,7 +15,7 @@
 //! log began with (8), half (1), 7 zeros, SHA-256 of all that. The one with the higher serial counts.
 
 use alloc::boxed::Box;
-use alloc::collections::{BTreeMap, VecDeque};
+use alloc::collections::VecDeque;
 use alloc::string::ToString;
 use alloc::vec;
 use alloc::vec::Vec;
@@ -299,7 +299,9 @@ struct Reader<'a> {
     /// Sectors that were read ahead.
     window: Vec<u8>,
     window_at: u64,
-    live: BTreeMap<(Owner, Vec<u8>), Live>,
+    /// What would be there, in the order of writing.
+    #[expect(clippy::vec_box, reason = "they move up with each that goes")]
+    live: Vec<Box<Live>>,
     /// The most that may be live.
     max: usize,
     damage: Damage,
@@ -310,6 +312,7 @@ struct Reader<'a> {
 struct Live {
     header: Header,
     at: u64,
+    /// The blob's, and its area's.
     tags: [Tag; 2],
 }
 
@@ -324,7 +327,7 @@ impl<'a> Reader<'a> {
             sequence: 0,
             window: Vec::new(),
             window_at: 0,
-            live: BTreeMap::new(),
+            live: Vec::new(),
             max,
             damage: Damage::default(),
             harmed: Vec::new(),
@@ -360,14 +363,13 @@ impl<'a> Reader<'a> {
         }
         // What a log began with is on the device, or was: with nothing behind it that would tell.
         self.damage.records = self.damage.records.saturating_add(self.settled.saturating_sub(self.sequence));
-        let mut live: Vec<((Owner, Vec<u8>), Live)> = core::mem::take(&mut self.live).into_iter().collect();
-        live.sort_by_key(|(_, l)| l.header.sequence);
-        for ((owner, name), found) in live {
-            match self.blob(&found.header, found.at) {
-                Some(data) => take(Found::Blob { owner, name, data }),
+        for live in core::mem::take(&mut self.live) {
+            let Live { header, at, .. } = *live;
+            match self.blob(&header, at) {
+                Some(data) => take(Found::Blob { owner: header.owner, name: header.name, data }),
                 None => {
                     self.damage.records = self.damage.records.saturating_add(1);
-                    self.harmed.push(owner);
+                    self.harmed.push(header.owner);
                 }
             }
         }
@@ -384,29 +386,29 @@ impl<'a> Reader<'a> {
             self.lose(*lost);
         }
         self.sequence = header.sequence;
-        let key = (header.owner, header.name.clone());
-        match header.kind {
-            Kind::Put if self.live.len() >= self.max && !self.live.contains_key(&key) => {
-                self.damage.records = self.damage.records.saturating_add(1);
+        if header.kind == Kind::RemoveArea {
+            return self.live.retain(|live| live.header.owner != header.owner);
+        }
+        let tags = [record::tag(&header.owner, &header.name), record::tag(&header.owner, &[])];
+        let same = |l: &Header| l.owner == header.owner && l.name == header.name;
+        if let Some(before) = self.live.iter().position(|l| l.tags == tags && same(&l.header)) {
+            self.live.remove(before);
+        }
+        if header.kind == Kind::Put {
+            match self.live.len() < self.max {
+                true => self.live.push(Box::new(Live { header, at, tags })),
+                false => self.damage.records = self.damage.records.saturating_add(1),
             }
-            Kind::Put => {
-                let tags = [record::tag(&header.owner, &header.name), record::tag(&header.owner, &[])];
-                self.live.insert(key, Live { header, at, tags });
-            }
-            Kind::Remove => {
-                self.live.remove(&key);
-            }
-            Kind::RemoveArea => self.live.retain(|(owner, _), _| *owner != header.owner),
         }
     }
 
     /// A record is missing: what it was about is not what it was before.
     fn lose(&mut self, lost: Tag) {
         let harmed = &mut self.harmed;
-        self.live.retain(|(owner, _), live| {
+        self.live.retain(|live| {
             let gone = live.tags.contains(&lost);
             if gone {
-                harmed.push(*owner);
+                harmed.push(live.header.owner);
             }
             !gone
         });

@@ -18,7 +18,6 @@ mod record;
 mod tests;
 
 use alloc::boxed::Box;
-use alloc::collections::BTreeMap;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::fmt;
@@ -165,7 +164,9 @@ pub struct AreaInfo {
 }
 
 struct Area {
-    blobs: BTreeMap<Box<[u8]>, Arc<[u8]>>,
+    owner: Owner,
+    /// In the order of names.
+    blobs: Vec<Blob>,
     /// For the area and all of its blobs.
     charge: Charge,
     claimed: bool,
@@ -176,9 +177,17 @@ struct Area {
     on_device: bool,
 }
 
+struct Blob {
+    name: Box<[u8]>,
+    data: Arc<[u8]>,
+}
+
 /// All areas of a node.
+///
+/// Its tables are sorted lists: they are short, and seldom change as often as a device could follow.
 pub struct Store {
-    areas: BTreeMap<Owner, Area>,
+    /// In the order of owners.
+    areas: Vec<Area>,
     /// Pays for what nobody has claimed, and for the node's own.
     account: Account,
     bounds: Bounds,
@@ -193,8 +202,7 @@ pub struct Store {
 impl Store {
     /// An empty store in memory.
     pub fn new(account: Account, bounds: Bounds) -> Self {
-        let areas = BTreeMap::new();
-        Self { areas, account, bounds, blobs: 0, sectors: 0, clock: 0, journal: None, dropped: 0 }
+        Self { areas: Vec::new(), account, bounds, blobs: 0, sectors: 0, clock: 0, journal: None, dropped: 0 }
     }
 
     /// Reads a device, once, before anything else; from then on the store writes to it. Nothing is written
@@ -215,15 +223,16 @@ impl Store {
 
     /// Takes in a blob that was on the device. Nobody has claimed it yet.
     fn adopt(&mut self, owner: Owner, name: Box<[u8]>, data: Arc<[u8]>) {
-        let bytes = BLOB_BYTES + data.len() as u64;
+        let (bytes, bound) = (BLOB_BYTES + data.len() as u64, self.bounds.area);
+        if self.area(&owner).is_some_and(|area| area.blobs.len() >= bound) {
+            self.dropped += 1;
+            return;
+        }
         loop {
-            let charged = match self.areas.get_mut(&owner) {
-                Some(area) if area.blobs.len() >= self.bounds.area => return self.dropped += 1,
+            let charged = match self.area_mut(&owner) {
                 Some(area) => area.charge.grow(bytes),
                 None => self.account.charge(AREA_BYTES + bytes).map(|charge| {
-                    let mut area = Area::new(charge, owner == NODE);
-                    area.on_device = true;
-                    self.areas.insert(owner, area);
+                    self.add(Area { on_device: true, ..Area::new(owner, charge, owner == NODE) });
                 }),
             };
             if charged.is_ok() {
@@ -232,24 +241,20 @@ impl Store {
             if !self.drop_oldest(Some(&owner)) {
                 // There is no other area left to make room.
                 self.remove_area(&owner);
-                return self.dropped += 1;
+                self.dropped += 1;
+                return;
             }
         }
-        self.clock += 1;
-        self.count(None, Some(data.len()));
-        if let Some(area) = self.areas.get_mut(&owner) {
-            area.written_at = self.clock;
-            area.blobs.insert(name, data);
-        }
+        self.keep(&owner, name, data);
     }
 
     /// An area is shown even where nothing but the damage is left of it.
     fn note_damage(&mut self, owner: Owner) {
-        if !self.areas.contains_key(&owner) {
+        if self.area(&owner).is_none() {
             let Ok(charge) = self.account.charge(AREA_BYTES) else { return };
-            self.areas.insert(owner, Area::new(charge, owner == NODE));
+            self.add(Area::new(owner, charge, owner == NODE));
         }
-        if let Some(area) = self.areas.get_mut(&owner) {
+        if let Some(area) = self.area_mut(&owner) {
             area.damaged += 1;
             area.on_device = true;
         }
@@ -257,7 +262,7 @@ impl Store {
 
     /// A team takes over the area of its flow, if there is one: from now on `account` is charged for it.
     pub fn claim(&mut self, owner: &Owner, account: &Account) -> Result<(), StoreError> {
-        if let Some(area) = self.areas.get_mut(owner).filter(|a| !a.claimed) {
+        if let Some(area) = self.area_mut(owner).filter(|a| !a.claimed) {
             area.charge = account.charge(area.charge.bytes()).map_err(|_| StoreError::Memory)?;
             area.claimed = true;
         }
@@ -279,8 +284,8 @@ impl Store {
             return Err(StoreError::TooLarge);
         }
         self.claim(owner, account)?;
-        let area = self.areas.get(owner);
-        let old = area.and_then(|a| a.blobs.get(name)).map(|blob| blob.len());
+        let area = self.area(owner);
+        let old = area.and_then(|a| a.get(name)).map(|blob| blob.len());
         if old.is_none() && area.is_some_and(|a| a.blobs.len() >= self.bounds.area) {
             return Err(StoreError::Full);
         }
@@ -296,23 +301,18 @@ impl Store {
             }
         }
         let waits = self.waiting_charge(account, data.len())?;
-        match self.areas.get_mut(owner) {
+        match self.area_mut(owner) {
             Some(area) => {
                 let bytes = area.charge.bytes() - old_bytes + new;
                 area.charge.resize(bytes).map_err(|_| StoreError::Memory)?;
             }
             None => {
                 let charge = account.charge(AREA_BYTES + new).map_err(|_| StoreError::Memory)?;
-                self.areas.insert(*owner, Area::new(charge, true));
+                self.add(Area::new(*owner, charge, true));
             }
         }
-        self.count(old, Some(data.len()));
-        self.clock += 1;
         let (name, data): (Box<[u8]>, Arc<[u8]>) = (name.into(), data.into());
-        if let Some(area) = self.areas.get_mut(owner) {
-            area.blobs.insert(name.clone(), data.clone());
-            area.written_at = self.clock;
-        }
+        self.keep(owner, name.clone(), data.clone());
         if let Some(journal) = &mut self.journal {
             journal.push(Op::Put { owner: *owner, name, data }, waits);
         }
@@ -321,24 +321,24 @@ impl Store {
 
     /// A blob's bytes.
     pub fn get(&self, owner: &Owner, name: &[u8]) -> Option<&Arc<[u8]>> {
-        self.areas.get(owner)?.blobs.get(name)
+        self.area(owner)?.get(name)
     }
 
     /// The name of an area's blob at this position, in the order of names.
     pub fn name(&self, owner: &Owner, at: usize) -> Option<&[u8]> {
-        self.areas.get(owner)?.blobs.keys().nth(at).map(|name| &**name)
+        self.area(owner)?.blobs.get(at).map(|blob| &*blob.name)
     }
 
     /// Removes a blob.
     pub fn remove(&mut self, owner: &Owner, name: &[u8]) -> Result<(), StoreError> {
-        self.get(owner, name).ok_or(StoreError::Missing)?;
+        let area = self.find(owner).map_err(|_| StoreError::Missing)?;
+        let blob = self.areas[area].find(name).map_err(|_| StoreError::Missing)?;
         self.may_change(owner)?;
-        let Some(area) = self.areas.get_mut(owner) else { return Err(StoreError::Missing) };
-        let Some((name, data)) = area.blobs.remove_entry(name) else { return Err(StoreError::Missing) };
-        area.charge.shrink(BLOB_BYTES + data.len() as u64);
-        let account = area.charge.account().clone();
-        if area.blobs.is_empty() && area.damaged == 0 {
-            self.areas.remove(owner);
+        let Blob { name, data } = self.areas[area].blobs.remove(blob);
+        self.areas[area].charge.shrink(BLOB_BYTES + data.len() as u64);
+        let account = self.areas[area].charge.account().clone();
+        if self.areas[area].blobs.is_empty() && self.areas[area].damaged == 0 {
+            self.areas.remove(area);
         }
         self.count(Some(data.len()), None);
         if let Some(journal) = &mut self.journal {
@@ -351,10 +351,9 @@ impl Store {
     /// Removes an area with all that is in it, at once in memory and as soon as can be on the device.
     /// Whether there was one.
     pub fn remove_area(&mut self, owner: &Owner) -> bool {
-        let area = self.areas.remove(owner);
-        for data in area.iter().flat_map(|a| a.blobs.values()) {
-            self.blobs -= 1;
-            self.sectors -= record::sectors(data.len());
+        let area = self.find(owner).ok().map(|at| self.areas.remove(at));
+        for blob in area.iter().flat_map(|a| &a.blobs) {
+            self.count(Some(blob.data.len()), None);
         }
         if let Some(journal) = &mut self.journal {
             // An area whose last blob was removed is not in the table and may still wait to be written.
@@ -370,9 +369,9 @@ impl Store {
         let areas = &self.areas;
         let all = || {
             let mut ops = Vec::new();
-            for (owner, area) in areas {
-                for (name, data) in &area.blobs {
-                    ops.push(Op::Put { owner: *owner, name: name.clone(), data: data.clone() });
+            for area in areas {
+                for Blob { name, data } in &area.blobs {
+                    ops.push(Op::Put { owner: area.owner, name: name.clone(), data: data.clone() });
                 }
             }
             ops
@@ -380,7 +379,7 @@ impl Store {
         let batch = self.journal.as_mut()?.batch(all)?;
         let (Batch::Append(ops) | Batch::Rewrite(ops)) = &batch;
         for op in ops {
-            if let Some(area) = self.areas.get_mut(op.owner()) {
+            if let Some(area) = self.area_mut(op.owner()) {
                 area.on_device = true;
             }
         }
@@ -413,13 +412,48 @@ impl Store {
 
     /// All areas.
     pub fn areas(&self) -> impl Iterator<Item = AreaInfo> {
-        self.areas.iter().map(|(owner, area)| AreaInfo {
-            owner: *owner,
-            blobs: area.blobs.iter().map(|(name, data)| (name.clone(), data.len())).collect(),
+        self.areas.iter().map(|area| AreaInfo {
+            owner: area.owner,
+            blobs: area.blobs.iter().map(|b| (b.name.clone(), b.data.len())).collect(),
             charged: area.charge.bytes(),
             claimed: area.claimed,
             damaged: area.damaged,
         })
+    }
+
+    /// Where the area of this owner is, or would be.
+    fn find(&self, owner: &Owner) -> Result<usize, usize> {
+        self.areas.binary_search_by(|area| area.owner.cmp(owner))
+    }
+
+    fn area(&self, owner: &Owner) -> Option<&Area> {
+        self.find(owner).ok().map(|at| &self.areas[at])
+    }
+
+    fn area_mut(&mut self, owner: &Owner) -> Option<&mut Area> {
+        self.find(owner).ok().map(|at| &mut self.areas[at])
+    }
+
+    fn add(&mut self, area: Area) {
+        if let Err(at) = self.find(&area.owner) {
+            self.areas.insert(at, area);
+        }
+    }
+
+    /// Puts a blob, which is charged for, into an area that is there.
+    fn keep(&mut self, owner: &Owner, name: Box<[u8]>, data: Arc<[u8]>) {
+        self.clock += 1;
+        let (clock, new) = (self.clock, data.len());
+        let Some(area) = self.area_mut(owner) else { return };
+        area.written_at = clock;
+        let old = match area.find(&name) {
+            Ok(at) => Some(core::mem::replace(&mut area.blobs[at].data, data).len()),
+            Err(at) => {
+                area.blobs.insert(at, Blob { name, data });
+                None
+            }
+        };
+        self.count(old, Some(new));
     }
 
     /// Whether there is room for a blob of `new` bytes in place of one of `old`.
@@ -449,17 +483,24 @@ impl Store {
 
     /// Drops the area that nobody has claimed and that was not written to for longest.
     fn drop_oldest(&mut self, but: Option<&Owner>) -> bool {
-        let unclaimed = self.areas.iter().filter(|(owner, a)| !a.claimed && but != Some(*owner));
-        let Some(oldest) = unclaimed.min_by_key(|(_, a)| a.written_at).map(|(owner, _)| *owner) else {
-            return false;
-        };
+        let unclaimed = self.areas.iter().filter(|a| !a.claimed && but != Some(&a.owner));
+        let Some(oldest) = unclaimed.min_by_key(|a| a.written_at).map(|a| a.owner) else { return false };
         self.dropped += 1;
         self.remove_area(&oldest)
     }
 }
 
 impl Area {
-    fn new(charge: Charge, claimed: bool) -> Self {
-        Self { blobs: BTreeMap::new(), charge, claimed, written_at: 0, damaged: 0, on_device: false }
+    fn new(owner: Owner, charge: Charge, claimed: bool) -> Self {
+        Self { owner, blobs: Vec::new(), charge, claimed, written_at: 0, damaged: 0, on_device: false }
+    }
+
+    /// Where the blob of this name is, or would be.
+    fn find(&self, name: &[u8]) -> Result<usize, usize> {
+        self.blobs.binary_search_by(|blob| (*blob.name).cmp(name))
+    }
+
+    fn get(&self, name: &[u8]) -> Option<&Arc<[u8]>> {
+        self.find(name).ok().map(|at| &self.blobs[at].data)
     }
 }

@@ -17,9 +17,9 @@ fn store() -> Store {
 
 fn state(store: &Store) -> State {
     let mut state = State::new();
-    for (owner, area) in &store.areas {
-        for (name, data) in &area.blobs {
-            state.insert((*owner, name.to_vec()), data.to_vec());
+    for area in &store.areas {
+        for blob in &area.blobs {
+            state.insert((area.owner, blob.name.to_vec()), blob.data.to_vec());
         }
     }
     state
@@ -556,6 +556,25 @@ fn a_blob_does_not_pass_for_a_record() {
             image.0[head * SECTOR + 100] ^= 1;
         }
     }
+}
+
+#[test]
+fn either_superblock_is_enough() {
+    let mut rig = Rig::new(MIN_DISK as usize);
+    // Full more than once.
+    for n in 0..90 {
+        rig.change(&Change::Put { owner: 1, name: n % 5, len: 1000, fill: n });
+        rig.write();
+        for at in [0, 8 * SECTOR] {
+            let mut image = rig.disk.image.clone();
+            image.0[at + 40] ^= 1;
+            assert_eq!(reopened(&mut image).0, rig.written, "{n} {at}");
+        }
+    }
+    let mut image = rig.disk.image.clone();
+    image.0[40] ^= 1;
+    image.0[8 * SECTOR + 40] ^= 1;
+    assert_eq!(store().open(&mut image).unwrap_err(), Unusable::Foreign);
 }
 
 #[test]
