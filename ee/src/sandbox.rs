@@ -15,6 +15,7 @@ mod state;
 #[cfg(test)]
 pub(crate) mod tests;
 
+use std::collections::VecDeque;
 use std::future::Future;
 use std::pin::pin;
 use std::sync::Arc;
@@ -91,6 +92,8 @@ pub struct Sandbox {
     background: Option<Background>,
     /// What it held when its running event began.
     held: SandboxStats,
+    /// What a guest wants in the middle of an event.
+    none: VecDeque<Effect>,
     tuple: Arc<Tuple>,
     /// Which of the tuple's protocols run here, in the order of [`TeamState::instances`].
     positions: Vec<u8>,
@@ -164,6 +167,7 @@ impl Sandbox {
             }),
             background,
             held: SandboxStats::default(),
+            none: VecDeque::new(),
             tuple,
             positions: vec![0],
             budget,
@@ -199,6 +203,10 @@ impl Sandbox {
         if self.background.is_some() {
             return self.begin(now, event);
         }
+        if let Event::Capsule { kind, from, packet } = event {
+            let result = program.handle_capsule(kind, from, packet);
+            return self.settle(result);
+        }
         let polled = pin!(program.handle(event)).poll(&mut Context::from_waker(Waker::noop()));
         match polled {
             Poll::Ready(result) => self.settle(result),
@@ -229,11 +237,14 @@ impl Sandbox {
 
     /// Takes out what the guest wants done, in order; nothing in the middle of an event.
     pub fn effects(&mut self) -> impl Iterator<Item = Effect> + '_ {
-        self.program().into_iter().flat_map(|program| {
-            let state = program.run.store.data_mut();
-            state.lent.shrink(u64::MAX);
-            state.effects.drain(..)
-        })
+        match &mut self.guest {
+            Guest::Idle(program) => {
+                let state = program.run.store.data_mut();
+                state.lent.shrink(u64::MAX);
+                state.effects.drain(..)
+            }
+            _ => self.none.drain(..),
+        }
     }
 
     /// The next timer or expiry that is due; call it until it gives `None`. Those that come in the middle of an

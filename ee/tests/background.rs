@@ -74,7 +74,9 @@ fn others_wait_for_one_slice() {
                 assert_eq!(answer, [9]);
                 break;
             }
+            assert!(rounds == 0 || node.only_long_work());
             node.session_send(now, echo, b"hello").unwrap();
+            assert!(!node.only_long_work());
             let mut polls = 1;
             while node.poll(now) && node.session_packet(echo).unwrap().is_none() {
                 polls += 1;

@@ -54,7 +54,8 @@ pub fn run(machine: Machine, mut config: NodeConfig) -> Result<std::convert::Inf
         while let Some(done) = worker.finished() {
             node.job_done(clock.now(), done);
         }
-        let more = node.poll(clock.now());
+        let before = clock.now();
+        let more = node.poll(before);
         for ((link, nic), refused) in (0..).map(LinkId).zip(&mut nics).zip(&mut refused) {
             send(nic, refused, || node.transmit(clock.now(), link));
         }
@@ -64,9 +65,13 @@ pub fn run(machine: Machine, mut config: NodeConfig) -> Result<std::convert::Inf
         while let Some(line) = node.log_line() {
             console.line(format_args!("{}", line.text));
         }
+        let now = clock.now();
         if !more {
-            let deadline = node.deadline(clock.now());
-            idle.wait(&mut nics, &clock, deadline, worker.busy());
+            idle.wait(&mut nics, &clock, node.deadline(now), worker.busy());
+        } else if worker.busy() && node.only_long_work() {
+            // Jobs and long work share the processor, a slice for each.
+            let deadline = now.mono + now.mono.since(before.mono);
+            idle.wait(&mut nics, &clock, Some(deadline), true);
         }
     }
 }

@@ -66,7 +66,8 @@ const FAULTS: &[(&str, &str)] = &[
 ];
 
 /// Tests that must pass.
-const PASSES: &[&str] = &["hello", "entropy", "clock", "allocate", "priority", "preempt", "watchdog", "wasm"];
+const PASSES: &[&str] =
+    &["hello", "entropy", "clock", "allocate", "priority", "preempt", "watchdog", "wasm", "fiber"];
 
 /// Builds the image and runs the tests.
 /// Every self-test under translation.

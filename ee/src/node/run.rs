@@ -18,7 +18,7 @@ use wire::integrity::Mark;
 use super::{End, Node, label};
 use crate::abi;
 use crate::counters::Count;
-use crate::flow::Stage;
+use crate::flow::{Flow, Stage};
 use crate::integrity::Unsound;
 use crate::neighbor::NeighborId;
 use crate::sandbox::{Effect, Event, GuestFault, Refused, SessionInput};
@@ -122,6 +122,15 @@ impl Node {
             }
         }
         true
+    }
+
+    /// Whether whoever has something to do is in the middle of an event in the background. A platform whose jobs
+    /// run only while the node waits gives them their turn then: long work has no end that could be waited for.
+    pub fn only_long_work(&self) -> bool {
+        let suspended =
+            |f: &Flow| matches!(&f.stage, Stage::Running { sandbox, .. } if sandbox.is_suspended());
+        let count = self.flows.iter().filter(|(_, f)| suspended(f)).count();
+        count > 0 && count == self.sched.busy()
     }
 
     /// Gives one event to a flow's guest, or the next slice of the one that it is in the middle of, and carries

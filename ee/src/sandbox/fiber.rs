@@ -9,6 +9,7 @@ use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
+use std::time::Duration;
 
 use nodeos::platform::{Interrupter, Meter, Now};
 
@@ -39,7 +40,7 @@ pub(super) struct Fiber {
     /// Units of a slice.
     allowance: u64,
     /// The interrupter looks at it this often.
-    look: std::time::Duration,
+    look: Duration,
     /// Fuel that its slices took so far.
     fuel: u64,
 }

@@ -1,12 +1,14 @@
 //! One guest call for one event, measured and bounded.
 
+use std::future::Future;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
 use nodeos::buf::Buf;
 use nodeos::platform::Interrupter;
 use nodeos::slab::Handle;
-use wasmtime::{Instance, Memory, Store, TypedFunc, WasmParams, WasmResults};
+use wasmtime::{Func, Instance, Memory, Store, TypedFunc, Val, WasmParams, WasmResults};
 use wire::tuple::Events;
 
 use super::event::fault;
@@ -97,16 +99,40 @@ impl Program {
         }
     }
 
+    /// The handler for a capsule, on the spot: what a router does all day goes no other way round.
+    pub fn handle_capsule(
+        &mut self,
+        kind: u8,
+        from: Option<NeighborId>,
+        packet: Buf,
+    ) -> Result<u64, (u64, GuestFault)> {
+        let Some(params) = self.prepare_capsule(kind, from, packet) else { return Ok(0) };
+        let Some(f) = &self.instances[0].handlers.capsule else { return Ok(0) };
+        self.run.call_now(f, params).map(|(units, ())| units)
+    }
+
     async fn capsule(
         &mut self,
         kind: u8,
         from: Option<NeighborId>,
         packet: Buf,
     ) -> Result<u64, (u64, GuestFault)> {
+        let Some(params) = self.prepare_capsule(kind, from, packet) else { return Ok(0) };
+        let Some(f) = &self.instances[0].handlers.capsule else { return Ok(0) };
+        self.run.call(f, params).await.map(|(units, ())| units)
+    }
+
+    /// What the handler for a capsule takes, if there is one.
+    fn prepare_capsule(
+        &mut self,
+        kind: u8,
+        from: Option<NeighborId>,
+        packet: Buf,
+    ) -> Option<(u32, u32, u32, u32)> {
         let main = &self.instances[0];
-        let Some(f) = &main.handlers.capsule else { return Ok(0) };
+        main.handlers.capsule.as_ref()?;
         let state = self.run.store.data_mut();
-        let Some(left) = state.kinds().get(kind).map(|k| k.limits) else { return Ok(0) };
+        let left = state.kinds().get(kind)?.limits;
         let origin = from.and_then(|id| state.neighbors.position(id));
         let cap = origin.and_then(|at| state.caps.of_neighbor(at, &mut state.neighbors).ok());
         let len = packet.len() as u32;
@@ -115,9 +141,8 @@ impl Program {
             inbox[..n].copy_from_slice(&packet[..n]);
         });
         let object = Object { kind, depth: 0, origin, left, payload: packet };
-        let Ok(capsule) = self.run.store.data_mut().objects.insert(object) else { return Ok(0) };
-        let from = cap.map_or(0, abi::number_of);
-        self.run.call(f, (abi::number_of(capsule), kind.into(), len, from)).await.map(|(units, ())| units)
+        let capsule = self.run.store.data_mut().objects.insert(object).ok()?;
+        Some((abi::number_of(capsule), kind.into(), len, cap.map_or(0, abi::number_of)))
     }
 
     async fn session(&mut self, session: SessionId, what: SessionInput) -> Result<u64, (u64, GuestFault)> {
@@ -200,16 +225,26 @@ impl Running {
     }
 
     /// One guest call, measured and bounded. On a fiber the slices are measured, not the call.
-    async fn call<P: WasmParams + Sync, R: WasmResults + Sync>(
+    async fn call<P: Params, R: Answer>(
+        &mut self,
+        f: &TypedFunc<P, R>,
+        params: P,
+    ) -> Result<(u64, R), (u64, GuestFault)> {
+        if self.store.data().mailbox.is_some() {
+            self.calls += 1;
+            let result = self.call_on_fiber(*f.func(), params.list()).await;
+            return result.map(|list| (0, R::of(&list))).map_err(|e| (0, fault(&e)));
+        }
+        self.call_now(f, params)
+    }
+
+    /// A plain call.
+    fn call_now<P: WasmParams, R: WasmResults>(
         &mut self,
         f: &TypedFunc<P, R>,
         params: P,
     ) -> Result<(u64, R), (u64, GuestFault)> {
         self.calls += 1;
-        if self.store.data().mailbox.is_some() {
-            let result = self.call_on_fiber(f, params).await;
-            return result.map(|r| (0, r)).map_err(|e| (0, fault(&e)));
-        }
         let state = self.store.data_mut();
         state.charged = 0;
         state.allowance =
@@ -234,29 +269,92 @@ impl Running {
         result.map(|r| (units, r)).map_err(|e| (units, fault(&e)))
     }
 
-    async fn call_on_fiber<P: WasmParams + Sync, R: WasmResults + Sync>(
-        &mut self,
-        f: &TypedFunc<P, R>,
-        params: P,
-    ) -> wasmtime::Result<R> {
-        let state = self.store.data_mut();
-        state.read_mail();
-        if state.metering == Metering::Epoch {
-            return f.call_async(&mut self.store, params).await;
-        }
-        state.interval = state.allowance;
-        let interval = state.interval;
-        if let Some(mailbox) = &state.mailbox {
-            mailbox.open().interval = interval;
-        }
-        self.store.set_fuel(u64::MAX)?;
-        self.store.fuel_async_yield_interval(Some(interval))?;
-        let result = f.call_async(&mut self.store, params).await;
-        let fuel = u64::MAX - self.store.get_fuel()?;
-        if let Some(mailbox) = &self.store.data().mailbox {
-            mailbox.open().fuel = fuel;
-        }
-        result
+    /// The same for all handlers, so that it is there once: their types make no difference to a fiber.
+    fn call_on_fiber(&mut self, f: Func, params: Vec<Val>) -> Pending<'_> {
+        Box::pin(async move {
+            let mut results = vec![Val::I32(0); f.ty(&self.store).results().len()];
+            let state = self.store.data_mut();
+            state.read_mail();
+            if state.metering == Metering::Epoch {
+                f.call_async(&mut self.store, &params, &mut results).await?;
+                return Ok(results);
+            }
+            state.interval = state.allowance;
+            let interval = state.interval;
+            if let Some(mailbox) = &state.mailbox {
+                mailbox.open().interval = interval;
+            }
+            self.store.set_fuel(u64::MAX)?;
+            self.store.fuel_async_yield_interval(Some(interval))?;
+            let result = f.call_async(&mut self.store, &params, &mut results).await;
+            let fuel = u64::MAX - self.store.get_fuel()?;
+            if let Some(mailbox) = &self.store.data().mailbox {
+                mailbox.open().fuel = fuel;
+            }
+            result.map(|()| results)
+        })
+    }
+}
+
+type Pending<'a> = Pin<Box<dyn Future<Output = wasmtime::Result<Vec<Val>>> + Send + 'a>>;
+
+/// What a handler takes, one by one.
+trait Params: WasmParams {
+    fn list(self) -> Vec<Val>;
+}
+
+/// What it gives.
+trait Answer: WasmResults {
+    fn of(list: &[Val]) -> Self;
+}
+
+fn int(n: u32) -> Val {
+    Val::I32(n.cast_signed())
+}
+
+impl Params for () {
+    fn list(self) -> Vec<Val> {
+        vec![]
+    }
+}
+
+impl Params for u32 {
+    fn list(self) -> Vec<Val> {
+        vec![int(self)]
+    }
+}
+
+impl Params for i32 {
+    fn list(self) -> Vec<Val> {
+        vec![Val::I32(self)]
+    }
+}
+
+impl Params for (u32, u32, i64) {
+    fn list(self) -> Vec<Val> {
+        vec![int(self.0), int(self.1), Val::I64(self.2)]
+    }
+}
+
+impl Params for (u32, u32, u32, u32) {
+    fn list(self) -> Vec<Val> {
+        [self.0, self.1, self.2, self.3].map(int).into()
+    }
+}
+
+impl Params for (u32, u32, i32, u32) {
+    fn list(self) -> Vec<Val> {
+        vec![int(self.0), int(self.1), Val::I32(self.2), int(self.3)]
+    }
+}
+
+impl Answer for () {
+    fn of(_: &[Val]) -> Self {}
+}
+
+impl Answer for i32 {
+    fn of(list: &[Val]) -> Self {
+        list.first().and_then(Val::i32).unwrap_or(0)
     }
 }
 

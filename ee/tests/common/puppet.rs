@@ -170,7 +170,12 @@ pub struct Puppet {
 
 impl Puppet {
     fn deliver(&mut self, event: Event) -> Outcome {
-        self.sandbox.deliver(Now { mono: Instant(self.mono), wall: self.wall }, event)
+        let now = Now { mono: Instant(self.mono), wall: self.wall };
+        let mut outcome = self.sandbox.deliver(now, event);
+        while outcome.more {
+            outcome = self.sandbox.resume(now);
+        }
+        outcome
     }
 
     /// Runs a script in one event; every call's result, and the memory at [`OUT`].

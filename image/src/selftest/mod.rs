@@ -58,6 +58,7 @@ const TESTS: &[(&str, Test)] = &[
     ("preempt", time::preempt),
     ("watchdog", time::watchdog),
     ("wasm", wasm::run),
+    ("fiber", wasm::fiber),
     ("idle", net::idle),
     ("relay", net::relay),
     ("relay-busy", net::relay_busy),

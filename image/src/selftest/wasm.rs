@@ -1,11 +1,16 @@
 //! WebAssembly: compile on the node, run, trap, be interrupted.
 
+use std::future::Future;
 use std::hint::black_box;
+use std::pin::pin;
 use std::sync::Arc;
+use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use nodeos::platform::Interrupter;
-use wasmtime::{Config, Engine, Instance, Linker, Module, Store, Trap, TypedFunc, WasmParams, WasmResults};
+use wasmtime::{
+    Config, Engine, Instance, Linker, Module, Store, Trap, TypedFunc, UpdateDeadline, WasmParams, WasmResults,
+};
 
 use super::{Options, check};
 use crate::Machine;
@@ -138,6 +143,54 @@ pub fn run(machine: &mut Machine, _: &Options) -> Result<(), String> {
         clock.micros(tsc() - start) / 1000,
         (big.image_range().end as usize - big.image_range().start as usize) >> 10
     ));
+    Ok(())
+}
+
+/// A guest on a fiber yields when its slice is over and goes on where it was; in the middle it can be ended, and
+/// then its stack is heap memory again.
+pub fn fiber(machine: &mut Machine, _: &Options) -> Result<(), String> {
+    const SLICE: Duration = Duration::from_millis(2);
+    const CALLS: i32 = 5_000_000;
+    let (console, clock) = (machine.console, machine.clock);
+    let engine = engine()?;
+    let ticking = engine.clone();
+    let watchdog = Watchdog::start(clock, move || ticking.increment_epoch());
+    let watchdog = Arc::new(watchdog.map_err(|error| error.to_string())?);
+    let mut context = Context::from_waker(Waker::noop());
+    let mut guest = Guest::new(&engine).map_err(|error| format!("{error:#}"))?;
+    guest.store.epoch_deadline_callback(|_| Ok(UpdateDeadline::Yield(1)));
+
+    let ask = guest.function::<i32, i32>("ask")?;
+    let (start, mut slices, mut longest) = (tsc(), 1, 0);
+    let asked = {
+        let mut call = pin!(ask.call_async(&mut guest.store, CALLS));
+        loop {
+            let slice = tsc();
+            watchdog.arm(SLICE);
+            let polled = call.as_mut().poll(&mut context);
+            watchdog.disarm();
+            longest = longest.max(clock.micros(tsc() - slice));
+            match polled {
+                Poll::Ready(result) => break result.map_err(|error| format!("{error:#}"))?,
+                Poll::Pending => slices += 1,
+            }
+        }
+    };
+    let all = clock.micros(tsc() - start);
+    console.line(format_args!("{all} us of work in {slices} slices, the longest of {longest} us"));
+    check(asked == CALLS && *guest.store.data() == CALLS as u64, "calls of the host")?;
+    check(slices > 2, "it did not yield")?;
+    drop(guest);
+
+    // Each has a stack of 2 MiB; together they are more than there is memory.
+    for _ in 0..100 {
+        let mut guest = Guest::new(&engine).map_err(|error| format!("{error:#}"))?;
+        guest.store.epoch_deadline_callback(|_| Ok(UpdateDeadline::Yield(1)));
+        let forever = guest.function::<(), ()>("forever")?;
+        let mut call = pin!(forever.call_async(&mut guest.store, ()));
+        engine.increment_epoch();
+        check(call.as_mut().poll(&mut context).is_pending(), "it came back")?;
+    }
     Ok(())
 }
 
