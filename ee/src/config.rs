@@ -134,6 +134,9 @@ pub enum AgentKind {
 pub struct ControlSection {
     /// The administrator's Ed25519 public key, 64 hexadecimal digits. The principal is named `admin`.
     pub admin: String,
+    /// Whether whoever reaches the management address may read the node's metrics (`docs/metrics.md`).
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub metrics: bool,
 }
 
 /// The name of the administrator among principals.

@@ -6,14 +6,15 @@ use authagent::agent::Reason;
 use wire::control::Counter;
 
 macro_rules! counters {
-    ($($(#[$doc:meta])* $variant:ident = $name:literal,)*) => {
+    ($($(#[doc = $doc:literal])* $variant:ident = $name:literal,)*) => {
         /// A kind of happening.
         #[derive(Debug, Clone, Copy, PartialEq, Eq)]
         pub enum Count {
-            $($(#[$doc])* $variant,)*
+            $($(#[doc = $doc])* $variant,)*
         }
 
         const NAMES: &[&str] = &[$($name,)*];
+        const TEXTS: &[&str] = &[$(concat!($($doc),*),)*];
     };
 }
 
@@ -134,8 +135,10 @@ counters! {
     LoginsLimited = "operator_logins_limited",
     /// A client asked for what its principal has no right to.
     RequestsDenied = "operator_requests_denied",
-    /// A control or session stream broke its protocol.
+    /// A control, session or metrics stream broke its protocol, or took too long.
     StreamErrors = "client_stream_errors",
+    /// The metrics were asked for.
+    Scrapes = "metrics_scrapes",
     /// A session was opened.
     SessionsOpened = "sessions_opened",
     /// A frame could not be sent: no buffer or no room in the link's queue.
@@ -200,6 +203,11 @@ impl Counters {
     pub fn list(&self) -> Vec<Counter> {
         let pair = |(name, &value): (&&str, &u64)| Counter { name: (*name).to_string(), value };
         NAMES.iter().zip(&self.values).map(pair).collect()
+    }
+
+    /// The name, the meaning and the value of the counter at this place in the list.
+    pub fn described(&self, at: usize) -> Option<(&'static str, &'static str, u64)> {
+        Some((NAMES.get(at)?, TEXTS.get(at)?.trim_ascii(), *self.values.get(at)?))
     }
 }
 

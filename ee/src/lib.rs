@@ -15,6 +15,7 @@
 //! | [`capsule`], [`cap`], [`soft`] | what guests hold: capsule objects, capabilities, soft state        |
 //! | [`envelope`], [`sensor`]    | what teams hand to each other, what they may read of the machine     |
 //! | [`blob`]                    | what teams keep on the node                                          |
+//! | `exposition`                | how metrics are written                                              |
 //!
 //! Nothing here reads a clock, touches a device or starts a thread (D1).
 #![forbid(unsafe_code)]
@@ -31,6 +32,7 @@ pub mod config;
 pub mod counters;
 pub mod engine;
 pub mod envelope;
+mod exposition;
 pub mod flow;
 mod guest;
 pub mod integrity;

@@ -1,8 +1,8 @@
 //! The rest of IP on a link: a smoltcp interface with ARP, neighbor discovery, ICMP echo, DHCP, and a
-//! bounded number of TCP connections for the control and session servers.
+//! bounded number of TCP connections for the control, session and metrics servers.
 //!
-//! [`Stack`] is one link's interface. On links for management it listens on the control port and the
-//! session port with a fixed number of sockets each, so memory and the number of connections are bounded
+//! [`Stack`] is one link's interface. On links for management it listens on the ports of
+//! [`StreamLimits`] with a fixed number of sockets each, so memory and the number of connections are bounded
 //! from the start. A connection is a *stream*: [`Stack::event`] says what happened, [`Stack::read`] and
 //! [`Stack::write`] move bytes. Who does not finish the handshake, is idle for long, or does not finish
 //! closing is cut off, and the socket listens again.
@@ -38,6 +38,8 @@ pub struct StreamLimits {
     pub control: usize,
     /// Streams to the session port at once, on each link.
     pub sessions: usize,
+    /// Streams to the metrics port at once, on each link; usually nobody listens there.
+    pub metrics: usize,
     /// Bytes of buffer in each direction of a stream, kept from the start.
     pub buffer: usize,
     /// A stream on which nothing moves for so long is cut off.
@@ -46,7 +48,7 @@ pub struct StreamLimits {
 
 impl Default for StreamLimits {
     fn default() -> Self {
-        Self { control: 4, sessions: 8, buffer: 8192, idle: Duration::from_secs(600) }
+        Self { control: 4, sessions: 8, metrics: 0, buffer: 8192, idle: Duration::from_secs(600) }
     }
 }
 
@@ -138,7 +140,11 @@ impl Stack {
             }
         };
         let limits = listen.unwrap_or(StreamLimits { control: 0, sessions: 0, ..StreamLimits::default() });
-        let ports = [(wire::CONTROL_PORT, limits.control), (wire::SESSION_PORT, limits.sessions)];
+        let ports = [
+            (wire::CONTROL_PORT, limits.control),
+            (wire::SESSION_PORT, limits.sessions),
+            (wire::METRICS_PORT, limits.metrics),
+        ];
         let ports = ports.iter().flat_map(|(port, count)| core::iter::repeat_n(*port, *count));
         let mut slots = Vec::new();
         for port in ports {

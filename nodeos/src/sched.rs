@@ -346,9 +346,9 @@ impl<E> Scheduler<E> {
         look(&self.teams, team).map_or(0, |entry| entry.queue.len())
     }
 
-    /// How many teams have events.
+    /// How many teams have events of their own.
     pub fn busy(&self) -> usize {
-        self.busy.len()
+        self.teams.iter().flatten().filter(|entry| !entry.queue.is_empty()).count()
     }
 
     /// How many events wait in all.

@@ -15,6 +15,7 @@
 //! | [`revoke`]  | a signed revocation of a flow                                         | agent to agent, control       |
 //! | [`control`] | requests and answers of the `bees` command                            | Noise over TCP 3322           |
 //! | [`session`] | how a program talks to a protocol                                     | TCP 3323                      |
+//! | [`http`]    | requests for the node's metrics                                       | TCP 3324                      |
 //! | [`statement`] | what guests have signed, and what opens a sealed envelope            | capsules                      |
 //! | [`units`]   | rates, sizes and durations as people write them                       | configuration, policy         |
 //! | [`utc`]     | points in time as people write them                                   | the same                      |
@@ -31,6 +32,7 @@ pub mod capsule;
 pub mod control;
 pub mod describe;
 pub mod grant;
+pub mod http;
 pub mod id;
 pub mod integrity;
 pub mod limits;
@@ -54,3 +56,5 @@ pub const MIN_DATAGRAM: usize = 128;
 pub const CONTROL_PORT: u16 = 3322;
 /// TCP port of protocol sessions on a node's management address.
 pub const SESSION_PORT: u16 = 3323;
+/// TCP port of metrics over HTTP on a node's management address, where its configuration turns them on.
+pub const METRICS_PORT: u16 = 3324;

@@ -43,6 +43,7 @@ pub fn inspect(folder: &Folder, output: Output) -> Result<()> {
     }
     let mut nodes = Table::new(&[
         "NODE", "STATE", ">PID", "ADDRESS", ">MEMORY", ">CPU", ">UPTIME", ">READY", ">CONTROL", ">SESSION",
+        ">METRICS",
     ]);
     for (node, (doing, usage)) in state.nodes.iter().zip(&seen) {
         nodes.row([
@@ -56,6 +57,7 @@ pub fn inspect(folder: &Folder, output: Output) -> Result<()> {
             or_dash(node.ready_us.map(us)).into(),
             or_dash(node.ports.map(|p| p.control)).into(),
             or_dash(node.ports.map(|p| p.session)).into(),
+            or_dash(node.ports.map(|p| p.metrics)).into(),
         ]);
     }
     let wire = match state.wire.and_then(|p| Some((p.pid, p.usage()?))) {
@@ -93,6 +95,7 @@ fn value(folder: &Folder, state: &State, seen: &[(Doing, Option<Usage>)], traffi
             "memory": usage.map(|u| u.memory), "cpu_us": usage.map(|u| u.cpu.as_micros() as u64),
             "uptime_us": usage.map(|u| u.uptime.as_micros() as u64), "ready_us": node.ready_us,
             "control": node.ports.map(|p| p.control), "session": node.ports.map(|p| p.session),
+            "metrics": node.ports.map(|p| p.metrics),
             "identity": node.identity, "console": folder.console(&node.name),
         })
     });

@@ -386,7 +386,7 @@ mod tests {
             address: Ipv4Addr::new(10, 255, 0, 1),
             memory: None,
             identity: identity.to_string(),
-            ports: Some(Ports { control: 1000, session: 1001 }),
+            ports: Some(Ports { control: 1000, session: 1001, metrics: 1002 }),
             process: None,
             ready_us: None,
         };

@@ -113,6 +113,8 @@ impl Neighbors {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use nodeos::link::LinkId;
+    use nodeos::team::Budget;
 
     /// What pads a short frame is paid for like what is in it.
     #[test]
@@ -125,7 +127,8 @@ mod tests {
             overhead: 66,
             shortest: 170,
         };
-        let mut neighbors = Neighbors::new(vec![far], 1, 1, 1000);
+        let budget = Budget { rate: 1, burst: 1000, ..Budget::UNLIMITED };
+        let neighbors = Neighbors::new(vec![far], Bandwidth::root(1, &budget));
         let left = |neighbors: &Neighbors| neighbors.bandwidth(Instant::ZERO);
         for (payload, costs) in [(0, 170), (104, 170), (105, 171), (400, 466)] {
             let before = left(&neighbors);

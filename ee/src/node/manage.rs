@@ -19,7 +19,7 @@ use wire::control::{
 };
 use wire::id::TupleHash;
 use wire::tuple::Tuple;
-use wire::{CONTROL_PORT, SESSION_PORT};
+use wire::{CONTROL_PORT, METRICS_PORT, SESSION_PORT};
 
 use super::authority::{Access, described, what};
 use super::{End, Node};
@@ -124,23 +124,27 @@ impl Node {
         Ok(())
     }
 
-    /// Serves control and session streams.
+    /// Serves control, session and metrics streams.
     pub(super) fn streams(&mut self, now: Now) {
         while let Some((stream, event)) = self.net.stream_event() {
             match event {
                 StreamEvent::Open { port: CONTROL_PORT, peer } => self.client_opened(now, stream, peer.ip()),
                 StreamEvent::Open { port: SESSION_PORT, .. } => self.line_opened(now, stream),
+                StreamEvent::Open { port: METRICS_PORT, .. } => self.scrape_opened(now, stream),
                 StreamEvent::Open { .. } => self.net.close(now.mono, stream),
                 StreamEvent::Data if self.clients.find(stream).is_some() => self.client_ready(now, stream),
+                StreamEvent::Data if self.scrapes.has(stream) => self.scrape_ready(now, stream),
                 StreamEvent::Data => self.line_ready(now, stream),
                 StreamEvent::Finished => self.stream_finished(now, stream),
                 StreamEvent::Closed => {
                     self.clients.list.retain(|c| c.stream != stream);
+                    self.scrapes.remove(stream);
                     self.line_closed(now, stream);
                 }
             }
         }
         self.lines_due(now);
+        self.scrapes_due(now);
         self.clients_due(now);
         let late = |c: &Client| c.principal.is_none() && now.mono >= c.since + LOGIN_TIME;
         let slow = self.clients.list.iter().filter(|c| late(c)).map(|c| (c.stream, c.from));
@@ -156,6 +160,7 @@ impl Node {
     fn stream_finished(&mut self, now: Now, stream: StreamId) {
         match self.clients.find(stream) {
             Some(client) => client.closing = true,
+            None if self.scrapes.has(stream) => self.scrape_finished(now, stream),
             None => self.line_finished(now, stream),
         }
     }

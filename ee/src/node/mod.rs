@@ -17,15 +17,18 @@
 //! | `serve`    | answers to other nodes' translation and download requests        |
 //! | `manage`   | control clients and what they may ask                            |
 //! | `sessions` | programs that talk to protocols                                  |
+//! | `metrics`  | numbers over HTTP; `figures`: which                              |
 //! | `protect`  | links to neighbors that prove who they are                       |
 
 mod arrive;
 mod authority;
 mod charge;
 mod children;
+mod figures;
 mod judge;
 mod launch;
 mod manage;
+mod metrics;
 pub(crate) mod protect;
 mod run;
 mod sense;
@@ -73,6 +76,7 @@ use crate::uploads::Uploads;
 
 use judge::AgentHost;
 use manage::Clients;
+use metrics::{MAX_SCRAPES, Scrapes};
 use protect::Links;
 use run::Queued;
 use sessions::Sessions;
@@ -135,6 +139,7 @@ pub struct Node {
     jobs: VecDeque<Job>,
     next_job: JobId,
     sessions: Sessions,
+    scrapes: Scrapes,
     clients: Clients,
     shared: Shared,
     storage: Storage,
@@ -182,8 +187,10 @@ impl Node {
         let (mut seed, mut secret) = ([0; 16], [0; 16]);
         let healthy = platform.entropy.fill(&mut seed).and(platform.entropy.fill(&mut secret)).is_ok();
         let [a, b] = [0, 8].map(|at| u64::from_le_bytes(seed[at..at + 8].try_into().expect("eight bytes")));
-        let net = Net::new(&config.links, platform.buffers.clone(), a, StreamLimits::default())
-            .map_err(|e| bad(e.0))?;
+        let measured = config.control.as_ref().is_some_and(|c| c.metrics);
+        let streams =
+            StreamLimits { metrics: if measured { MAX_SCRAPES } else { 0 }, ..StreamLimits::default() };
+        let net = Net::new(&config.links, platform.buffers.clone(), a, streams).map_err(|e| bad(e.0))?;
         let flows = usize::from(config.node.flows);
         // The event's deadline is a bound for all; of the rest the root has everything that there is.
         let budget = config.team.budget();
@@ -218,6 +225,7 @@ impl Node {
             jobs: VecDeque::new(),
             next_job: JobId(0),
             sessions: Sessions::default(),
+            scrapes: Scrapes::default(),
             clients: Clients::default(),
             shared: Shared::default(),
             storage: Storage::new(&memory, &config.store),
@@ -325,6 +333,7 @@ impl Node {
             self.wakes.first().map(|(at, _)| *at),
             self.clients.deadline(),
             self.sessions.deadline(),
+            self.scrapes.deadline(),
             self.uploads.deadline(),
         ];
         candidates.into_iter().flatten().min()

@@ -330,6 +330,12 @@ impl Params for i32 {
     }
 }
 
+impl Params for (u32, i32) {
+    fn list(self) -> Vec<Val> {
+        vec![int(self.0), Val::I32(self.1)]
+    }
+}
+
 impl Params for (u32, u32, i64) {
     fn list(self) -> Vec<Val> {
         vec![int(self.0), int(self.1), Val::I64(self.2)]

@@ -405,6 +405,11 @@ impl Store {
         self.journal.is_some()
     }
 
+    /// How many areas and blobs there are.
+    pub fn count_all(&self) -> (usize, usize) {
+        (self.areas.len(), self.blobs)
+    }
+
     /// Bytes that blobs take on the device, and how many may.
     pub fn device_use(&self) -> Option<(u64, u64)> {
         self.journal.as_ref().map(|j| (self.sectors * SECTOR as u64, j.bytes()))

@@ -28,7 +28,7 @@ pub fn link(name: &str, mac: Mac, address: Option<&str>) -> LinkConfig {
 }
 
 pub fn limits() -> StreamLimits {
-    StreamLimits { control: 2, sessions: 2, buffer: 2048, idle: Duration::from_secs(60) }
+    StreamLimits { control: 2, sessions: 2, metrics: 0, buffer: 2048, idle: Duration::from_secs(60) }
 }
 
 pub fn net(configs: &[LinkConfig], pool: &BufPool) -> Net {

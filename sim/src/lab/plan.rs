@@ -143,7 +143,7 @@ fn node_plan(
     // Writing to a string does not fail.
     let mut line = |t: std::fmt::Arguments<'_>| writeln!(text, "{t}").unwrap_or_default();
     line(format_args!("[node]\nname = \"{}\"\nidentity = \"{}\"", node.name, hex(&keys.identities[n])));
-    line(format_args!("{agent}\n\n[control]\nadmin = \"{}\"", hex(&keys.admin)));
+    line(format_args!("{agent}\n\n[control]\nadmin = \"{}\"\nmetrics = true", hex(&keys.admin)));
     line(format_args!("\n[team]\n{}", super::file::team_lines(&lab.defaults.team)));
     line(format_args!("\n[[link]]\nname = \"{MANAGEMENT}\"\nmac = \"{}\"", mac_text(nics[n][0].mac)));
     line(format_args!("address = \"{management}/16\"\nmanagement = true"));

@@ -134,6 +134,8 @@ pub struct Ports {
     pub control: u16,
     /// Protocol sessions.
     pub session: u16,
+    /// Metrics over HTTP.
+    pub metrics: u16,
 }
 
 /// What one direction of a link carried: an entry of [`WirePlan::counters`].

@@ -89,7 +89,7 @@ struct Node {
     socket: Socket,
     gateway: Gateway,
     /// Listeners on this machine, and the node's port each leads to.
-    services: [(TcpListener, u16); 2],
+    services: [(TcpListener, u16); 3],
     connections: Vec<Piped>,
 }
 
@@ -314,14 +314,18 @@ impl Node {
         Ok(Self {
             socket: Socket::open(&plan.sockets)?,
             gateway: Gateway::new(ends, seed, now),
-            services: [(listen()?, wire::CONTROL_PORT), (listen()?, wire::SESSION_PORT)],
+            services: [
+                (listen()?, wire::CONTROL_PORT),
+                (listen()?, wire::SESSION_PORT),
+                (listen()?, wire::METRICS_PORT),
+            ],
             connections: Vec::new(),
         })
     }
 
     fn ports(&self) -> io::Result<Ports> {
         let port = |at: usize| self.services[at].0.local_addr().map(|a| a.port());
-        Ok(Ports { control: port(0)?, session: port(1)? })
+        Ok(Ports { control: port(0)?, session: port(1)?, metrics: port(2)? })
     }
 
     fn round(&mut self, clock: &Clock, buffer: &mut [u8]) -> Result<()> {
