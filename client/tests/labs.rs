@@ -120,7 +120,8 @@ fn spreads_along_the_line(on: &str) {
         let teams = lab.json(&["-n", node, "team", "show"]);
         assert_eq!(teams.as_array().map(Vec::len), Some(1), "only the root is left on {node}: {teams}");
         assert_eq!(info["flows"]["running"].as_u64(), Some(0), "{info}");
-        assert!(info["memory"]["used"].as_u64().unwrap() < 1024, "{info}");
+        // Nothing but the root's own record.
+        assert!(info["memory"]["used"].as_u64().unwrap() < 4096, "{info}");
     }
 }
 
