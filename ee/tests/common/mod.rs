@@ -365,11 +365,11 @@ impl World {
         let more = station.node.poll(now);
         let mut later = Vec::new();
         for link in 0..station.peers.len() {
+            // What goes to nobody of the line waits for the test to take it.
+            let Some((to, peer_link)) = station.peers[link] else { continue };
             while let Some(frame) = station.node.transmit(now, LinkId(link as u16)) {
-                if let Some((to, peer_link)) = station.peers[link] {
-                    let frame = Frame { from: at, to, link: peer_link, bytes: frame.to_vec() };
-                    later.push((self.now + WIRE_US, Later::Frame(frame)));
-                }
+                let frame = Frame { from: at, to, link: peer_link, bytes: frame.to_vec() };
+                later.push((self.now + WIRE_US, Later::Frame(frame)));
             }
         }
         while let Some(job) = station.node.job() {
