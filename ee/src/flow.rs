@@ -142,8 +142,6 @@ pub enum Stage {
     Compile {
         /// The job.
         job: JobId,
-        /// Whether it was begun for this flow, which then pays for it.
-        brought: bool,
     },
     /// Running.
     Running {

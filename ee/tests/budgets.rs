@@ -92,6 +92,24 @@ fn what_costs_too_much_to_compile_ends_and_stays_away() {
 }
 
 #[test]
+fn a_compilation_is_paid_when_nobody_waits_for_it_any_more() {
+    let mut world = world("");
+    let flow = ask("ask", 1);
+    for _ in 0..5 {
+        // It is compiled already, so it is too late to take the job back; the next one waits for the same job.
+        let hash = world.inject(0, &flow);
+        assert_eq!(world.stop(0, hash, true), Answer::Done);
+    }
+    world.start(0, &flow);
+    let (root, team) = (team(&mut world, 0, "root"), team(&mut world, 0, "ask"));
+    assert_eq!(budget(&team, "compile").used, 0, "who brought it is gone");
+    let mut alone = self::world("");
+    alone.start(0, &flow);
+    let once = budget(&self::team(&mut alone, 0, "ask"), "compile").used;
+    assert_eq!(budget(&root, "compile").used, once);
+}
+
+#[test]
 fn compiled_code_has_a_bound_of_its_own() {
     let mut world = world("code = \"100\"");
     let hash = world.inject(0, &ask("ask", 1));

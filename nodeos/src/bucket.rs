@@ -28,6 +28,11 @@ impl TokenBucket {
         Self { rate, burst, tokens: burst, at: Instant::ZERO }
     }
 
+    /// An empty bucket.
+    pub(crate) const fn empty(now: Instant, rate: u64, burst: u64) -> Self {
+        Self { tokens: 0, at: now, ..Self::new(rate, burst) }
+    }
+
     /// Goes on with this rate and burst; what the bucket held beyond the new burst is gone.
     pub fn set(&mut self, now: Instant, rate: u64, burst: u64) {
         self.refill(now);

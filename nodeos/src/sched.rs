@@ -188,16 +188,17 @@ impl<E> Scheduler<E> {
 
     /// Queues an event for `team`.
     pub fn push(&mut self, team: TeamId, event: E) -> Result<(), PushError<E>> {
-        if entry(&mut self.teams, team).is_none() {
-            return Err(PushError::NoTeam(event));
-        }
-        if !self.has_room(team) {
+        if look(&self.teams, team).is_some() && !self.has_room(team) {
             return Err(PushError::Full(event));
         }
+        self.push_always(team, event)
+    }
+
+    /// Queues an event that must not be lost, whatever the limits.
+    pub fn push_always(&mut self, team: TeamId, event: E) -> Result<(), PushError<E>> {
+        let Some(entry) = entry(&mut self.teams, team) else { return Err(PushError::NoTeam(event)) };
+        entry.queue.push_back(event);
         self.waiting += 1;
-        if let Some(entry) = entry(&mut self.teams, team) {
-            entry.queue.push_back(event);
-        }
         self.wake(team);
         Ok(())
     }
@@ -324,8 +325,12 @@ impl<E> Scheduler<E> {
         self.climb(team, |entry, _| entry.member.used(units));
     }
 
-    /// Removes a team; those below it first. Returns the events that still waited for it.
+    /// Removes a team, and those below it if they are still there. Returns the events that still waited for
+    /// the team itself.
     pub fn remove(&mut self, team: TeamId) -> VecDeque<E> {
+        while let Some(below) = self.any_below(team) {
+            self.remove(below);
+        }
         let Some(entry) = look(&self.teams, team) else { return VecDeque::new() };
         let (parent, gone) = (entry.parent, entry.queue.len());
         self.climb(team, |entry, _| entry.pending -= gone);
@@ -339,6 +344,11 @@ impl<E> Scheduler<E> {
         }
         self.waiting -= gone;
         self.teams[team.0.index()].take().map(|entry| entry.queue).unwrap_or_default()
+    }
+
+    fn any_below(&self, team: TeamId) -> Option<TeamId> {
+        look(&self.teams, team)?.group.as_ref()?;
+        self.teams.iter().flatten().find(|entry| entry.parent == Some(team)).map(|entry| entry.id)
     }
 
     /// How many events wait for `team`, not counting those below it.
@@ -518,8 +528,10 @@ mod tests {
         scheduler.push(ids[2], 'c').unwrap();
         assert_eq!(scheduler.push(ids[2], 'd'), Err(PushError::Full('d')));
         assert!(!scheduler.has_room(ids[1]));
-        assert_eq!(scheduler.remove(ids[2]), ['c']);
+        scheduler.push_always(ids[2], 'd').unwrap();
+        // Those below go along, with what waited for them.
         assert_eq!(scheduler.remove(ids[1]), ['b']);
+        assert_eq!((scheduler.len(), scheduler.queued(ids[2])), (1, 0));
         scheduler.push(ids[0], 'e').unwrap();
         let order: Vec<char> = core::iter::from_fn(|| scheduler.next().map(|(_, event)| event)).collect();
         assert_eq!(order, ['a', 'e']);

@@ -4,11 +4,14 @@
 
 use std::time::Duration;
 
+use nodeos::account::Account;
 use nodeos::slab::Handle;
-use nodeos::team::TeamId;
+use nodeos::team::{Team, TeamId};
+use wire::id::PartHash;
 
 use super::Node;
 use crate::engine::Metering;
+use crate::job::JobId;
 
 /// Units that compiling a byte of a module counts as where work is counted, not measured: what a machine of
 /// a thousand instructions in a microsecond needs.
@@ -23,6 +26,18 @@ pub(super) enum Labour {
     Start,
     /// Answering other nodes.
     Serve,
+}
+
+/// A module that is compiled.
+pub(super) struct Compilation {
+    pub job: JobId,
+    pub module: PartHash,
+    len: usize,
+    /// The budget of the flow that brought it. It stands as long as anybody holds it, and what a team shares
+    /// with those above is theirs.
+    account: Account,
+    /// That flow's team and those above it.
+    teams: Vec<TeamId>,
 }
 
 impl Node {
@@ -46,22 +61,53 @@ impl Node {
         }
     }
 
-    /// Does something for a flow, at its team's expense.
-    pub(super) fn serve_for(&mut self, flow: Handle, work: impl FnOnce(&mut Self)) {
+    /// Does something for a flow, at its team's expense, but for what others are charged for on the way.
+    pub(super) fn work_for(&mut self, flow: Handle, labour: Labour, work: impl FnOnce(&mut Self)) {
         let team = self.flow_and_team(flow).map(|(_, team)| team);
-        let before = self.platform.meter.count();
+        let (before, charged) = (self.platform.meter.count(), self.charged);
         work(self);
         let units = match self.platform.engine.metering() {
-            Metering::Epoch => self.platform.meter.count().saturating_sub(before),
+            Metering::Epoch => {
+                let took = self.platform.meter.count().saturating_sub(before);
+                took.saturating_sub(self.charged - charged)
+            }
             Metering::Fuel => ANSWER,
         };
         if let Some(team) = team {
-            self.charge_units(team, units, Labour::Serve);
+            self.charge_units(team, units, labour);
         }
     }
 
+    /// Notes who pays for a compilation that begins: the flow's team, or when it has ended by then the nearest
+    /// one above it that lives.
+    pub(super) fn begin_compilation(&mut self, job: JobId, module: PartHash, len: usize, team: TeamId) {
+        let Some(account) = self.teams.get(team).map(|t| t.accounts().compile().clone()) else { return };
+        let above = |id: &TeamId| self.teams.get(*id).and_then(Team::parent);
+        let teams = std::iter::successors(Some(team), above).filter(|id| *id != self.teams.root()).collect();
+        self.compiling.push(Compilation { job, module, len, account, teams });
+    }
+
+    /// A compilation is done: it is paid, whoever still waits for it. The team for which it was more than it may
+    /// have, and how long it took.
+    pub(super) fn end_compilation(&mut self, job: JobId, measured: u64) -> Option<(TeamId, Duration)> {
+        let at = self.compiling.iter().position(|c| c.job == job)?;
+        let Compilation { len, account, teams, .. } = self.compiling.swap_remove(at);
+        let units = self.compile_units(len, measured);
+        let took = self.time_of(units);
+        let micros = u64::try_from(took.as_micros()).unwrap_or(u64::MAX);
+        let paid = account.spend(micros).is_ok();
+        if !paid {
+            // All that there is; another one does not begin.
+            let _ = account.spend(account.left());
+        }
+        if let Some(team) = teams.iter().find(|id| self.teams.get(**id).is_some()) {
+            self.charge_units(*team, units, Labour::Start);
+        }
+        (!paid).then_some((*teams.first()?, took))
+    }
+
     /// What compiling a module of `len` bytes cost that took so many measured units.
-    pub(super) fn compile_units(&self, len: usize, measured: u64) -> u64 {
+    fn compile_units(&self, len: usize, measured: u64) -> u64 {
         match self.platform.engine.metering() {
             Metering::Epoch => measured,
             Metering::Fuel => len as u64 * COMPILE_BYTE,

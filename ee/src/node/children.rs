@@ -3,7 +3,7 @@
 
 use nodeos::platform::Now;
 use nodeos::slab::Handle;
-use nodeos::team::{Budget, Donated, Resource, TeamId};
+use nodeos::team::{Budget, Donated, Resource, TeamId, Verdict};
 use wire::grant::Grant;
 use wire::id::TupleHash;
 use wire::tuple::{Budgets, Tuple};
@@ -40,7 +40,9 @@ impl Node {
         if self.flows.by_hash(&hash).is_some() {
             return Err("it is here already".into());
         }
-        let (_, team) = self.flow_and_team(parent).ok_or("it has ended itself")?;
+        // What its clean-up starts would outlive it.
+        let lives = self.flows.get_mut(parent).and_then(|f| f.sandbox()).is_some_and(|s| !s.has_ended());
+        let (_, team) = self.flow_and_team(parent).filter(|_| lives).ok_or("it has ended itself")?;
         let paid = self.teams.get(team).map(|t| t.account().charge(tuple_bytes(bytes.len())));
         let charge = paid.ok_or("its team has ended")?.map_err(|e| e.to_string())?;
         self.flows.forget(&hash);
@@ -66,6 +68,17 @@ impl Node {
         let given = kinds.into_iter().filter(|(bit, _)| give & 1 << *bit as u32 != 0);
         let donated = given.fold(Donated::NOTHING, |donated, (_, resource)| donated.and(resource));
         Some((team, donated, budget.within(&self.teams.get(team)?.budget)))
+    }
+
+    /// A flow could not have a team: that counts against the one that started it, if one did.
+    pub(super) fn started_too_much(&mut self, now: Now, source: Option<Source>) {
+        let Some(Source::Flow { parent, .. }) = source else { return };
+        let Some((_, team)) = self.flow_and_team(parent) else { return };
+        let Some(member) = self.teams.get_mut(team) else { return };
+        member.counters.refused += 1;
+        if member.conduct.refused(now.mono, Resource::Teams) == Verdict::End {
+            self.struck_out(now, parent, "it kept starting more than it may have");
+        }
     }
 
     /// A flow that another one started runs, or has ended.

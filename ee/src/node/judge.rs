@@ -232,7 +232,11 @@ impl Node {
         let made = self.teams.create(now.mono, above, &name, budget, donated);
         let team = match made {
             Ok(team) => team,
-            Err(error) => return self.end_flow(now, handle, End::failed(Erred::Node, error)),
+            Err(error) => {
+                let source = self.flows.get(handle).map(|flow| flow.source.clone());
+                self.end_flow(now, handle, End::failed(Erred::Node, error));
+                return self.started_too_much(now, source);
+            }
         };
         // Besides the events that may wait, the end of each session is always told: of those that are open,
         // and of those whose opening still waits.

@@ -32,21 +32,23 @@ impl Node {
         if let Some(code) = self.cache.get(&hash) {
             return self.start(now, handle, code);
         }
-        // Somebody may be waiting for the same module already.
-        let same = |f: &Flow| match (&f.stage, &f.tuple) {
-            (Stage::Compile { job, .. }, Some(t)) if t.tuple.main().code.sha256 == hash => Some(*job),
-            _ => None,
-        };
-        let running = self.flows.iter().find_map(|(_, f)| same(f));
-        let (job, brought) = match running {
-            Some(job) => (job, false),
+        let Some((_, team)) = self.flow_and_team(handle) else { return };
+        // It may be on its way already, for somebody who waits or for nobody any more.
+        let job = match self.compiling.iter().find(|c| c.module == hash).map(|c| c.job) {
+            Some(job) => job,
+            None if self.teams.get(team).is_none_or(|t| t.accounts().compile().left() == 0) => {
+                let why = "the time for compiling that its budget has is used up";
+                return self.end_flow(now, handle, End::failed(Erred::Principal, why));
+            }
             None => {
-                let engine = self.platform.engine.clone();
-                (self.add_job(Work::Compile { engine, hash, module }), true)
+                let (engine, len) = (self.platform.engine.clone(), module.len());
+                let job = self.add_job(Work::Compile { engine, hash, module });
+                self.begin_compilation(job, hash, len, team);
+                job
             }
         };
         if let Some(flow) = self.flows.get_mut(handle) {
-            flow.stage = Stage::Compile { job, brought };
+            flow.stage = Stage::Compile { job };
         }
     }
 
@@ -58,16 +60,23 @@ impl Node {
                 if let Err(full) = self.cache.insert(code.clone()) {
                     self.log_limited(now, || format!("node: {full}"));
                 }
+                let over = self.end_compilation(done.id, done.units);
                 for handle in self.waiting_for(done.id) {
-                    if self.compiled_for(now, handle, done.units) {
-                        self.start(now, handle, code.clone());
+                    let team = self.flow_and_team(handle).map(|(_, team)| team);
+                    match over.filter(|(payer, _)| team == Some(*payer)) {
+                        None => self.start(now, handle, code.clone()),
+                        Some((_, took)) => {
+                            self.keep_away(now, handle);
+                            let why = format!("compiling took {took:?}, which is beyond the flow's budget");
+                            self.end_flow(now, handle, End::failed(Erred::Principal, why));
+                        }
                     }
                 }
             }
             Done::Compiled(Err(error)) => {
                 self.counters.add(Count::BadModule);
+                self.end_compilation(done.id, done.units);
                 for handle in self.waiting_for(done.id) {
-                    self.compiled_for(now, handle, done.units);
                     self.keep_away(now, handle);
                     self.end_flow(now, handle, End::failed(Erred::Principal, &error));
                 }
@@ -87,26 +96,8 @@ impl Node {
     }
 
     fn waiting_for(&self, id: JobId) -> Vec<Handle> {
-        let waits = |f: &Flow| matches!(f.stage, Stage::Compile { job, .. } if job == id);
+        let waits = |f: &Flow| matches!(f.stage, Stage::Compile { job } if job == id);
         self.flows.iter().filter(|(_, f)| waits(f)).map(|(handle, _)| handle).collect()
-    }
-
-    /// A flow's module was compiled, well or not: who brought it pays. Whether the flow goes on.
-    fn compiled_for(&mut self, now: Now, handle: Handle, measured: u64) -> bool {
-        let Some((flow, team)) = self.flow_and_team(handle) else { return false };
-        let Stage::Compile { brought: true, .. } = flow.stage else { return true };
-        let module = flow.parts.first().and_then(Option::as_ref).map_or(0, |part| part.bytes.len());
-        let units = self.compile_units(module, measured);
-        let took = self.time_of(units);
-        self.charge_units(team, units, Labour::Start);
-        let micros = u64::try_from(took.as_micros()).unwrap_or(u64::MAX);
-        let paid = self.teams.get(team).is_some_and(|t| t.accounts().compile().spend(micros).is_ok());
-        if !paid {
-            self.keep_away(now, handle);
-            let why = format!("compiling took {took:?}, which is beyond the flow's budget");
-            self.end_flow(now, handle, End::failed(Erred::Principal, why));
-        }
-        paid
     }
 
     /// A flow that cannot run must not make the node find that out again and again.
@@ -226,8 +217,12 @@ impl Node {
                 self.wakes.remove(&(*at, handle));
             }
             // Compiled for nobody: not at all, if it has not begun.
-            Stage::Compile { job, .. } if self.waiting_for(*job).is_empty() => {
+            Stage::Compile { job } if self.waiting_for(*job).is_empty() => {
+                let waiting = self.jobs.len();
                 self.jobs.retain(|waiting| waiting.id() != *job);
+                if self.jobs.len() < waiting {
+                    self.compiling.retain(|c| c.job != *job);
+                }
             }
             Stage::Judging => {
                 let its = |job: &Job| matches!(job.work(), Work::Verify { flow: of, .. } if *of == flow.hash);

@@ -74,6 +74,7 @@ use crate::sandbox::{Effect, Shared};
 use crate::system::translate::Questions;
 use crate::uploads::Uploads;
 
+use charge::{Compilation, Labour};
 use judge::AgentHost;
 use manage::Clients;
 use metrics::{MAX_SCRAPES, Scrapes};
@@ -150,6 +151,8 @@ pub struct Node {
     /// Units of work that the node did in all, and those of them that a team was charged for.
     busy: u64,
     charged: u64,
+    /// What is compiled, or waits for the compiler.
+    compiling: Vec<Compilation>,
     /// A secret, and how many numbers were made of it.
     nonces: ([u8; 16], u64),
 }
@@ -233,6 +236,7 @@ impl Node {
             sense_at: now.mono,
             busy: 0,
             charged: 0,
+            compiling: Vec::new(),
             nonces: (secret, 0),
             memory,
             platform,
@@ -366,7 +370,7 @@ impl Node {
             Some(Target::TranslationRequest) => self.serve_translation(now, from, &payload),
             Some(Target::TranslationResponse) => self.translation(now, from, &payload),
             Some(Target::DownloadRequest { flow, object }) => {
-                self.serve_for(flow, |node| {
+                self.work_for(flow, Labour::Serve, |node| {
                     node.serve_download(now, from, flow, object, (&payload, came));
                 });
             }

@@ -10,11 +10,12 @@ use nodeos::account::Charge;
 use nodeos::buf::{BLOCK, Buf};
 use nodeos::platform::Now;
 use nodeos::slab::Handle;
-use nodeos::team::{Fault, Resource, Verdict};
+use nodeos::team::{Fault, Resource, Team, Verdict};
 use wire::control::Erred;
 use wire::id::CapsuleId;
 use wire::integrity::Mark;
 
+use super::charge::Labour;
 use super::{End, Node, label};
 use crate::abi;
 use crate::counters::Count;
@@ -99,8 +100,13 @@ impl Node {
         };
         // The end of a session must not be lost: the guest would hold it for ever.
         let must = matches!(event, Event::Session { what: SessionInput::Close, .. });
-        let room = must || self.sched.queued(team) < usize::from(member.budget.queue);
-        let queued = room && self.sched.push(team, Queued { event: Some(event), charge }).is_ok();
+        let queued = Queued { event: Some(event), charge };
+        let queued = if must {
+            self.sched.push_always(team, queued).is_ok()
+        } else {
+            let room = self.sched.queued(team) < usize::from(member.budget.queue);
+            room && self.sched.push(team, queued).is_ok()
+        };
         if !queued {
             member.counters.dropped += 1;
             self.counters.add(Count::QueueFull);
@@ -255,7 +261,8 @@ impl Node {
     /// Whether a flow's queue takes one more event.
     pub(super) fn has_room(&self, handle: Handle) -> bool {
         let Some((_, team)) = self.flow_and_team(handle) else { return false };
-        self.teams.get(team).is_some_and(|t| self.sched.queued(team) < usize::from(t.budget.queue))
+        let own = |t: &Team| self.sched.queued(team) < usize::from(t.budget.queue);
+        self.teams.get(team).is_some_and(own) && self.sched.has_room(team)
     }
 
     fn effects(&mut self, now: Now, handle: Handle) {
@@ -268,8 +275,14 @@ impl Node {
                 Effect::Send { to, kind, payload } => self.send_for(now, handle, to, kind, payload),
                 Effect::Reply { session, packet } => self.session_reply(now, session, packet),
                 Effect::CloseSession { session } => self.session_close(now, session),
-                Effect::FlowStart { child, tuple, give } => self.child_start(now, handle, child, tuple, give),
-                Effect::FlowStop { child, kill } => self.child_stop(now, handle, child, kill),
+                Effect::FlowStart { child, tuple, give } => {
+                    self.work_for(handle, Labour::Start, |node| {
+                        node.child_start(now, handle, child, tuple, give)
+                    });
+                }
+                Effect::FlowStop { child, kill } => {
+                    self.work_for(handle, Labour::Start, |node| node.child_stop(now, handle, child, kill));
+                }
                 Effect::FlowLimit { child, resource, most } => {
                     self.child_limit(now, handle, child, resource, most);
                 }
@@ -325,7 +338,7 @@ impl Node {
         }
     }
 
-    fn struck_out(&mut self, now: Now, handle: Handle, why: impl fmt::Display) {
+    pub(super) fn struck_out(&mut self, now: Now, handle: Handle, why: impl fmt::Display) {
         let Some(flow) = self.flows.get(handle) else { return };
         self.counters.add(Count::StruckOut);
         self.bans.for_a_while(now.mono, flow.hash);

@@ -13,6 +13,7 @@ use wire::system::{
 };
 
 use super::Node;
+use super::charge::Labour;
 use crate::counters::Count;
 use crate::neighbor::NeighborId;
 use crate::registry::{Object, Target};
@@ -29,7 +30,7 @@ impl Node {
         };
         match self.registry.find(&request.unknown) {
             Some(Target::Flow { flow, .. }) => {
-                self.serve_for(flow, |node| node.answer_translation(now, from, request));
+                self.work_for(flow, Labour::Serve, |node| node.answer_translation(now, from, request));
             }
             _ => self.answer_translation(now, from, request),
         }

@@ -44,9 +44,9 @@ impl State {
 }
 
 impl Bucket {
-    fn new(parent: Option<Self>, gift: u64, rate: u64, burst: u64) -> Self {
+    fn new(parent: Option<Self>, rate: u64, burst: u64) -> Self {
         let state = State { bucket: TokenBucket::new(rate, burst), rate, given: 0 };
-        Self(Arc::new(Inner { state: Mutex::new(state), parent, gift }))
+        Self(Arc::new(Inner { state: Mutex::new(state), parent, gift: 0 }))
     }
 
     /// Takes `amount` from it and from all above it, or nothing.
@@ -86,7 +86,9 @@ impl Bucket {
         state.given = given;
         let own = state.bucket.burst();
         state.adjust(now, own);
-        Some(Self::new(None, rate, rate, burst))
+        // Empty: a burst comes out of the rate, or whoever is made again and again would have it each time.
+        let state = State { bucket: TokenBucket::empty(now, rate, burst), rate, given: 0 };
+        Some(Self(Arc::new(Inner { state: Mutex::new(state), parent: None, gift: rate })))
     }
 
     /// What this one donated comes back.
@@ -113,7 +115,7 @@ impl Bandwidth {
     /// The bandwidth of a team that shares with nobody.
     pub fn root(links: usize, budget: &Budget) -> Self {
         let [link, sum, packets] = bounds(budget);
-        let bucket = |(rate, burst)| (rate != u64::MAX).then(|| Bucket::new(None, 0, rate, burst));
+        let bucket = |(rate, burst)| (rate != u64::MAX).then(|| Bucket::new(None, rate, burst));
         Self { links: (0..links).map(|_| bucket(link)).collect(), sum: bucket(sum), packets: bucket(packets) }
     }
 
@@ -123,8 +125,8 @@ impl Bandwidth {
         let below = |above: &Option<Bucket>, (rate, burst)| match above {
             // Unlimited is shared, always.
             Some(above) if donated && rate != u64::MAX => above.donate(now, rate, burst).map(Some),
-            Some(above) => Some(Some(Bucket::new(Some(above.clone()), 0, rate, burst))),
-            None => Some((rate != u64::MAX).then(|| Bucket::new(None, 0, rate, burst))),
+            Some(above) => Some(Some(Bucket::new(Some(above.clone()), rate, burst))),
+            None => Some((rate != u64::MAX).then(|| Bucket::new(None, rate, burst))),
         };
         let mut made = Self { links: Arc::from([]), sum: None, packets: None };
         let mut links = Vec::with_capacity(self.links.len());
@@ -241,11 +243,25 @@ mod tests {
         let child = parent.below(Instant(0), true, &budget(60_000)).unwrap();
         assert!(parent.below(Instant(0), true, &budget(40_001)).is_none());
         let (a, b) = (passes(&child, 0), passes(&parent, 0));
-        assert!((60_000..=61_000).contains(&a) && (40_000..=41_000).contains(&b), "{a} {b}");
+        // The donor keeps its burst; the child has what its rate makes.
+        assert!((59_800..=60_000).contains(&a) && (40_000..=41_000).contains(&b), "{a} {b}");
         parent.lower(Instant(1_000_000), &budget(50_000));
         child.give_back(Instant(1_000_000), &parent);
         let got = passes(&parent, 1_000_000);
         assert!((50_000..=51_000).contains(&got), "{got}");
+    }
+
+    #[test]
+    fn whoever_is_made_again_and_again_has_no_burst_each_time() {
+        let parent = Bandwidth::root(1, &budget(1000));
+        assert!(parent.take(Instant(0), LINK, 1000));
+        let mut sent = 0;
+        for n in 0..1000u64 {
+            let child = parent.below(Instant(n * 1000), true, &budget(500)).unwrap();
+            sent += u64::from(child.take(Instant(n * 1000), LINK, 100)) * 100;
+            child.give_back(Instant(n * 1000), &parent);
+        }
+        assert_eq!(sent, 0);
     }
 
     #[test]

@@ -26,13 +26,12 @@ impl Resource {
     /// The policy for this resource.
     pub const fn policy(self) -> Policy {
         let (warn_percent, refusals_per_strike) = match self {
-            Self::Memory | Self::Code => (Some(75), Some(16)),
-            Self::Timers | Self::TimersTotal | Self::Sessions | Self::Teams | Self::TeamsTotal => {
-                (Some(75), Some(64))
-            }
-            Self::CacheEntries => (Some(75), Some(256)),
-            Self::EventsTotal | Self::Download | Self::Compile | Self::Queue => (Some(75), None),
-            Self::Rate | Self::Processor => (None, None),
+            Self::Memory => (Some(75), Some(16)),
+            Self::Timers | Self::TimersTotal | Self::Sessions => (Some(75), Some(64)),
+            Self::Teams | Self::TeamsTotal => (None, Some(64)),
+            Self::CacheEntries => (Some(75), None),
+            Self::EventsTotal | Self::Download | Self::Compile | Self::Code => (None, None),
+            Self::Queue | Self::Rate | Self::Processor => (None, None),
         };
         Policy { warn_percent, refusals_per_strike }
     }

@@ -17,11 +17,12 @@
 //!
 //! | what                      | warned at | refusals in 1 s that make a strike | why                                 |
 //! |---------------------------|-----------|------------------------------------|-------------------------------------|
-//! | memory, code              | 75 %      | 16                                 |                                     |
-//! | timers, sessions, teams   | 75 %      | 64                                 |                                     |
-//! | soft-state entries        | 75 %      | 256                                | a guest may learn its bound by trying |
-//! | event queue               | 75 %      | never                              | others fill it                      |
-//! | events, downloads, compile time in all | 75 % | never: the flow ends        | without them it cannot go on        |
+//! | memory                    | 75 %      | 16                                 | the guest is told (`on_warning`)    |
+//! | timers, sessions          | 75 %      | 64                                 |                                     |
+//! | teams                     | never     | 64                                 | it started more than it may         |
+//! | soft-state entries        | 75 %      | never                              | an older one gives way              |
+//! | event queue, code         | never     | never                              | others fill it; had at the start    |
+//! | events, downloads, compile time in all | never | never: the flow ends       | without them it cannot go on        |
 //! | rates, processor          | never     | never                              | others' capsules may cause it       |
 //! | a lie about a pointer     | -         | each one is a strike               | a mistake, but ours to survive      |
 //! | deadline passed           | -         | ends the team                      | its state is no longer known        |
@@ -290,7 +291,7 @@ impl Teams {
             let Some(above) = gone.parent.and_then(|parent| self.get_mut(parent)) else { continue };
             gone.bandwidth.give_back(now, &above.bandwidth);
             if gone.donated.has(Resource::Processor) {
-                above.shares.own += gone.shares.among;
+                above.shares.own += gone.budget.shares;
             }
         }
         ended
