@@ -661,8 +661,8 @@ mod tests {
                 scheduler.used(id, units);
             }
             let sum: u64 = used.iter().sum();
-            for at in 0..n {
-                let error = used[at] as f64 - own(at) * sum as f64;
+            for (at, used) in used.into_iter().enumerate() {
+                let error = used as f64 - own(at) * sum as f64;
                 // A few of the costliest events on each level.
                 prop_assert!(error.abs() < 1000.0 * 2.0 * n as f64, "{at}: {error} of {sum}, tree {above:?} {shares:?}");
             }

@@ -16,7 +16,7 @@ use wire::capsule::{Capsule, HEADER_LEN};
 use wire::id::CapsuleId;
 
 fn bandwidth(rate: u64, burst: u32) -> Bandwidth {
-    Bandwidth::root(1, &Budget { rate, burst, ..Budget::UNLIMITED })
+    Bandwidth::root(2, &Budget { rate, burst, ..Budget::UNLIMITED })
 }
 
 fn to_mac(mac: Mac) -> OutChannel {
