@@ -18,6 +18,7 @@ use wire::id::TupleHash;
 use crate::exit::{Code, failure};
 use crate::flow::Bundle;
 use crate::keys::PrivateKey;
+use crate::output::progress;
 
 /// Where a node is, and what is needed to be let in.
 #[derive(Debug, Clone)]
@@ -164,6 +165,17 @@ impl Remote {
             |from| Request::TeamShow { from },
             |a| if let Answer::Teams(p) = a { Some(p) } else { None },
         )
+    }
+
+    /// Ends a flow, and says so of `what`.
+    pub fn stop(&mut self, flow: TupleHash, kill: bool, what: &str) -> Result<()> {
+        match self.ask(&Request::FlowStop { flow, kill })? {
+            Answer::Done => {
+                progress(format!("{what} is {}", if kill { "killed" } else { "stopped" }));
+                Ok(())
+            }
+            _ => Err(self.nonsense()),
+        }
     }
 
     /// The blob store.

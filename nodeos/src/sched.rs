@@ -179,13 +179,6 @@ impl<E> Scheduler<E> {
         }
     }
 
-    /// Bounds the events that may wait for a team and for those below it. What waits already stays.
-    pub fn set_limit(&mut self, team: TeamId, queue: usize) {
-        if let Some(entry) = entry(&mut self.teams, team) {
-            entry.limit = queue;
-        }
-    }
-
     /// Queues an event for `team`.
     pub fn push(&mut self, team: TeamId, event: E) -> Result<(), PushError<E>> {
         if look(&self.teams, team).is_some() && !self.has_room(team) {
@@ -196,17 +189,17 @@ impl<E> Scheduler<E> {
 
     /// Queues an event that must not be lost, whatever the limits.
     pub fn push_always(&mut self, team: TeamId, event: E) -> Result<(), PushError<E>> {
-        let Some(entry) = entry(&mut self.teams, team) else { return Err(PushError::NoTeam(event)) };
-        entry.queue.push_back(event);
-        self.waiting += 1;
-        self.wake(team);
-        Ok(())
+        self.put(team, event, VecDeque::push_back)
     }
 
     /// Puts back what [`next`](Self::next) gave: it is the team's next again, whatever the queue's limit.
     pub fn put_back(&mut self, team: TeamId, event: E) -> Result<(), PushError<E>> {
+        self.put(team, event, VecDeque::push_front)
+    }
+
+    fn put(&mut self, team: TeamId, event: E, how: fn(&mut VecDeque<E>, E)) -> Result<(), PushError<E>> {
         let Some(entry) = entry(&mut self.teams, team) else { return Err(PushError::NoTeam(event)) };
-        entry.queue.push_front(event);
+        how(&mut entry.queue, event);
         self.waiting += 1;
         self.wake(team);
         Ok(())

@@ -218,13 +218,7 @@ fn bundle(file: &Path, params: &[build::Pair], parts: &[PathBuf]) -> Result<Bund
 fn stop(access: &Access, flow: &str, kill: bool) -> Result<()> {
     let mut remote = access.login()?;
     let hash = remote.find_flow(flow)?.hash;
-    match remote.ask(&Request::FlowStop { flow: hash, kill })? {
-        Answer::Done => {
-            progress(format!("flow {hash:.8} is {}", if kill { "killed" } else { "stopped" }));
-            Ok(())
-        }
-        _ => Err(remote.nonsense()),
-    }
+    remote.stop(hash, kill, &format!("flow {hash:.8}"))
 }
 
 fn revoke(access: &Access, flow: &str, until: u64, key: Option<&Path>, revoker: bool) -> Result<()> {

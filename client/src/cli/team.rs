@@ -104,13 +104,7 @@ fn flow_of(team: &TeamInfo) -> Result<TupleHash> {
 }
 
 fn end(remote: &mut Remote, team: &TeamInfo, kill: bool) -> Result<()> {
-    match remote.ask(&Request::FlowStop { flow: flow_of(team)?, kill })? {
-        Answer::Done => {
-            progress(format!("team {} is {}", team.name, if kill { "killed" } else { "stopped" }));
-            Ok(())
-        }
-        _ => Err(remote.nonsense()),
-    }
+    remote.stop(flow_of(team)?, kill, &format!("team {}", team.name))
 }
 
 fn lower(remote: &mut Remote, team: &TeamInfo, limit: &Limit) -> Result<()> {

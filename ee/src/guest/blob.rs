@@ -18,7 +18,7 @@ pub(super) fn link(l: &mut Linker<TeamState>) -> wasmtime::Result<()> {
                 allowed(s, blobs, rights::USE)?;
                 let name = GuestSlice::new(name, name_len).read(memory)?;
                 let data = GuestSlice::new(ptr, len).read(memory)?;
-                s.shared.blobs.store().put(&s.hash.0, &s.account, name, data)?;
+                s.shared.blobs.store().put(&s.hash.0, s.accounts.memory(), name, data)?;
                 Ok(0)
             })
         },
@@ -68,5 +68,5 @@ pub(super) fn link(l: &mut Linker<TeamState>) -> wasmtime::Result<()> {
 #[inline(never)]
 fn allowed(s: &TeamState, blobs: u32, right: u32) -> Result<(), Error> {
     s.caps.privilege(blobs, right, BLOBS)?;
-    Ok(s.shared.blobs.store().claim(&s.hash.0, &s.account)?)
+    Ok(s.shared.blobs.store().claim(&s.hash.0, s.accounts.memory())?)
 }

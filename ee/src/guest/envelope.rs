@@ -35,7 +35,7 @@ pub(super) fn link(l: &mut Linker<TeamState>) -> wasmtime::Result<()> {
             let mut id: EnvelopeId = [0; 16];
             s.random.as_mut().ok_or(Error::Unavailable)?.fill(&mut id);
             let content = s.caps.lend(cap, &s.neighbors)?;
-            s.shared.envelopes.make(s.maker.number(), &s.account, id, content, to)?;
+            s.shared.envelopes.make(s.maker.number(), s.accounts.memory(), id, content, to)?;
             out.copy_from_slice(&id);
             Ok(0)
         })

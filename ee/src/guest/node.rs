@@ -59,7 +59,7 @@ pub(super) fn link(l: &mut Linker<TeamState>) -> wasmtime::Result<()> {
         let fuel = g.get_fuel().ok();
         let s = g.data();
         let left = match resource {
-            r if r == Resource::Memory as i32 => s.account.left(),
+            r if r == Resource::Memory as i32 => s.accounts.memory().left(),
             r if r == Resource::Processor as i32 => s.units_left(fuel) / s.per_micro,
             r if r == Resource::Bandwidth as i32 => s.neighbors.bandwidth(s.now.mono),
             _ => return Ok(Error::BadArgument.code().into()),

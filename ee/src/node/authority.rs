@@ -176,14 +176,22 @@ impl Node {
 
 /// A flow for the audit log: its name, who signed it, where it came from.
 pub(super) fn described(node: &Node, flow: &Flow) -> String {
-    let from = match &flow.source {
-        Source::Injected { principal } => format!("injected by {principal}"),
-        Source::Neighbor(id) => format!("from {}", node.neighbors[*id].name),
-        Source::Flow { parent, .. } => node.started_by(*parent),
-    };
+    let from = origin(node, &flow.source);
     match signer(flow) {
         Some(name) => format!("{}, signed as {name}, {from}", label(flow)),
         None => format!("{}, not signed, {from}", label(flow)),
+    }
+}
+
+/// Where a flow came from, for people.
+pub(super) fn origin(node: &Node, source: &Source) -> String {
+    match source {
+        Source::Injected { principal } => format!("injected by {principal}"),
+        Source::Neighbor(id) => format!("from {}", node.neighbors[*id].name),
+        Source::Flow { parent, .. } => match node.flows.get(*parent) {
+            Some(flow) => format!("started by flow {}", label(flow)),
+            None => "started by a flow that has ended".into(),
+        },
     }
 }
 

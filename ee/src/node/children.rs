@@ -98,14 +98,8 @@ impl Node {
 
     /// A flow ends one that it started.
     pub(super) fn child_stop(&mut self, now: Now, parent: Handle, child: Handle, kill: bool) {
-        let why = "by the flow that started it";
         if let Some(handle) = self.child_of(parent, child) {
-            let end = if kill {
-                End::killed(format!("killed {why}"))
-            } else {
-                End::stopped(format!("stopped {why}"))
-            };
-            self.end_flow(now, handle, end);
+            self.end_flow(now, handle, End::by("the flow that started it", kill));
         }
     }
 
@@ -141,14 +135,6 @@ impl Node {
         let children: Vec<Handle> = self.flows.iter().filter(|(_, f)| its(f)).map(|(h, _)| h).collect();
         for child in children {
             self.end_flow(now, child, End::killed("the flow that started it ended"));
-        }
-    }
-
-    /// Who started a flow, for people.
-    pub(super) fn started_by(&self, parent: Handle) -> String {
-        match self.flows.get(parent) {
-            Some(flow) => format!("started by flow {}", label(flow)),
-            None => "started by a flow that has ended".into(),
         }
     }
 

@@ -9,6 +9,7 @@ use nodeos::team::Team;
 use wire::control::{Erred, FlowInfo, FlowState};
 use wire::tuple::Credentials;
 
+use super::authority::origin;
 use super::charge::Labour;
 use super::{End, Node, label};
 use crate::cap::ChildState;
@@ -128,15 +129,9 @@ impl Node {
             self.charge_units(team, units, Labour::Start);
         }
         let Some(flow) = self.flows.get_mut(handle) else { return };
-        let waiting = std::mem::take(&mut flow.waiting);
-        let source = flow.source.clone();
-        let Some(flow) = self.flows.get(handle) else { return };
-        let from = match &source {
-            Source::Injected { principal } => format!("injected by {principal}"),
-            Source::Neighbor(id) => format!("from {}", self.neighbors[*id].name),
-            Source::Flow { parent, .. } => self.started_by(*parent),
-        };
-        let line = format!("flow {} runs, {from}, {} bytes fetched", label(flow), flow.arrival.bytes);
+        let (waiting, source) = (std::mem::take(&mut flow.waiting), flow.source.clone());
+        let (name, bytes) = (label(flow), flow.arrival.bytes);
+        let line = format!("flow {name} runs, {}, {bytes} bytes fetched", origin(self, &source));
         self.log.flow(now.mono, || line);
         self.counters.add(Count::FlowsStarted);
         self.tell_parent(&source, ChildState::Running);

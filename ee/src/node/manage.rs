@@ -376,12 +376,12 @@ impl Node {
             return failed(Erred::Operator, "there is no such flow here");
         };
         self.bans.until_lifted(hash, principal);
-        let why = format!("{} by {principal}", if kill { "killed" } else { "stopped" });
+        let end = End::by(principal, kill);
         if let Some(flow) = self.flows.get(handle) {
             let flow = described(self, flow);
-            self.audit(now, || format!("{flow}: {why}"));
+            self.audit(now, || format!("{flow}: {}", end.why));
         }
-        self.end_flow(now, handle, if kill { End::killed(why) } else { End::stopped(why) });
+        self.end_flow(now, handle, end);
         Answer::Done
     }
 

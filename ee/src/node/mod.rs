@@ -175,8 +175,9 @@ impl End {
         Self { graceful: false, why: why.into() }
     }
 
-    fn stopped(why: impl Into<String>) -> Self {
-        Self { graceful: true, why: why.into() }
+    /// Somebody wants it: at once, or after the flow's own clean-up.
+    fn by(who: &str, kill: bool) -> Self {
+        Self { graceful: !kill, why: format!("{} by {who}", if kill { "killed" } else { "stopped" }) }
     }
 }
 

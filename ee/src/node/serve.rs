@@ -6,7 +6,6 @@
 use nodeos::platform::Now;
 use nodeos::slab::Handle;
 use wire::capsule::HEADER_LEN;
-use wire::id::CapsuleId;
 use wire::system::{
     CHUNK_OVERHEAD, DownloadRequest, DownloadResponse, RESPONSE, Translation, TranslationRequest,
     TranslationResponse, decode, download_id, encode, translation_id,
@@ -28,23 +27,30 @@ impl Node {
         let Some(request) = decode::<TranslationRequest>(payload) else {
             return self.system_malformed(from);
         };
-        match self.registry.find(&request.unknown) {
-            Some(Target::Flow { flow, .. }) => {
-                self.work_for(flow, Labour::Serve, |node| node.answer_translation(now, from, request));
-            }
-            _ => self.answer_translation(now, from, request),
+        let found = self.registry.find(&request.unknown);
+        match found {
+            Some(Target::Flow { flow, .. }) => self.work_for(flow, Labour::Serve, |node| {
+                node.answer_translation(now, from, request, found);
+            }),
+            _ => self.answer_translation(now, from, request, found),
         }
     }
 
-    fn answer_translation(&mut self, now: Now, from: NeighborId, request: TranslationRequest) {
-        let answer = self.translate(from, &request.unknown);
+    fn answer_translation(
+        &mut self,
+        now: Now,
+        from: NeighborId,
+        request: TranslationRequest,
+        found: Option<Target>,
+    ) {
+        let answer = self.translate(from, found);
         let response = TranslationResponse { nonce: request.nonce, unknown: request.unknown, answer };
         self.counters.add(Count::TranslationsServed);
         self.send_system(now, from, &translation_id(RESPONSE), &encode(&response));
     }
 
-    fn translate(&self, from: NeighborId, unknown: &CapsuleId) -> Translation {
-        let Some(Target::Flow { flow, protocol, kind }) = self.registry.find(unknown) else {
+    fn translate(&self, from: NeighborId, found: Option<Target>) -> Translation {
+        let Some(Target::Flow { flow, protocol, kind }) = found else {
             return Translation::Unknown;
         };
         let Some((flow, data)) = self.flows.get(flow).and_then(|f| Some((f, f.tuple.as_ref()?))) else {

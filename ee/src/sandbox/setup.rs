@@ -154,7 +154,7 @@ pub(super) fn state(
     if let Some(random) = &mut random {
         random.fill(&mut soft_seed);
     }
-    let account = accounts.memory().clone();
+    let account = accounts.memory();
     let main = InstanceState { position: 0, kinds, memory: None };
     let state = TeamState {
         tuple,
@@ -203,7 +203,6 @@ pub(super) fn state(
         done: 0,
         refused: Refused::default(),
         limiter: Limiter { charge: account.charge(0)?, refused: 0 },
-        account,
         accounts,
     };
     Ok((state, background))

@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use authagent::keys::SigningKey;
-use nodeos::account::{Account, Charge};
+use nodeos::account::Charge;
 use nodeos::buf::{BLOCK, Buf, BufPool};
 use nodeos::platform::{Meter, Now};
 use nodeos::slab::{Full, Handle, Slab};
@@ -49,9 +49,7 @@ pub struct TeamState {
     pub(crate) hash: TupleHash,
     pub(crate) node_name: Arc<str>,
     pub(crate) data: Vec<(String, Arc<[u8]>)>,
-    /// The team's memory.
-    pub(crate) account: Account,
-    pub(super) accounts: Accounts,
+    pub(crate) accounts: Accounts,
     pub(crate) buffers: BufPool,
 
     /// One for each protocol of the team that runs here; the main protocol first.
@@ -245,7 +243,7 @@ impl TeamState {
     pub(crate) fn soft(&mut self) -> Result<&mut Soft, Error> {
         if self.soft.is_none() {
             self.soft = Some(Soft::new(
-                &self.account,
+                self.accounts.memory(),
                 self.accounts.cache_entries(),
                 self.soft_limit,
                 self.soft_seed,

@@ -189,19 +189,17 @@ impl Budget {
 
     /// What a flow gets that asks for `requested` where this is the default and the upper bound.
     pub fn clamp(&self, requested: &Budgets) -> Self {
-        let event_us = u64::from(requested.event_us.unwrap_or(u32::MAX));
-        Self {
-            memory: self.memory.min(requested.memory.unwrap_or(u64::MAX)),
-            event: self
-                .event
-                .min(requested.event_us.map_or(Duration::MAX, |_| Duration::from_micros(event_us))),
-            rate: self.rate.min(requested.rate.unwrap_or(u64::MAX)),
-            burst: self.burst.min(requested.burst.unwrap_or(u32::MAX)),
-            timers: self.timers.min(requested.timers.unwrap_or(u16::MAX)),
-            cache_entries: self.cache_entries.min(requested.cache_entries.unwrap_or(u16::MAX)),
-            sessions: self.sessions.min(requested.sessions.unwrap_or(u16::MAX)),
-            ..*self
-        }
+        let bounds = Self::UNLIMITED;
+        self.within(&Self {
+            memory: requested.memory.unwrap_or(bounds.memory),
+            event: requested.event_us.map_or(bounds.event, |us| Duration::from_micros(us.into())),
+            rate: requested.rate.unwrap_or(bounds.rate),
+            burst: requested.burst.unwrap_or(bounds.burst),
+            timers: requested.timers.unwrap_or(bounds.timers),
+            cache_entries: requested.cache_entries.unwrap_or(bounds.cache_entries),
+            sessions: requested.sessions.unwrap_or(bounds.sessions),
+            ..bounds
+        })
     }
 
     /// The lower of two in everything but shares.
