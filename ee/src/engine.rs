@@ -8,7 +8,7 @@
 use std::fmt;
 use std::sync::Arc;
 
-use wasmtime::{Config, InstancePre, Linker, Module, WasmFeatures};
+use wasmtime::{Config, InstancePre, Linker, Module, StackCreator, WasmFeatures};
 use wire::id::PartHash;
 
 use crate::admit::{self, Admitted, Refusal};
@@ -65,7 +65,16 @@ struct Inner {
 impl Engine {
     /// Sets the engine up. Takes some milliseconds; once per process is enough.
     pub fn new(metering: Metering) -> Result<Self, EngineError> {
-        let engine = wasmtime::Engine::new(&config(metering))?;
+        Self::with(metering, &config(metering))
+    }
+
+    /// The same with fibers' stacks from `stacks`, for a platform where the engine's own have no guard page.
+    pub fn with_stacks(metering: Metering, stacks: Arc<dyn StackCreator>) -> Result<Self, EngineError> {
+        Self::with(metering, config(metering).with_host_stack(stacks))
+    }
+
+    fn with(metering: Metering, config: &Config) -> Result<Self, EngineError> {
+        let engine = wasmtime::Engine::new(config)?;
         let mut linker = Linker::new(&engine);
         guest::link(&mut linker)?;
         Ok(Self(Arc::new(Inner { engine, linker, metering })))

@@ -18,6 +18,7 @@ mod node;
 mod pages;
 mod pci;
 mod selftest;
+mod stacks;
 
 use std::convert::Infallible;
 

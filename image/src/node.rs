@@ -16,6 +16,7 @@ use crate::interrupt::Watchdog;
 use crate::jobs::Worker;
 use crate::meter::Cycles;
 use crate::nic::Nic;
+use crate::stacks::Stacks;
 
 /// Frames taken from one card before the others have their turn.
 const BURST: usize = 32;
@@ -25,7 +26,7 @@ pub fn run(machine: Machine, mut config: NodeConfig) -> Result<std::convert::Inf
     let Machine { clock, console, random, pool, nics, disk, mut idle } = machine;
     let mut nics = assign(&mut config, nics)?;
     let mut refused: Vec<Option<Buf>> = nics.iter().map(|_| None).collect();
-    let engine = Engine::new(Metering::Epoch).map_err(|e| e.to_string())?;
+    let engine = Engine::with_stacks(Metering::Epoch, Arc::new(Stacks)).map_err(|e| e.to_string())?;
     let ticks = engine.interrupter_handle();
     let watchdog = Watchdog::start(clock, move || ticks.interrupt()).map_err(|e| e.to_string())?;
     let mut worker: Worker<JobDone> = Worker::start().map_err(|e| e.to_string())?;

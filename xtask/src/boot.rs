@@ -58,6 +58,7 @@ const FAULTS: &[(&str, &str)] = &[
     ("guest-code-write", "page fault"),
     ("stack-overflow", "stack overflow"),
     ("stack-overflow-thread", "stack overflow"),
+    ("stack-overflow-fiber", "page fault"),
     ("panic", "[thread main] panicked at"),
     ("panic-thread", "[thread victim] panicked at"),
     ("abort", "exit status -1"),

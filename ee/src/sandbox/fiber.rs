@@ -19,8 +19,8 @@ use super::{Event, Guest, GuestFault, Outcome, Refused, Sandbox, Setup};
 use crate::cap::BACKGROUND;
 use crate::engine::{Engine, FIBER_STACK, Metering};
 
-/// Bytes of a fiber beside its stack, and of what is shared with its guest, at most.
-const FIBER_BYTES: u64 = 8 * 1024;
+/// Bytes of a fiber beside its stack, of the guard page below it, and of what is shared with its guest, at most.
+const FIBER_BYTES: u64 = 12 * 1024;
 
 /// What a sandbox needs to run its guest in slices.
 pub(super) struct Background {

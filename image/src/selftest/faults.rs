@@ -71,7 +71,8 @@ pub fn loader_execute(_: &mut Machine, _: &Options) -> Result {
     Ok(())
 }
 
-fn recurse(depth: u64) -> u64 {
+/// Never comes back.
+pub fn recurse(depth: u64) -> u64 {
     let frame = black_box([depth; 64]);
     if depth == u64::MAX { 0 } else { recurse(depth + 1) + black_box(frame)[3] }
 }

@@ -46,6 +46,7 @@ const TESTS: &[(&str, Test)] = &[
     ("guest-code-write", wasm::code_write),
     ("stack-overflow", faults::stack_overflow),
     ("stack-overflow-thread", faults::stack_overflow_thread),
+    ("stack-overflow-fiber", wasm::fiber_overflow),
     ("panic", faults::panic),
     ("panic-thread", faults::panic_thread),
     ("abort", faults::abort),

@@ -12,10 +12,11 @@ use wasmtime::{
     Config, Engine, Instance, Linker, Module, Store, Trap, TypedFunc, UpdateDeadline, WasmParams, WasmResults,
 };
 
-use super::{Options, check};
+use super::{Options, check, faults};
 use crate::Machine;
 use crate::clock::tsc;
 use crate::interrupt::Watchdog;
+use crate::stacks::Stacks;
 
 static GUEST: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/guest.wasm"));
 /// A module that takes long to compile.
@@ -30,9 +31,13 @@ pub fn engine() -> Result<Engine, String> {
         .memory_guard_size(0)
         .memory_reservation_for_growth(1 << 20)
         .max_wasm_stack(256 << 10)
-        .epoch_interruption(true);
+        .epoch_interruption(true)
+        .with_host_stack(Arc::new(Stacks));
     Engine::new(&config).map_err(|error| format!("{error:#}"))
 }
+
+/// The store's data with which the host function does not come back.
+const TOO_DEEP: u64 = u64::MAX;
 
 struct Guest {
     store: Store<u64>,
@@ -45,6 +50,9 @@ impl Guest {
         let module = Module::new(engine, GUEST)?;
         let mut linker = Linker::new(engine);
         linker.func_wrap("test", "host", |mut caller: wasmtime::Caller<'_, u64>, x: i32| {
+            if *caller.data() == TOO_DEEP {
+                return black_box(faults::recurse(0)) as i32;
+            }
             *caller.data_mut() += 1;
             x + 1
         })?;
@@ -192,6 +200,16 @@ pub fn fiber(machine: &mut Machine, _: &Options) -> Result<(), String> {
         check(call.as_mut().poll(&mut context).is_pending(), "it came back")?;
     }
     Ok(())
+}
+
+/// A host function that overflows the fiber's stack: ends the machine.
+pub fn fiber_overflow(_: &mut Machine, _: &Options) -> Result<(), String> {
+    let mut guest = Guest::new(&engine()?).map_err(|error| format!("{error:#}"))?;
+    let ask = guest.function::<i32, i32>("ask")?;
+    *guest.store.data_mut() = TOO_DEEP;
+    let mut call = pin!(ask.call_async(&mut guest.store, 1));
+    let polled = call.as_mut().poll(&mut Context::from_waker(Waker::noop()));
+    Err(format!("it came back: {:?}", polled.map(|result| result.map_err(|error| format!("{error:#}")))))
 }
 
 /// Compiled guest code is not writable: ends the machine.
