@@ -318,3 +318,44 @@ fn nor_does_it_where_a_neighbor_is_awaited() {
     assert_eq!(world.stop(0, flow.hash(), true), Answer::Done);
     assert_eq!(world.holds(0).1, 0);
 }
+
+#[test]
+fn a_flood_of_one_flow_costs_the_other_no_frame() {
+    let link = "rate = \"80kbit\"\nqueue = 64";
+    let mut world = World::line_with(2, Options { link, ..Options::default() });
+    let (flood, quiet) = (guest::of("send", SEND), guest::of("other", SEND));
+    let [flood_id, quiet_id] =
+        [&flood, &quiet].map(|flow| CapsuleId::compute(&flow.hash(), &Path::default(), 0, &[]));
+    for flow in [&flood, &quiet] {
+        world.start(0, flow);
+    }
+    let [a, b] = ["send", "other"].map(|name| world.session(0, name));
+    let seen: Rc<RefCell<Vec<CapsuleId>>> = Rc::default();
+    let copy = seen.clone();
+    world.tap(move |frame: &mut Frame| {
+        copy.borrow_mut().extend(frame.capsule().map(|(id, _)| id));
+        Fate::Lose
+    });
+    for _ in 0..200 {
+        world.say(0, a, b"-");
+        world.run(Duration::from_millis(1));
+    }
+    // A third of the room: less than its part.
+    let before = seen.borrow().len();
+    for _ in 0..21 {
+        world.say(0, b, b"-");
+        world.say(0, a, b"-");
+    }
+    let Answer::Links(links) = world.control(0, Request::LinkShow) else { panic!("links") };
+    assert_eq!(links[0].waiting, 64);
+    world.run(10 * SECOND);
+    let seen = seen.borrow();
+    let count = |of| seen.iter().filter(|id| **id == of).count();
+    assert_eq!(count(quiet_id), 21);
+    assert!((60..150).contains(&count(flood_id)), "{}", count(flood_id));
+    // Turn by turn with those that waited before it.
+    let turn = seen[before..].iter().take(20).filter(|id| **id == quiet_id).count();
+    assert!((9..=11).contains(&turn), "{turn}");
+    let Answer::Links(links) = world.control(0, Request::LinkShow) else { panic!("links") };
+    assert_eq!((links[0].waiting, links[0].dropped > 50), (0, true));
+}

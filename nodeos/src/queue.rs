@@ -78,9 +78,11 @@ impl Queue {
         self.dropped[index] = Some((team, 0));
     }
 
-    /// Gives a team other shares.
+    /// Gives a team other shares. The node itself keeps its own.
     pub(crate) fn set_shares(&mut self, team: TeamId, shares: Shares) {
-        self.shared.set_shares(team, shares);
+        if team != TeamId::ROOT {
+            self.shared.set_shares(team, shares);
+        }
     }
 
     /// Forgets a team, after those below it. What waits of it is `heir`'s, or without one lost: how many frames.
@@ -286,6 +288,17 @@ mod tests {
             let ratio = sent[&ids[0]] as f64 / sent[&ids[1]] as f64;
             assert!((2.94..3.06).contains(&ratio), "{sizes:?}: {ratio}");
         }
+    }
+
+    #[test]
+    fn the_node_itself_has_as_much_as_three_flows() {
+        let id = teams(1)[0];
+        let mut queue = Queue::new(FULL);
+        queue.add(id, None, shares(DEFAULT_SHARES));
+        queue.set_shares(TeamId::ROOT, shares(1));
+        let sent = backlogged(&mut queue, &[(TeamId::ROOT, 300), (id, 1000)], 20_000);
+        let ratio = sent[&TeamId::ROOT] as f64 / sent[&id] as f64;
+        assert!((2.94..3.06).contains(&ratio), "{ratio}");
     }
 
     /// A chain of four teams, each of which sends itself, and one beside the uppermost: every level divides what it
