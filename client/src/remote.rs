@@ -11,7 +11,7 @@ use authagent::NoEntropy;
 use authagent::channel::{Client, ClientEvent};
 use authagent::keys::Ed25519Key;
 use wire::control::{
-    Answer, AreaInfo, FlowInfo, FlowState, MAX_PIECE, Page, Request, TeamInfo, decode, encode,
+    Answer, AreaInfo, ChannelInfo, FlowInfo, FlowState, MAX_PIECE, Page, Request, TeamInfo, decode, encode,
 };
 use wire::id::TupleHash;
 
@@ -164,6 +164,14 @@ impl Remote {
         self.pages(
             |from| Request::TeamShow { from },
             |a| if let Answer::Teams(p) = a { Some(p) } else { None },
+        )
+    }
+
+    /// All channels.
+    pub fn channels(&mut self) -> Result<Vec<ChannelInfo>> {
+        self.pages(
+            |from| Request::ChannelShow { from },
+            |a| if let Answer::Channels(p) = a { Some(p) } else { None },
         )
     }
 

@@ -71,6 +71,18 @@ fn teams_are_seen_and_bounded(on: &str) {
     };
     assert!(of_ping("bees_team_sent_bytes_total") > 0.0 && of_ping("bees_team_memory_bytes") > 65536.0);
 
+    // Channels: two links of the lab and the management link, which has an address; the lab's links are protected.
+    let channels = lab.json(&["-n", "b", "channel", "show"]);
+    let links =
+        |of: &str| channels[of].as_array().unwrap().iter().map(|c| c["link"].clone()).collect::<Vec<_>>();
+    assert_eq!((links("in").len(), links("out").len(), links("cut_through").len()), (4, 2, 0), "{channels}");
+    assert!(lab.bees(&["-n", "b", "channel", "show"]).contains("CHANNEL"));
+    let add = lab.run(&["-n", "b", "channel", "add", "a", "c", &"5a".repeat(16)]);
+    assert!(
+        !add.status.success() && String::from_utf8_lossy(&add.stderr).contains("is protected"),
+        "{add:?}"
+    );
+
     // Bounds, and the end.
     lab.bees(&["-n", "b", "team", "limit", "ping", "--timers", "3", "--memory", "512k"]);
     let teams = lab.json(&["-n", "b", "team", "show"]);

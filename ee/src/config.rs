@@ -37,12 +37,34 @@ pub struct NodeConfig {
     /// The neighbors.
     #[serde(default, rename = "neighbor")]
     pub neighbors: Vec<NeighborConfig>,
+    /// Cut-through channels.
+    #[serde(default, rename = "channel", skip_serializing_if = "Vec::is_empty")]
+    pub channels: Vec<ChannelConfig>,
     /// Readings that the operator gives beside those that the machine has.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub sensors: BTreeMap<String, i64>,
     /// Privileges in sealed envelopes, which the node itself cannot open.
     #[serde(default, rename = "envelope", skip_serializing_if = "Vec::is_empty")]
     pub envelopes: Vec<EnvelopeConfig>,
+}
+
+/// A `[[channel]]`: capsules that pass from one neighbor to another without the execution environment, all of them at the
+/// expense of one team with the bounds of `[team]`.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ChannelConfig {
+    /// The neighbor that they come from.
+    pub from: String,
+    /// The neighbor that they go to.
+    pub to: String,
+    /// Their identifier, 32 hexadecimal digits.
+    pub capsule: String,
+}
+
+impl ChannelConfig {
+    pub(crate) fn fails(&self, why: &str) -> ConfigError {
+        ConfigError(format!("channel from {:?} for {}: {why}", self.from, self.capsule))
+    }
 }
 
 /// An `[[envelope]]`: a privilege for whoever shows a proof by a key (`docs/abi/envelope.md`).
@@ -242,7 +264,8 @@ impl NodeConfig {
         if ids.len() < self.envelopes.len() {
             return fail("two envelopes have the same id".into());
         }
-        self.neighbors.iter().try_for_each(|n| crate::node::protect::wanted(self, n).map(drop))
+        self.neighbors.iter().try_for_each(|n| crate::node::protect::wanted(self, n).map(drop))?;
+        crate::node::channels::check(self)
     }
 }
 

@@ -141,7 +141,7 @@ counters! {
     Scrapes = "metrics_scrapes",
     /// A session was opened.
     SessionsOpened = "sessions_opened",
-    /// A frame could not be sent: no buffer or no room in the link's queue.
+    /// A frame could not be sent: no buffer, or no room for it on the link.
     SendDropped = "send_dropped",
     /// A change of the store could not be read from its device.
     StoreDamaged = "store_damaged_records",

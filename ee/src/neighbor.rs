@@ -9,6 +9,7 @@ use nodeos::buf::Buf;
 use nodeos::channel::{Address, OutChannel};
 use nodeos::link::LinkId;
 use nodeos::platform::Instant;
+use nodeos::team::TeamId;
 use wire::MIN_DATAGRAM;
 use wire::capsule::HEADER_LEN;
 use wire::control::{NeighborInfo, Protection};
@@ -61,6 +62,8 @@ pub enum Guard {
 /// A packet that waits for its neighbor.
 #[derive(Debug)]
 pub struct Waiting {
+    /// Whose it is.
+    pub team: TeamId,
     /// The packet.
     pub packet: Buf,
     /// When it is given up.
@@ -177,7 +180,8 @@ impl Neighbor {
 }
 
 impl Guard {
-    fn protection(&self, now: Instant) -> Protection {
+    /// What `bees neighbor show` says of it.
+    pub fn protection(&self, now: Instant) -> Protection {
         match self {
             Self::None => Protection::None,
             Self::Closed => Protection::Closed,

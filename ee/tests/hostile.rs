@@ -590,6 +590,12 @@ fn any_request() -> impl Strategy<Value = Request> {
             Request::FlowInject { tuple }
         }),
         (hash, any::<bool>()).prop_map(|(h, kill)| Request::FlowStop { flow: TupleHash(h), kill }),
+        any::<u32>().prop_map(|from| Request::ChannelShow { from }),
+        ("[ab]|\\PC{0,40}", any::<[u8; 16]>(), "[ab]|\\PC{0,40}").prop_map(|(from, id, to)| {
+            Request::ChannelAdd { from, capsule: CapsuleId(id), to, flow: None }
+        }),
+        ("[ab]|\\PC{0,40}", any::<[u8; 16]>())
+            .prop_map(|(from, id)| Request::ChannelRemove { from, capsule: CapsuleId(id) }),
     ]
 }
 

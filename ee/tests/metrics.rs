@@ -170,6 +170,9 @@ fn a_client_reads_what_teams_use() {
         body.contains("bees_flows_started_total 1\n") && body.contains("resource=\"compile\"}"),
         "{body}"
     );
+    let of_team = |l: &&str| l.starts_with("bees_team_link_dropped_frames_total{") && l.contains("as\\\"k");
+    let links = body.lines().filter(of_team).filter(|l| l.ends_with(" 0")).count();
+    assert_eq!((links, body.contains("bees_link_waiting_frames{link=\"w0\"} 0\n")), (2, true), "{body}");
     let heads: Vec<&str> = body.lines().filter(|l| l.starts_with("# TYPE ")).collect();
     let mut once = heads.clone();
     once.sort_unstable();

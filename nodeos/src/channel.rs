@@ -209,6 +209,11 @@ impl OutChannel {
             Address::Udp(SocketAddr::V6(_)) => (IPV6_HEADER_LEN + UDP_HEADER_LEN) as u16,
         }
     }
+
+    /// Bytes of a frame in front of a packet.
+    pub const fn header(&self) -> usize {
+        ETHERNET_HEADER_LEN + self.overhead() as usize
+    }
 }
 
 /// Puts an Ethernet header for a capsule in front of `packet`.
@@ -283,6 +288,8 @@ pub struct CutThrough {
     pub team: TeamId,
     /// The team's bandwidth: beyond it capsules are dropped.
     pub bandwidth: Bandwidth,
+    /// The shortest packet: zeros are put behind what is shorter.
+    pub least: u16,
     /// Capsules that passed.
     pub forwarded: u64,
     /// Their bytes, without the carrier's headers.
@@ -294,7 +301,7 @@ pub struct CutThrough {
 impl CutThrough {
     /// A cut-through channel to `out` at the expense of `team`, within its bandwidth.
     pub fn new(out: OutChannel, team: TeamId, bandwidth: Bandwidth) -> Self {
-        Self { out, team, bandwidth, forwarded: 0, bytes: 0, dropped: 0 }
+        Self { out, team, bandwidth, least: 0, forwarded: 0, bytes: 0, dropped: 0 }
     }
 }
 

@@ -39,6 +39,7 @@ pub mod net;
 pub mod nexthop;
 pub mod platform;
 pub mod pool;
+pub mod queue;
 pub mod sched;
 pub mod slab;
 pub mod store;

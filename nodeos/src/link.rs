@@ -1,15 +1,17 @@
 //! One NIC as the core sees it: a bounded queue of outgoing frames, a rate, and counters.
 //!
 //! The platform owns the device. Everything that a node sends on a link, capsules and IP alike, goes
-//! through [`Link::send`] and leaves by [`Link::transmit`]; what does not fit into the queue is dropped at
-//! the tail and counted. [`Link`] is also a [`smoltcp::phy::Device`], the device of the link's IP
+//! through [`Link::send`] and leaves by [`Link::transmit`]. Teams that compete share the link by weight; when it
+//! has no room for a frame, whoever has most waiting loses one ([`crate::queue`]), which is counted. [`Link`] is also a [`smoltcp::phy::Device`], the device of the link's IP
 //! interface: one received frame waits in it until the interface takes it.
 
 use crate::bucket::TokenBucket;
 use crate::buf::{Buf, BufPool};
 use crate::platform::Instant;
+use crate::queue::{Pushed, Queue};
+use crate::sched::Shares;
+use crate::team::TeamId;
 use alloc::borrow::Cow;
-use alloc::collections::VecDeque;
 use alloc::string::String;
 use alloc::vec;
 use core::fmt;
@@ -99,7 +101,7 @@ pub struct Counters {
     pub tx_frames: u64,
     /// Bytes sent.
     pub tx_bytes: u64,
-    /// Frames dropped on the way out: the queue was full.
+    /// Frames dropped on the way out: there was no room, their team was killed, or they were longer than a buffer.
     pub tx_dropped: u64,
     /// Frames for the IP interface dropped because no packet buffer was left.
     pub no_buffer: u64,
@@ -126,8 +128,7 @@ pub struct Link {
     mac: Mac,
     mtu: u16,
     bucket: Option<TokenBucket>,
-    queue: VecDeque<Buf>,
-    limit: usize,
+    queue: Queue,
     pool: BufPool,
     /// The frame that waits for the IP interface.
     received: Option<Buf>,
@@ -137,7 +138,6 @@ impl Link {
     /// A link with room for `queue` frames. `mtu` bounds a frame's payload; `rate` is in bytes per second
     /// of whole frames.
     pub fn new(name: &str, mac: Mac, mtu: u16, rate: Option<u64>, queue: u16, pool: BufPool) -> Self {
-        let limit = usize::from(queue.max(1));
         // Two frames, or what the rate makes in 10 ms: a platform that looks that often loses no rate.
         let burst = |rate: u64| (rate / 100).max(2 * (u64::from(mtu) + ETHERNET_HEADER_LEN as u64));
         Self {
@@ -146,22 +146,41 @@ impl Link {
             mac,
             mtu,
             bucket: rate.map(|rate| TokenBucket::new(rate, burst(rate))),
-            queue: VecDeque::with_capacity(limit),
-            limit,
+            queue: Queue::new(usize::from(queue.max(1))),
             pool,
             received: None,
         }
     }
 
-    /// Queues a frame, or drops it.
+    /// Queues a team's frame; the node's own are [`TeamId::ROOT`]'s. Without room for it one is dropped, this or
+    /// another.
     #[inline]
-    pub fn send(&mut self, frame: Buf) -> Result<(), QueueFull> {
-        if self.is_full() {
+    pub fn send(&mut self, team: TeamId, frame: Buf) -> Result<(), QueueFull> {
+        let pushed = self.queue.push(team, frame);
+        if pushed != Pushed::Kept {
             self.counters.tx_dropped += 1;
-            return Err(QueueFull);
         }
-        self.queue.push_back(frame);
-        Ok(())
+        if pushed == Pushed::Lost { Err(QueueFull) } else { Ok(()) }
+    }
+
+    /// Admits a team, below `parent` or, without one, below the root.
+    pub fn add_team(&mut self, team: TeamId, parent: Option<TeamId>, shares: Shares) {
+        self.queue.add(team, parent, shares);
+    }
+
+    /// Gives a team other shares.
+    pub fn set_shares(&mut self, team: TeamId, shares: Shares) {
+        self.queue.set_shares(team, shares);
+    }
+
+    /// A team has ended, after those below it: its frames are `heir`'s, or without one dropped.
+    pub fn remove_team(&mut self, team: TeamId, heir: Option<TeamId>) {
+        self.counters.tx_dropped += self.queue.remove(team, heir) as u64;
+    }
+
+    /// Frames of a team that were dropped for want of room.
+    pub fn dropped_of(&self, team: TeamId) -> u64 {
+        self.queue.lost(team).unwrap_or(0)
     }
 
     /// The next frame to send, if there is one and the rate permits it now.
@@ -173,7 +192,7 @@ impl Link {
         }
         self.counters.tx_frames += 1;
         self.counters.tx_bytes += bytes as u64;
-        self.queue.pop_front()
+        self.queue.pop()
     }
 
     /// When the rate lets the next frame go. `None`: nothing waits, or it can go at once.
@@ -218,11 +237,6 @@ impl Link {
         self.queue.len()
     }
 
-    /// Whether the next frame to send would be dropped.
-    pub fn is_full(&self) -> bool {
-        self.queue.len() >= self.limit
-    }
-
     /// Where its buffers come from.
     pub fn pool(&self) -> &BufPool {
         &self.pool
@@ -243,7 +257,7 @@ impl Device for Link {
     }
 
     fn transmit(&mut self, _now: smoltcp::time::Instant) -> Option<Departing<'_>> {
-        if self.is_full() {
+        if !self.queue.takes(TeamId::ROOT) {
             return None;
         }
         let buf = self.pool.take()?;
@@ -284,7 +298,7 @@ impl TxToken for Departing<'_> {
         self.buf.fill(0);
         let result = f(&mut self.buf);
         // A full queue has counted the drop.
-        let _ = self.link.send(self.buf);
+        let _ = self.link.send(TeamId::ROOT, self.buf);
         result
     }
 }
@@ -316,7 +330,7 @@ mod tests {
         let mut link = link(None, 2, 4);
         let pool = link.pool().clone();
         for n in 0..3u8 {
-            let sent = link.send(pool.copy_of(&[n; 60]).unwrap());
+            let sent = link.send(TeamId::ROOT, pool.copy_of(&[n; 60]).unwrap());
             assert_eq!(sent.is_err(), n == 2);
         }
         assert_eq!(pool.lent(), 2, "the dropped frame's buffer came back");
@@ -325,6 +339,7 @@ mod tests {
         assert!(link.transmit(Instant(0)).is_none());
         let c = link.counters;
         assert_eq!((c.tx_frames, c.tx_bytes, c.tx_dropped), (2, 120, 1));
+        assert_eq!(link.dropped_of(TeamId::ROOT), 1);
     }
 
     #[test]
@@ -332,7 +347,7 @@ mod tests {
         let mut link = link(Some(125_000), 200, 200);
         let pool = link.pool().clone();
         for _ in 0..200 {
-            link.send(pool.copy_of(&[0; 1000]).unwrap()).unwrap();
+            link.send(TeamId::ROOT, pool.copy_of(&[0; 1000]).unwrap()).unwrap();
         }
         let (mut now, mut times) = (Instant(0), Vec::new());
         while link.waiting() > 0 {

@@ -23,8 +23,9 @@ use crate::ip::{Stack, StreamEvent, StreamLimits};
 use crate::link::{Link, LinkId, Mac};
 use crate::nexthop::{self, NextHops, emit_question, parse_answer};
 use crate::platform::Instant;
+use crate::sched::Shares;
 use crate::slab::{Full, Handle};
-use crate::team::{Bandwidth, TeamId};
+use crate::team::TeamId;
 use alloc::collections::BTreeMap;
 use alloc::format;
 use alloc::string::ToString;
@@ -198,9 +199,16 @@ impl Net {
     }
 
     /// Sends a packet that starts at the ANEP header. Its buffer needs [`MAX_HEADERS`] bytes of headroom.
-    /// A packet that has to wait for a next hop counts as sent.
+    /// It is sent for `team`; the node's own are [`TeamId::ROOT`]'s. A packet that has to wait for a next hop counts
+    /// as sent.
     #[inline]
-    pub fn send(&mut self, now: Instant, channel: &OutChannel, mut packet: Buf) -> Result<(), SendError> {
+    pub fn send(
+        &mut self,
+        now: Instant,
+        team: TeamId,
+        channel: &OutChannel,
+        mut packet: Buf,
+    ) -> Result<(), SendError> {
         let port = self.ports.get_mut(channel.link.index()).ok_or(SendError::NoLink)?;
         let most = port.accepts.mtu - channel.overhead();
         if packet.len() > usize::from(most) {
@@ -209,9 +217,9 @@ impl Net {
         match channel.to {
             Address::Ethernet(mac) => {
                 emit_ethernet(&mut packet, port.accepts.mac, mac).map_err(|_| SendError::NoHeadroom)?;
-                port.link.send(packet).map_err(|_| SendError::QueueFull)
+                port.link.send(team, packet).map_err(|_| SendError::QueueFull)
             }
-            Address::Udp(to) => self.send_udp(now, channel.link, to, packet),
+            Address::Udp(to) => self.send_udp(now, team, channel.link, to, packet),
         }
     }
 
@@ -226,7 +234,7 @@ impl Net {
             let Some(port) = self.ports.get_mut(link.index()) else { continue };
             if let Some(question) = emit_question(&self.pool, &port.accepts, ip, known) {
                 // A full queue has counted the drop; the question is asked again.
-                let _ = port.link.send(question);
+                let _ = port.link.send(TeamId::ROOT, question);
             }
         }
     }
@@ -262,6 +270,11 @@ impl Net {
         Some(&self.ports.get(link.index())?.link)
     }
 
+    /// What a link accepts.
+    pub fn in_channel(&self, link: LinkId) -> Option<&InChannel> {
+        Some(&self.ports.get(link.index())?.accepts)
+    }
+
     /// The link of this name.
     pub fn link_named(&self, name: &str) -> Option<LinkId> {
         let index = self.ports.iter().position(|port| port.link.name() == name)?;
@@ -279,17 +292,11 @@ impl Net {
     }
 
     /// Opens a cut-through channel, or replaces the one of this key.
-    pub fn cut(
-        &mut self,
-        key: CutKey,
-        out: OutChannel,
-        team: TeamId,
-        bandwidth: Bandwidth,
-    ) -> Result<(), Full> {
+    pub fn cut(&mut self, key: CutKey, cut: CutThrough) -> Result<(), Full> {
         if self.cuts.len() >= MAX_CUTS && !self.cuts.contains_key(&key) {
             return Err(Full);
         }
-        self.cuts.insert(key, CutThrough::new(out, team, bandwidth));
+        self.cuts.insert(key, cut);
         Ok(())
     }
 
@@ -298,14 +305,27 @@ impl Net {
         self.cuts.remove(key)
     }
 
-    /// Closes all cut-through channels of a team.
-    pub fn uncut_team(&mut self, team: TeamId) {
-        self.cuts.retain(|_, cut| cut.team != team);
-    }
-
     /// All cut-through channels.
     pub fn cuts(&self) -> impl Iterator<Item = (&CutKey, &CutThrough)> {
         self.cuts.iter()
+    }
+
+    /// Admits a team to all links, below `parent` or, without one, below the root.
+    pub fn add_team(&mut self, team: TeamId, parent: Option<TeamId>, shares: Shares) {
+        self.ports.iter_mut().for_each(|port| port.link.add_team(team, parent, shares));
+    }
+
+    /// Gives a team other shares of all links.
+    pub fn set_shares(&mut self, team: TeamId, shares: Shares) {
+        self.ports.iter_mut().for_each(|port| port.link.set_shares(team, shares));
+    }
+
+    /// A team has ended, after those below it: its cut-through channels are closed, and what waits of it is
+    /// `heir`'s, or without one dropped.
+    pub fn remove_team(&mut self, team: TeamId, heir: Option<TeamId>) {
+        self.cuts.retain(|_, cut| cut.team != team);
+        self.hops.remove_team(team, heir);
+        self.ports.iter_mut().for_each(|port| port.link.remove_team(team, heir));
     }
 
     /// The next thing that happened to a stream.
@@ -353,6 +373,7 @@ impl Net {
     fn send_udp(
         &mut self,
         now: Instant,
+        team: TeamId,
         link: LinkId,
         to: SocketAddr,
         mut packet: Buf,
@@ -364,9 +385,9 @@ impl Net {
         let to_mac = known.unwrap_or(Mac([0; 6]));
         emit_udp(&mut packet, port.accepts.mac, own, to, to_mac).map_err(|_| SendError::NoHeadroom)?;
         if known.is_some() {
-            return port.link.send(packet).map_err(|_| SendError::QueueFull);
+            return port.link.send(team, packet).map_err(|_| SendError::QueueFull);
         }
-        if self.hops.wait(link, hop, packet) { Ok(()) } else { Err(SendError::Unreachable) }
+        if self.hops.wait(link, hop, team, packet) { Ok(()) } else { Err(SendError::Unreachable) }
     }
 
     fn frame_for_ip(&mut self, now: Instant, link: LinkId, frame: Buf) {
@@ -377,10 +398,10 @@ impl Net {
         }
         self.counters.ip += 1;
         if let Some((ip, mac)) = parse_answer(&port.accepts, &frame)
-            && let Some(waited) = self.hops.answer(now, link, ip, mac)
+            && let Some((team, waited)) = self.hops.answer(now, link, ip, mac)
         {
             // A full queue has counted the drop.
-            let _ = port.link.send(waited);
+            let _ = port.link.send(team, waited);
         }
         port.link.put_received(frame);
         self.poll_stack(now, link);
@@ -396,17 +417,23 @@ impl Net {
     }
 
     fn cut_through(&mut self, now: Instant, received: Received) -> Option<Received> {
-        let Received { link, from, packet } = received;
+        let Received { link, from, mut packet } = received;
         let capsule = Capsule::parse(&packet).ok();
         let cut = capsule.and_then(|capsule| self.cuts.get_mut(&CutKey { link, from, id: capsule.id }));
         let Some(cut) = cut else {
             self.counters.capsules += 1;
             return Some(Received { link, from, packet });
         };
-        let (out, bytes, team) = (cut.out, packet.len(), cut.team);
-        let key = CutKey { link, from, id: capsule?.id };
-        let sent = cut.bandwidth.take(now, out.link, bytes) && self.send(now, &out, packet).is_ok();
-        let cut = self.cuts.get_mut(&key).filter(|cut| cut.team == team)?;
+        let capsule = capsule?;
+        // Without the link's own padding.
+        let _ = packet.set_len((capsule.payload_at + capsule.payload_len).min(packet.len()));
+        let (out, team, bytes) = (cut.out, cut.team, packet.len());
+        let key = CutKey { link, from, id: capsule.id };
+        let padded = pad(&mut packet, cut.least.into());
+        let sent = padded
+            && cut.bandwidth.take(now, out.link, packet.len() + out.header())
+            && self.send(now, team, &out, packet).is_ok();
+        let cut = self.cuts.get_mut(&key)?;
         if sent {
             self.counters.cut_through += 1;
             cut.forwarded += 1;
@@ -462,8 +489,22 @@ impl Port {
             received: (c.rx_frames, c.rx_bytes),
             sent: (c.tx_frames, c.tx_bytes),
             dropped: c.tx_dropped,
+            waiting: self.link.waiting() as u32,
         }
     }
+}
+
+/// Puts zeros behind a packet that is shorter than `least`; its own length cuts them off again. `false`: it has no
+/// room for them.
+pub fn pad(packet: &mut Buf, least: usize) -> bool {
+    let end = packet.len();
+    if end < least {
+        if packet.set_len(least).is_err() {
+            return false;
+        }
+        packet[end..].fill(0);
+    }
+    true
 }
 
 /// Room for headers must exist in a fresh buffer.

@@ -13,6 +13,7 @@ use crate::channel::{InChannel, emit_frame};
 use crate::config::is_host;
 use crate::link::{LinkId, Mac};
 use crate::platform::Instant;
+use crate::team::TeamId;
 use alloc::vec::Vec;
 use core::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use core::time::Duration;
@@ -40,7 +41,7 @@ pub struct Counters {
     pub learned: u64,
     /// Answers to nothing that was asked, not believed.
     pub unasked: u64,
-    /// Packets dropped while waiting: replaced by a newer one, or nobody answered.
+    /// Packets dropped while waiting: replaced by a newer one, nobody answered, or their team was killed.
     pub dropped: u64,
 }
 
@@ -62,8 +63,8 @@ struct Entry {
     /// No new question before this time.
     quiet_until: Instant,
     used: Instant,
-    /// A whole frame that lacks its destination.
-    waiting: Option<Buf>,
+    /// A whole frame that lacks its destination, and whose it is.
+    waiting: Option<(TeamId, Buf)>,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -94,13 +95,13 @@ impl NextHops {
         entry.mac.map(|(mac, _)| mac)
     }
 
-    /// Keeps `frame`, whole but for its destination, until the address is known. Returns whether an
+    /// Keeps `team`'s `frame`, whole but for its destination, until the address is known. Returns whether an
     /// answer is awaited; if not, or when a newer one comes, the frame is dropped.
-    pub fn wait(&mut self, link: LinkId, ip: IpAddr, frame: Buf) -> bool {
+    pub fn wait(&mut self, link: LinkId, ip: IpAddr, team: TeamId, frame: Buf) -> bool {
         let entry = self.find((link, ip)).ok().map(|at| &mut self.entries[at]);
         let awaited = entry.filter(|entry| entry.question.is_some());
         let dropped = match awaited {
-            Some(entry) => entry.waiting.replace(frame).is_some(),
+            Some(entry) => entry.waiting.replace((team, frame)).is_some(),
             None => {
                 self.counters.dropped += 1;
                 return false;
@@ -135,7 +136,7 @@ impl NextHops {
 
     /// Takes an answer: `mac` says that it has `ip`. If that was asked, returns the frame that waited for
     /// it, ready to send.
-    pub fn answer(&mut self, now: Instant, link: LinkId, ip: IpAddr, mac: Mac) -> Option<Buf> {
+    pub fn answer(&mut self, now: Instant, link: LinkId, ip: IpAddr, mac: Mac) -> Option<(TeamId, Buf)> {
         let asked =
             self.find((link, ip)).ok().filter(|&at| self.entries[at].question.is_some_and(|q| q.asked > 0));
         let Some(at) = asked.filter(|_| mac.is_unicast()) else {
@@ -146,14 +147,28 @@ impl NextHops {
         let entry = &mut self.entries[at];
         entry.mac = Some((mac, now));
         entry.question = None;
-        let mut frame = entry.waiting.take()?;
+        let (team, mut frame) = entry.waiting.take()?;
         frame.get_mut(..6)?.copy_from_slice(&mac.0);
-        Some(frame)
+        Some((team, frame))
     }
 
     /// When the next question is due.
     pub fn deadline(&self) -> Option<Instant> {
         self.entries.iter().filter_map(|entry| Some(entry.question?.next)).min()
+    }
+
+    /// A team has ended: its frames that wait are `heir`'s, or without one dropped.
+    pub fn remove_team(&mut self, team: TeamId, heir: Option<TeamId>) {
+        for entry in &mut self.entries {
+            match (&mut entry.waiting, heir) {
+                (Some((whose, _)), Some(heir)) if *whose == team => *whose = heir,
+                (Some((whose, _)), None) if *whose == team => {
+                    entry.waiting = None;
+                    self.counters.dropped += 1;
+                }
+                _ => {}
+            }
+        }
     }
 
     /// Forgets what a link's addresses led to, for instance because the link has a new address.
@@ -327,12 +342,12 @@ mod tests {
         let pool = BufPool::new(4);
         let mut hops = NextHops::new(4);
         assert_eq!(hops.resolve(seconds(0), LINK, ip(2)), None);
-        assert!(hops.wait(LINK, ip(2), pool.copy_of(&[0; 60]).unwrap()));
+        assert!(hops.wait(LINK, ip(2), TeamId::ROOT, pool.copy_of(&[0; 60]).unwrap()));
         assert_eq!(hops.deadline(), Some(seconds(0)));
         assert_eq!(hops.question(seconds(0)), Some((LINK, ip(2), None)));
         assert_eq!(hops.question(seconds(0)), None);
-        let frame = hops.answer(seconds(0), LINK, ip(2), PEER).unwrap();
-        assert_eq!(frame[..6], PEER.0);
+        let (team, frame) = hops.answer(seconds(0), LINK, ip(2), PEER).unwrap();
+        assert_eq!((team, &frame[..6]), (TeamId::ROOT, &PEER.0[..]));
         assert_eq!(hops.resolve(seconds(1), LINK, ip(2)), Some(PEER));
         assert_eq!(hops.deadline(), None);
     }
@@ -376,13 +391,20 @@ mod tests {
         for ms in (0..10_000).step_by(100) {
             let now = Instant(ms * 1000);
             hops.resolve(now, LINK, ip(2));
-            hops.wait(LINK, ip(2), pool.copy_of(b"packet").unwrap());
+            hops.wait(LINK, ip(2), TeamId::ROOT, pool.copy_of(b"packet").unwrap());
             assert!(pool.lent() <= 1);
             while hops.question(now).is_some() {
                 asked += 1;
             }
         }
         assert_eq!(asked, 8, "three questions every four seconds");
+        hops.resolve(seconds(11), LINK, ip(2));
+        hops.wait(LINK, ip(2), TeamId::ROOT, pool.copy_of(b"packet").unwrap());
+        assert_eq!(pool.lent(), 1);
+        hops.remove_team(TeamId::ROOT, Some(TeamId::ROOT));
+        assert_eq!(pool.lent(), 1);
+        hops.remove_team(TeamId::ROOT, None);
+        assert_eq!(pool.lent(), 0, "whose it was has ended");
         while hops.deadline().is_some() {
             hops.question(seconds(100));
             hops.question(seconds(200));

@@ -6,7 +6,7 @@
 //! pass among the busy members is next, so over time members that are always busy get work in proportion
 //! to their shares, and nobody saves up while idle: who becomes busy starts no lower than where the others
 //! are. `next`, `used` and `push` take O(log n) of the busy members on each level and do not allocate once
-//! the queues have grown; a team without children costs nothing but its own level.
+//! the queues have grown (a queue that needed room for more than 32 events gives it back when it is empty); a team without children costs nothing but its own level.
 //!
 //! What waits in a team's children waits in the team as well: a queue's limit bounds the whole subtree.
 //!
@@ -30,9 +30,13 @@ use alloc::collections::{BinaryHeap, VecDeque};
 use alloc::vec::Vec;
 use core::cmp::Reverse;
 use core::fmt;
+use core::mem::size_of;
 
 /// One unit of work of a member with one share, in units of pass.
 const STRIDE: u128 = 1 << 32;
+
+/// Events that an empty queue keeps room for: what a burst needed is not kept for ever.
+const KEEP: usize = 32;
 
 /// What a team weighs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -141,6 +145,9 @@ impl Group {
 }
 
 impl<E> Scheduler<E> {
+    /// The bytes that a team takes here, without its events.
+    pub(crate) const TEAM_BYTES: usize = size_of::<Option<Entry<E>>>() + size_of::<Group>();
+
     /// A scheduler without teams.
     pub const fn new() -> Self {
         Self { teams: Vec::new(), top: Group::new(1), turn: 0, waiting: 0 }
@@ -257,6 +264,9 @@ impl<E> Scheduler<E> {
         let entry = entry(&mut self.teams, team)?;
         let event = entry.queue.pop_front()?;
         let more = !entry.queue.is_empty();
+        if !more && entry.queue.capacity() > KEEP {
+            entry.queue = VecDeque::new();
+        }
         self.turn += 1;
         let turn = self.turn;
         if let Some(group) = &mut entry.group {
@@ -272,6 +282,40 @@ impl<E> Scheduler<E> {
                 group.busy.push(Reverse((entry.member.pass, turn, Some(entry.id))));
             }
         });
+        self.waiting -= 1;
+        Some((team, event))
+    }
+
+    /// Whose queue is the longest: on each level of the tree the member with the most waiting, be it a team's own
+    /// queue or a child with all below it.
+    pub fn longest(&self) -> Option<TeamId> {
+        let mut above: Option<TeamId> = None;
+        loop {
+            let entry = match above {
+                Some(team) => Some(look(&self.teams, team)?),
+                None => None,
+            };
+            let group = entry.map_or(Some(&self.top), |entry| entry.group.as_deref())?;
+            let waiting = |which: Option<TeamId>| match which {
+                Some(team) => look(&self.teams, team).map_or(0, |member| member.pending),
+                None => entry.map_or(0, |entry| entry.queue.len()),
+            };
+            // Whoever has something to do has a place among the busy.
+            let most =
+                group.busy.iter().map(|Reverse((.., which))| *which).max_by_key(|which| waiting(*which))?;
+            match most {
+                None => return above,
+                Some(team) if look(&self.teams, team)?.group.is_none() => return Some(team),
+                below => above = below,
+            }
+        }
+    }
+
+    /// Takes the newest event out of the [longest](Self::longest) queue, and says whose it was.
+    pub fn push_out(&mut self) -> Option<(TeamId, E)> {
+        let team = self.longest()?;
+        let event = entry(&mut self.teams, team)?.queue.pop_back()?;
+        self.climb(team, |entry, _| entry.pending -= 1);
         self.waiting -= 1;
         Some((team, event))
     }

@@ -20,6 +20,9 @@ const NONE: u32 = u32::MAX;
 pub struct Handle(NonZeroU32);
 
 impl Handle {
+    /// What a new slab's first member is called.
+    pub const FIRST: Self = Self(NonZeroU32::new(1 << 16).expect("generation 1"));
+
     /// The handle that is written as `raw`; `None` for what can name nothing (generation 0).
     pub const fn from_raw(raw: u32) -> Option<Self> {
         match NonZeroU32::new(raw) {

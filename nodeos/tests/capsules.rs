@@ -4,11 +4,12 @@ mod common;
 
 use common::{LINK, MAC_A, MAC_B, carry, link, ms, net};
 use nodeos::buf::BufPool;
-use nodeos::channel::{Address, CutKey, OutChannel};
+use nodeos::channel::{Address, CutKey, CutThrough, OutChannel};
 use nodeos::config::LinkConfig;
 use nodeos::link::{LinkId, Mac};
 use nodeos::net::{MAX_CUTS, Net, SendError};
 use nodeos::platform::Instant;
+use nodeos::sched::Shares;
 use nodeos::slab::Slab;
 use nodeos::team::{Bandwidth, Budget, TeamId};
 use nodeos::units::Rate;
@@ -36,7 +37,7 @@ fn over_ethernet() {
     let pool = BufPool::new(8);
     let mut a = net(&[link("ab", MAC_A, None)], &pool);
     let mut b = net(&[link("ab", MAC_B, None)], &pool);
-    a.send(ms(0), &to_mac(MAC_B), pool.copy_of(b"packet").unwrap()).unwrap();
+    a.send(ms(0), TeamId::ROOT, &to_mac(MAC_B), pool.copy_of(b"packet").unwrap()).unwrap();
     let received = carry(ms(0), &mut a, &mut b);
     assert_eq!(received.len(), 1);
     assert_eq!((received[0].link, received[0].from), (LINK, Address::Ethernet(MAC_A)));
@@ -53,7 +54,7 @@ fn over_udp(a_ip: &str, b_ip: &str, prefix: u8) {
     let bracket = |ip: &str| if ip.contains(':') { format!("[{ip}]:3322") } else { format!("{ip}:3322") };
     let channel = to_udp(&bracket(b_ip));
     for n in 0..3u8 {
-        a.send(ms(0), &channel, pool.copy_of(&[n; 100]).unwrap()).unwrap();
+        a.send(ms(0), TeamId::ROOT, &channel, pool.copy_of(&[n; 100]).unwrap()).unwrap();
         assert_eq!(a.deadline(ms(0)), Some(ms(0)));
     }
     assert!(a.transmit(ms(0), LINK).is_none());
@@ -67,7 +68,7 @@ fn over_udp(a_ip: &str, b_ip: &str, prefix: u8) {
     assert_eq!(a.counters().hops.dropped, 2);
     drop(received);
     for n in 0..4 {
-        a.send(ms(n), &channel, pool.copy_of(b"more").unwrap()).unwrap();
+        a.send(ms(n), TeamId::ROOT, &channel, pool.copy_of(b"more").unwrap()).unwrap();
         assert_eq!(carry(ms(n), &mut a, &mut b).len(), 1);
     }
     assert_eq!(pool.lent(), 0);
@@ -89,7 +90,7 @@ fn other_networks_are_reached_through_the_gateway() {
     let gateway = Some("10.0.0.2".parse().unwrap());
     let mut a = net(&[LinkConfig { gateway, ..link("ab", MAC_A, Some("10.0.0.1/24")) }], &pool);
     let mut router = net(&[link("ab", MAC_B, Some("10.0.0.2/24"))], &pool);
-    a.send(ms(0), &to_udp("10.9.9.9:3322"), pool.copy_of(b"far").unwrap()).unwrap();
+    a.send(ms(0), TeamId::ROOT, &to_udp("10.9.9.9:3322"), pool.copy_of(b"far").unwrap()).unwrap();
     a.poll(ms(0));
     carry(ms(0), &mut a, &mut router);
     carry(ms(0), &mut router, &mut a);
@@ -97,7 +98,7 @@ fn other_networks_are_reached_through_the_gateway() {
     assert_eq!(frame[..6], MAC_B.0);
     assert_eq!(frame[30..34], [10, 9, 9, 9]);
     let mut alone = net(&[link("ab", MAC_A, Some("10.0.0.1/24"))], &pool);
-    let refused = alone.send(ms(0), &to_udp("10.9.9.9:3322"), pool.copy_of(b"far").unwrap());
+    let refused = alone.send(ms(0), TeamId::ROOT, &to_udp("10.9.9.9:3322"), pool.copy_of(b"far").unwrap());
     assert_eq!(refused, Err(SendError::NoAddress));
 }
 
@@ -108,7 +109,7 @@ fn silence_is_reported_and_bounded() {
     let (mut questions, mut unreachable) = (0, 0);
     for n in 0..10_000 {
         let now = ms(n);
-        let sent = a.send(now, &to_udp("10.0.0.2:3322"), pool.copy_of(b"packet").unwrap());
+        let sent = a.send(now, TeamId::ROOT, &to_udp("10.0.0.2:3322"), pool.copy_of(b"packet").unwrap());
         unreachable += u32::from(sent == Err(SendError::Unreachable));
         a.poll(now);
         questions += std::iter::from_fn(|| a.transmit(now, LINK)).count();
@@ -125,18 +126,18 @@ fn what_cannot_be_sent_is_an_error() {
     let packet = |len: usize| pool.copy_of(&vec![1; len]).unwrap();
     let ethernet = to_mac(MAC_B);
     assert_eq!(a.max_packet(&ethernet), Some(600));
-    assert_eq!(a.send(ms(0), &ethernet, packet(601)), Err(SendError::TooLong(600)));
+    assert_eq!(a.send(ms(0), TeamId::ROOT, &ethernet, packet(601)), Err(SendError::TooLong(600)));
     let udp = to_udp("10.0.0.2:3322");
     assert_eq!(a.max_packet(&udp), Some(572));
-    assert_eq!(a.send(ms(0), &udp, packet(573)), Err(SendError::TooLong(572)));
-    assert_eq!(a.send(ms(0), &udp, packet(10)), Err(SendError::NoAddress));
+    assert_eq!(a.send(ms(0), TeamId::ROOT, &udp, packet(573)), Err(SendError::TooLong(572)));
+    assert_eq!(a.send(ms(0), TeamId::ROOT, &udp, packet(10)), Err(SendError::NoAddress));
     let nowhere = OutChannel { link: LinkId(1), ..ethernet };
-    assert_eq!(a.send(ms(0), &nowhere, packet(10)), Err(SendError::NoLink));
+    assert_eq!(a.send(ms(0), TeamId::ROOT, &nowhere, packet(10)), Err(SendError::NoLink));
     let mut full = packet(10);
     full.push_front(full.headroom() - 8).unwrap();
-    assert_eq!(a.send(ms(0), &ethernet, full), Err(SendError::NoHeadroom));
-    a.send(ms(0), &ethernet, packet(600)).unwrap();
-    assert_eq!(a.send(ms(0), &ethernet, packet(1)), Err(SendError::QueueFull));
+    assert_eq!(a.send(ms(0), TeamId::ROOT, &ethernet, full), Err(SendError::NoHeadroom));
+    a.send(ms(0), TeamId::ROOT, &ethernet, packet(600)).unwrap();
+    assert_eq!(a.send(ms(0), TeamId::ROOT, &ethernet, packet(1)), Err(SendError::QueueFull));
     assert_eq!(a.link_infos()[0].dropped, 1);
     assert_eq!(pool.lent(), 1);
 }
@@ -149,13 +150,53 @@ fn a_flood_gets_the_links_rate_and_no_more() {
     let mut bytes = 0;
     for micros in (0..2_000_000).step_by(100) {
         let now = Instant(micros);
-        let _ = a.send(now, &to_mac(MAC_B), pool.copy_of(&[0; 1000]).unwrap());
+        let _ = a.send(now, TeamId::ROOT, &to_mac(MAC_B), pool.copy_of(&[0; 1000]).unwrap());
         while let Some(frame) = a.transmit(now, LINK) {
             bytes += frame.len();
         }
         assert!(pool.lent() <= 64);
     }
     assert!((1_990_000..2_000_000 + 10_000).contains(&bytes), "{bytes}");
+}
+
+/// Two teams that always have something to send get bytes of the link's rate by their shares, whatever the length of
+/// their frames and whoever sends first or more.
+#[test]
+fn competing_teams_divide_a_links_rate() {
+    let pool = BufPool::new(400);
+    let rate = Some(Rate(1_000_000));
+    let mut a = net(&[LinkConfig { rate, queue: 64, ..link("ab", MAC_A, None) }], &pool);
+    let mut slab = Slab::new(3);
+    let [_, light, heavy] = [(); 3].map(|()| TeamId(slab.insert(()).unwrap()));
+    a.add_team(light, None, Shares { among: 100, own: 1000 });
+    a.add_team(heavy, None, Shares { among: 300, own: 1000 });
+    let channel = to_mac(MAC_B);
+    let mut bytes = [0; 2];
+    for micros in (0..4_000_000).step_by(200) {
+        let now = Instant(micros);
+        // The light one floods with long frames: ten times what the link carries.
+        for (team, mark, len, times) in [(light, 1, 1000, 2), (heavy, 2, 150, 2)] {
+            for _ in 0..times {
+                let mut packet = pool.take().unwrap();
+                packet.set_len(len).unwrap();
+                packet.fill(mark);
+                let _ = a.send(now, team, &channel, packet);
+            }
+        }
+        while let Some(frame) = a.transmit(now, LINK) {
+            bytes[usize::from(frame[14]) - 1] += frame.len();
+        }
+    }
+    let ratio = bytes[1] as f64 / bytes[0] as f64;
+    assert!((2.94..3.06).contains(&ratio), "{bytes:?}");
+    let sum: usize = bytes.iter().sum();
+    assert!((3_990_000..4_010_000).contains(&sum), "{sum}");
+    let link = a.link(LINK).unwrap();
+    assert!(link.dropped_of(light) > 0 && link.dropped_of(heavy) > 0);
+    for team in [light, heavy] {
+        a.remove_team(team, None);
+    }
+    assert_eq!(pool.lent(), 0);
 }
 
 fn capsule(pool: &BufPool, id: u8, len: usize) -> nodeos::buf::Buf {
@@ -175,10 +216,10 @@ fn a_cut_through_channel_forwards_its_capsules_and_no_others() {
     let [team, other] = [(); 2].map(|()| TeamId(teams.insert(()).unwrap()));
     let key = |id, from| CutKey { link: LINK, from: Address::Ethernet(from), id: CapsuleId([id; 16]) };
     let out = OutChannel { link: LinkId(1), to: Address::Ethernet(MAC_B) };
-    middle.cut(key(1, MAC_A), out, team, bandwidth(1000, 300)).unwrap();
+    middle.cut(key(1, MAC_A), CutThrough::new(out, team, bandwidth(1000, 342))).unwrap();
 
     let mut send = |middle: &mut Net, id| {
-        left.send(ms(0), &to_mac(mac(0)), capsule(&pool, id, 76)).unwrap();
+        left.send(ms(0), TeamId::ROOT, &to_mac(mac(0)), capsule(&pool, id, 76)).unwrap();
         carry(ms(0), &mut left, middle).len()
     };
     assert_eq!(send(&mut middle, 1), 0);
@@ -192,15 +233,15 @@ fn a_cut_through_channel_forwards_its_capsules_and_no_others() {
     let (_, cut) = middle.cuts().next().unwrap();
     assert_eq!((cut.forwarded, cut.bytes, cut.dropped), (3, 300, 2), "the bucket bounds it");
 
-    middle.cut(key(2, MAC_B), out, other, bandwidth(1, 1)).unwrap();
+    middle.cut(key(2, MAC_B), CutThrough::new(out, other, bandwidth(1, 1))).unwrap();
     assert_eq!(send(&mut middle, 2), 1, "another sender's");
-    middle.uncut_team(team);
+    middle.remove_team(team, None);
     assert_eq!(send(&mut middle, 1), 1);
     assert!(middle.uncut(&key(2, MAC_B)).is_some());
     for n in 0..MAX_CUTS as u8 {
-        middle.cut(key(n, MAC_A), out, team, bandwidth(1, 1)).unwrap();
+        middle.cut(key(n, MAC_A), CutThrough::new(out, team, bandwidth(1, 1))).unwrap();
     }
-    assert!(middle.cut(key(200, MAC_A), out, team, bandwidth(1, 1)).is_err());
+    assert!(middle.cut(key(200, MAC_A), CutThrough::new(out, team, bandwidth(1, 1))).is_err());
 }
 
 #[test]

@@ -11,6 +11,7 @@ use nodeos::link::LinkId;
 use nodeos::net::{Net, Received};
 use nodeos::nexthop::emit_question;
 use nodeos::platform::Instant;
+use nodeos::team::TeamId;
 use smoltcp::socket::tcp;
 
 /// Frames of one run; `HOSTILE_FRAMES` in the environment asks for more.
@@ -176,7 +177,8 @@ fn a_million_mutated_frames() {
             }
         }
         if n % 16 == 0 {
-            let _ = node.send(now, &channels[random.below(2)], pool.copy_of(b"packet").unwrap());
+            let _ =
+                node.send(now, TeamId::ROOT, &channels[random.below(2)], pool.copy_of(b"packet").unwrap());
             while let Some((id, _)) = node.stream_event() {
                 node.read(now, id, &mut out);
                 match random.below(8) {
@@ -209,7 +211,7 @@ fn a_million_mutated_frames() {
     let peer_config = [link("four", MAC_B, Some("10.0.0.2/24"))];
     let mut peer = net(&peer_config, &pool);
     let to_node = OutChannel { link: LINK, to: Address::Ethernet(MAC_A) };
-    peer.send(now, &to_node, pool.copy_of(b"capsule").unwrap()).unwrap();
+    peer.send(now, TeamId::ROOT, &to_node, pool.copy_of(b"capsule").unwrap()).unwrap();
     assert_eq!(carry(now, &mut peer, &mut node).len(), 1);
     let later = Instant(now.0 + 200_000_000);
     while node.deadline(now).is_some_and(|at| at < later) {
@@ -254,7 +256,7 @@ fn nobody_can_plant_a_next_hop() {
     let mut a = net(&[link("ab", MAC_A, Some("10.0.0.1/24"))], &pool);
     let mut b = net(&[link("ab", MAC_B, Some("10.0.0.2/24"))], &pool);
     let channel = OutChannel { link: LINK, to: Address::Udp("10.0.0.2:3322".parse().unwrap()) };
-    a.send(ms(0), &channel, pool.copy_of(b"first").unwrap()).unwrap();
+    a.send(ms(0), TeamId::ROOT, &channel, pool.copy_of(b"first").unwrap()).unwrap();
     a.poll(ms(0));
     carry(ms(0), &mut a, &mut b);
     carry(ms(0), &mut b, &mut a);
@@ -264,7 +266,7 @@ fn nobody_can_plant_a_next_hop() {
         let lie = emit_question(&pool, &liar, [10, 0, 0, 1].into(), None).unwrap();
         a.frame(ms(n), LINK, lie);
         while a.transmit(ms(n), LINK).is_some() {}
-        a.send(ms(n), &channel, pool.copy_of(b"next").unwrap()).unwrap();
+        a.send(ms(n), TeamId::ROOT, &channel, pool.copy_of(b"next").unwrap()).unwrap();
         assert_eq!(a.transmit(ms(n), LINK).unwrap()[..6], MAC_B.0);
     }
     assert_eq!(a.counters().hops.unasked, 1000);

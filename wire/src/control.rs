@@ -12,7 +12,7 @@ use core::fmt;
 use serde::{Deserialize, Serialize};
 
 use crate::grant::Grant;
-use crate::id::{PartHash, TupleHash};
+use crate::id::{CapsuleId, PartHash, TupleHash};
 use crate::tuple::{Budgets, Scheme};
 
 /// The control protocol written here.
@@ -139,6 +139,29 @@ pub enum Request {
         /// The blob's name; without one all of the area's.
         name: Option<Vec<u8>>,
     },
+    /// The channels, from this position.
+    ChannelShow {
+        /// Position of the first one wanted.
+        from: u32,
+    },
+    /// Opens a cut-through channel.
+    ChannelAdd {
+        /// Capsules from this neighbor.
+        from: String,
+        /// Of this identifier.
+        capsule: CapsuleId,
+        /// Go to this neighbor.
+        to: String,
+        /// At the expense of this flow; without one at that of the operator's own team.
+        flow: Option<TupleHash>,
+    },
+    /// Closes a cut-through channel.
+    ChannelRemove {
+        /// That of capsules from this neighbor.
+        from: String,
+        /// Of this identifier.
+        capsule: CapsuleId,
+    },
 }
 
 /// What a node answers.
@@ -180,6 +203,8 @@ pub enum Answer {
         /// Bytes that they take on the device, and how many they may, if there is one.
         device: Option<(u64, u64)>,
     },
+    /// To [`Request::ChannelShow`].
+    Channels(Page<ChannelInfo>),
 }
 
 /// Who is to blame for an error.
@@ -289,6 +314,54 @@ pub struct LinkInfo {
     /// Frames and bytes sent.
     pub sent: (u64, u64),
     /// Frames dropped on the way out.
+    pub dropped: u64,
+    /// Frames that wait to be sent.
+    pub waiting: u32,
+}
+
+/// A channel.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum ChannelInfo {
+    /// Where capsules arrive.
+    In {
+        /// The link.
+        link: String,
+        /// The node's own address there: a MAC address, or an IP address and port.
+        address: String,
+    },
+    /// The way to a neighbor.
+    Out {
+        /// The link.
+        link: String,
+        /// The neighbor's name.
+        neighbor: String,
+        /// Its address: a MAC address, or an IP address and port.
+        address: String,
+        /// Whether what passes is sealed.
+        protection: Protection,
+    },
+    /// The way from one neighbor to another without the execution environment.
+    CutThrough(CutInfo),
+}
+
+/// A cut-through channel.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CutInfo {
+    /// The link that capsules come on, and the neighbor that they come from.
+    pub from: (String, String),
+    /// Their identifier.
+    pub capsule: CapsuleId,
+    /// The link that they go on, and the neighbor that they go to.
+    pub to: (String, String),
+    /// That neighbor's address.
+    pub address: String,
+    /// The number and name of the team that pays.
+    pub team: (u32, String),
+    /// The flow that this team runs.
+    pub flow: Option<TupleHash>,
+    /// Capsules that passed, and their bytes without the carrier's headers.
+    pub passed: (u64, u64),
+    /// Capsules that were dropped: beyond the team's rate, too long, or without room on the link.
     pub dropped: u64,
 }
 
@@ -562,6 +635,14 @@ mod tests {
             Request::PolicyLoad { text: "min_rsa_bits = 3072".into() },
             Request::FlowRevoke { revocation: alloc::vec![1] },
             Request::BlobShow { from: 3 },
+            Request::ChannelShow { from: 0 },
+            Request::ChannelAdd {
+                from: "a".into(),
+                capsule: CapsuleId([4; 16]),
+                to: "c".into(),
+                flow: Some(TupleHash([3; 32])),
+            },
+            Request::ChannelRemove { from: "a".into(), capsule: CapsuleId([4; 16]) },
             Request::BlobRemove { area: TupleHash([3; 32]), name: Some(alloc::vec![0xff]) },
         ];
         for r in all {

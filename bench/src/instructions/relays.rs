@@ -11,6 +11,7 @@ use nodeos::ip::StreamLimits;
 use nodeos::link::{LinkId, Mac};
 use nodeos::net::Net;
 use nodeos::platform::{Instant, Now};
+use nodeos::team::TeamId;
 use serde::{Deserialize, Serialize};
 use wire::capsule::HEADER_LEN;
 use wire::control::FlowState;
@@ -189,7 +190,7 @@ impl Relay {
             Self::Native(net, next) => {
                 if let Some(received) = net.frame(now, IN, frame) {
                     // What is not sent is missed at the end.
-                    let _ = net.send(now, next, received.packet);
+                    let _ = net.send(now, TeamId::ROOT, next, received.packet);
                 }
             }
             Self::Bees(node) => node.frame(Now::mono(now), IN, frame),

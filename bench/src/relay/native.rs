@@ -11,6 +11,7 @@ use nodeos::buf::BufPool;
 use nodeos::channel::OutChannel;
 use nodeos::link::LinkId;
 use nodeos::net::Net;
+use nodeos::team::TeamId;
 
 /// How long to wait before a device that had no room is tried again.
 const RETRY: std::time::Duration = std::time::Duration::from_micros(100);
@@ -35,7 +36,7 @@ pub fn run(config: &NodeConfig, mut links: Vec<Link>) -> Result<()> {
                 let received = link.receive(&mut batch, &pool, |frame| {
                     if let Some(received) = net.frame(now, LinkId(at as u16), frame) {
                         // A full queue has counted the drop.
-                        let _ = net.send(now, &next, received.packet);
+                        let _ = net.send(now, TeamId::ROOT, &next, received.packet);
                     }
                 });
                 more[at] = received != Received::All;

@@ -2,6 +2,7 @@
 
 mod access;
 mod blob;
+mod channel;
 mod flow;
 mod key;
 mod lab;
@@ -47,6 +48,9 @@ enum Object {
     /// Its neighbors
     #[command(subcommand)]
     Neighbor(show::Show),
+    /// Where capsules arrive and leave, and what passes without the execution environment
+    #[command(subcommand)]
+    Channel(channel::Verb),
     /// Its teams: who uses how much
     #[command(subcommand)]
     Team(team::Verb),
@@ -94,6 +98,7 @@ pub fn run(cli: Cli) -> Result<()> {
         Object::Node(show::Node::Log(options)) => show::log(&access, &options, output),
         Object::Link(_) => show::link(&access, output),
         Object::Neighbor(_) => show::neighbor(&access, output),
+        Object::Channel(verb) => channel::run(&access, &verb, output),
         Object::Team(verb) => team::run(&access, &verb, output),
         Object::Top(options) => top::run(&access, &options, output),
         Object::Protocol(_) => show::protocol(&access, output),
@@ -132,6 +137,9 @@ mod tests {
             "bees team budget ping -n b",
             "bees team limit ping --memory 256k --rate 10mbit --event 1ms -n b",
             "bees team kill ping -n b",
+            "bees channel show -n b -j",
+            "bees channel add a c 00112233445566778899aabbccddeeff -n b",
+            "bees channel remove a ping --flow ping -n b",
             "bees top -n b --interval 500ms --count 3",
         ] {
             Cli::try_parse_from(line.split(' ')).unwrap();

@@ -85,6 +85,7 @@ pub fn link(access: &Access, output: Output) -> Result<()> {
                 "name": l.name, "mac": sim::lab::mac_text(l.mac), "address": l.address, "mtu": l.mtu, "rate": l.rate,
                 "received": { "frames": l.received.0, "bytes": l.received.1 },
                 "sent": { "frames": l.sent.0, "bytes": l.sent.1 }, "dropped": l.dropped,
+                "waiting": l.waiting,
             })
         };
         links.iter().map(link).collect()
@@ -101,9 +102,10 @@ pub fn link(access: &Access, output: Output) -> Result<()> {
             ">TX FRAMES",
             ">TX BYTES",
             ">DROPPED",
+            ">WAITING",
         ]);
         for l in &links {
-            let numbers = [l.received.0, l.received.1, l.sent.0, l.sent.1, l.dropped];
+            let numbers = [l.received.0, l.received.1, l.sent.0, l.sent.1, l.dropped, l.waiting.into()];
             let words = [
                 l.name.clone(),
                 sim::lab::mac_text(l.mac),

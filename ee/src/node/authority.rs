@@ -53,7 +53,9 @@ fn needed(request: &Request) -> Right {
         | Request::FlowLimit { .. }
         | Request::FlowRevoke { .. }
         | Request::BlobRemove { .. } => Right::Stop,
-        Request::PolicyLoad { .. } => Right::Reconfigure,
+        Request::PolicyLoad { .. } | Request::ChannelAdd { .. } | Request::ChannelRemove { .. } => {
+            Right::Reconfigure
+        }
         _ => Right::See,
     }
 }
@@ -212,6 +214,7 @@ pub(super) fn what(request: &Request) -> &'static str {
         Request::FlowRevoke { .. } => "revoke flows",
         Request::PolicyLoad { .. } => "load a policy",
         Request::BlobRemove { .. } => "remove these blobs",
+        Request::ChannelAdd { .. } | Request::ChannelRemove { .. } => "change channels",
         _ => "look",
     }
 }

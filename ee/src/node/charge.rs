@@ -54,10 +54,11 @@ impl Node {
         self.charged += units;
     }
 
-    /// Tells the scheduler what a team weighs after it donated processor time, or got it back.
+    /// Tells the scheduler and the links what a team weighs after it donated processor time, or got it back.
     pub(super) fn weigh(&mut self, team: Option<TeamId>) {
         if let Some((id, member)) = team.and_then(|id| Some((id, self.teams.get(id)?))) {
             self.sched.set_shares(id, member.shares());
+            self.net.set_shares(id, member.shares());
         }
     }
 

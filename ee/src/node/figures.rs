@@ -2,6 +2,7 @@
 //! teams holds nobody up and needs no room for its text. Each line is of the moment when it is written.
 
 use nodeos::account::Account;
+use nodeos::link::{Link, LinkId};
 use nodeos::platform::Now;
 use nodeos::team::{Resource, Team, TeamId};
 use wire::control::{LinkInfo, Protection};
@@ -112,6 +113,7 @@ const LINK: &[Family<LinkInfo>] = &[
     counter("bees_link_sent_frames_total", "Frames sent.", |_, l| count(l.sent.0)),
     counter("bees_link_sent_bytes_total", "Bytes sent.", |_, l| count(l.sent.1)),
     counter("bees_link_dropped_frames_total", "Frames dropped on the way out.", |_, l| count(l.dropped)),
+    gauge("bees_link_waiting_frames", "Frames that wait to be sent.", |_, l| count(l.waiting.into())),
     gauge("bees_link_mtu_bytes", "Largest frame payload.", |_, l| count(l.mtu.into())),
     gauge("bees_link_rate_bytes_per_second", "Bound on what is sent.", |_, l| Some(Value::Count(l.rate?))),
 ];
@@ -168,7 +170,7 @@ const TEAM: &[Family<TeamId>] = &[
         count(v.team(*id)?.counters.dropped)
     }),
     gauge("bees_team_waiting_events", "Events that wait.", |v, id| n(v.node.sched.queued(*id))),
-    counter("bees_team_sent_bytes_total", "Bytes sent on links.", |v, id| count(v.team(*id)?.counters.sent)),
+    counter("bees_team_sent_bytes_total", "Bytes sent on links.", |v, id| count(v.node.sent_by(*id))),
     counter("bees_team_refused_total", "Operations refused for want of budget.", |v, id| {
         count(v.team(*id)?.counters.refused)
     }),
@@ -192,6 +194,13 @@ const RESOURCE: &[Family<(TeamId, Resource)>] = &[
         (limit != u64::MAX).then(|| amount(*resource, limit))
     }),
 ];
+
+/// Of each team on each link.
+const TEAM_LINK: &[Family<(TeamId, LinkId)>] = &[counter(
+    "bees_team_link_dropped_frames_total",
+    "Frames of it that the link had no room for.",
+    |v, (id, link)| count(v.node.net.link(*link)?.dropped_of(*id)),
+)];
 
 impl Node {
     /// Writes the next few lines; `false`: there are no more.
@@ -245,6 +254,21 @@ impl Node {
                 view.write(RESOURCE, at, out, all, |(id, resource)| {
                     let mut labels = view.labels(*id);
                     labels.push(("resource", resource.name().to_string()));
+                    labels
+                });
+            }
+            7 => {
+                let links = self.net.links();
+                // There may be many: those that have been written are not counted again.
+                let first = at.member / links.max(1);
+                let rest = self.teams.iter().skip_while(|(id, _)| id.0.index() < first);
+                let all = rest.flat_map(|(id, _)| {
+                    let number = move |link: usize| id.0.index() * links + link;
+                    (0..links).map(move |link| (number(link), (id, LinkId(link as u16))))
+                });
+                view.write(TEAM_LINK, at, out, all, |(id, link)| {
+                    let mut labels = view.labels(*id);
+                    labels.push(("link", self.net.link(*link).map_or("", Link::name).to_string()));
                     labels
                 });
             }
@@ -344,7 +368,13 @@ mod tests {
         fn of<M>(families: &[Family<M>]) -> impl Iterator<Item = (&'static str, Kind)> {
             families.iter().map(|f| (f.name, f.kind))
         }
-        of(NODE).chain(of(LINK)).chain(of(NEIGHBOR)).chain(of(TEAM)).chain(of(RESOURCE)).collect()
+        of(NODE)
+            .chain(of(LINK))
+            .chain(of(NEIGHBOR))
+            .chain(of(TEAM))
+            .chain(of(RESOURCE))
+            .chain(of(TEAM_LINK))
+            .collect()
     }
 
     #[test]

@@ -242,9 +242,10 @@ impl Node {
         // and of those whose opening still waits.
         let most = 2 * usize::from(budget.queue) + usize::from(budget.sessions);
         let shares = self.teams.get(team).map(Team::shares).unwrap_or_default();
-        // The root has no events of its own: its teams compete with each other only.
+        // The root has no events of its own, and of links a part as if it were one of its teams.
         let below = Some(above).filter(|above| *above != self.teams.root());
         self.sched.add(team, below, shares, most);
+        self.net.add_team(team, below, shares);
         self.weigh(below);
         let owed = self.flows.get_mut(handle).map_or(0, |flow| std::mem::take(&mut flow.owed));
         self.charge_units(team, owed, Labour::Start);

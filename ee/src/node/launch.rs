@@ -228,6 +228,10 @@ impl Node {
         if let Some((team, _)) = flow.team {
             let above = self.teams.get(team).and_then(Team::parent);
             self.sched.remove(team);
+            // What a flow still had to say when it was stopped is said at the expense of who is above it.
+            let heir = above.filter(|_| end.graceful);
+            self.net.remove_team(team, heir);
+            self.leave_waiting(team, heir);
             self.teams.end(now.mono, team);
             self.weigh(above);
         }

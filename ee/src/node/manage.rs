@@ -344,6 +344,11 @@ impl Node {
             Request::FlowRevoke { revocation } => self.flow_revoke(now, principal, &revocation),
             Request::BlobShow { from } => self.blob_show(from),
             Request::BlobRemove { area, name } => self.blob_remove(now, principal, area, name.as_deref()),
+            Request::ChannelShow { from } => self.channel_show(now, from),
+            Request::ChannelAdd { from, capsule, to, flow } => {
+                self.channel_add(now, principal, (&from, capsule, &to), flow)
+            }
+            Request::ChannelRemove { from, capsule } => self.channel_remove(now, principal, &from, capsule),
         }
     }
 
@@ -416,7 +421,7 @@ impl Node {
             budgets: budgets(team),
             event_us: team.budget.event.as_micros() as u32,
             events: (team.counters.events, self.sched.queued(id) as u32, team.counters.dropped),
-            sent: (team.counters.sent, Some(team.budget.rate)),
+            sent: (self.sent_by(id), Some(team.budget.rate)),
             refused: team.counters.refused,
             strikes: team.conduct.strikes(),
         };

@@ -11,6 +11,7 @@
 //! | `launch`   | compiling, starting and ending a flow                            |
 //! | `sense`    | what it lends to all teams: its key, its sensors, the operator's envelopes |
 //! | `charge`   | who pays for work beside events                                  |
+//! | `channels` | what arrives where, and cut-through channels                     |
 //! | `children` | flows that a flow starts below itself                            |
 //! | `store`    | blobs, and the device that they are written to                   |
 //! | `run`      | events to teams, their effects to links and sessions             |
@@ -22,6 +23,7 @@
 
 mod arrive;
 mod authority;
+pub(crate) mod channels;
 mod charge;
 mod children;
 mod figures;
@@ -48,7 +50,7 @@ use nodeos::buf::{Buf, BufPool};
 use nodeos::channel::OutChannel;
 use nodeos::ip::StreamLimits;
 use nodeos::link::LinkId;
-use nodeos::net::{Net, Received};
+use nodeos::net::{Net, Received, pad};
 use nodeos::platform::{Entropy, Instant, Interrupter, Meter, Now, Reading, Sensors};
 use nodeos::sched::Scheduler;
 use nodeos::slab::Handle;
@@ -107,6 +109,8 @@ pub struct Platform {
 
 /// Bytes that one neighbor's capsules may occupy before a team exists that pays for them.
 const NEIGHBOR_ACCOUNT: u64 = 256 * 1024;
+/// Teams that are no flow's: that of the operator's own cut-through channels.
+const SYSTEM_TEAMS: usize = 1;
 /// Bytes that uploads of control clients may occupy.
 const UPLOAD_ACCOUNT: u64 = 4 << 20;
 
@@ -151,6 +155,8 @@ pub struct Node {
     /// Units of work that the node did in all, and those of them that a team was charged for.
     busy: u64,
     charged: u64,
+    /// Who pays for cut-through channels that are no flow's, while there are any.
+    channels: Option<TeamId>,
     /// What is compiled, or waits for the compiler.
     compiling: Vec<Compilation>,
     /// A secret, and how many numbers were made of it.
@@ -199,7 +205,8 @@ impl Node {
         // The event's deadline is a bound for all; of the rest the root has everything that there is.
         let budget = config.team.budget();
         let root = Budget { memory: config.node.memory.0, event: budget.event, ..Budget::UNLIMITED };
-        let teams = Teams::new(root, flows + 1, config.links.len()).map_err(|e| bad(e.to_string()))?;
+        let teams =
+            Teams::new(root, flows + SYSTEM_TEAMS, config.links.len()).map_err(|e| bad(e.to_string()))?;
         let memory = teams.get(teams.root()).map(|t| t.account().clone()).expect("a new table has its root");
         let agent: Box<dyn AuthAgent> = match config.policy()? {
             None => Box::new(Everything::new(UnknownTime::Refuse)),
@@ -237,6 +244,7 @@ impl Node {
             sense_at: now.mono,
             busy: 0,
             charged: 0,
+            channels: None,
             compiling: Vec::new(),
             nonces: (secret, 0),
             memory,
@@ -247,6 +255,7 @@ impl Node {
         node.add_neighbors(config)?;
         node.open_control(now, config, healthy)?;
         node.protect(now, config, healthy)?;
+        node.open_channels(now, config)?;
         node.log.line(now.mono, format!("node {} on {}", node.name, node.platform.name));
         let names: Vec<Arc<str>> = node.neighbors.iter().map(|(_, n)| n.name.clone()).collect();
         for name in names {
@@ -394,20 +403,18 @@ impl Node {
     /// Sends a system protocol's capsule in a packet of at least so many bytes.
     fn send_system_in(&mut self, now: Now, to: NeighborId, id: &CapsuleId, payload: &[u8], least: usize) {
         let payload = self.platform.buffers.copy_of(payload);
-        let sent = payload.is_some_and(|buf| self.send_padded(now, to, id, None, buf, least));
+        let sent = payload.is_some_and(|buf| self.send_padded(now, TeamId::ROOT, to, id, None, buf, least));
         self.counters.add(if sent { Count::SystemSent } else { Count::SendDropped });
     }
 
-    /// Puts the capsule header in front of a payload and hands it to the neighbor's channel.
-    fn send(&mut self, now: Now, to: NeighborId, id: &CapsuleId, mark: Option<&Mark>, payload: Buf) -> bool {
-        self.send_padded(now, to, id, mark, payload, 0)
-    }
-
-    /// The same, with zeros behind a packet of less than `least` bytes: the packet's own length cuts them off again.
+    /// Puts the capsule header in front of a team's payload and hands it to the neighbor's channel, with zeros behind a
+    /// packet of less than `least` bytes: the packet's own length cuts them off again.
     #[inline]
+    #[expect(clippy::too_many_arguments, reason = "all that makes a packet")]
     fn send_padded(
         &mut self,
         now: Now,
+        team: TeamId,
         to: NeighborId,
         id: &CapsuleId,
         mark: Option<&Mark>,
@@ -424,14 +431,8 @@ impl Node {
             Some(mark) => Capsule::emit_marked(header, id, mark, len),
             None => Capsule::emit_header(header, id, len),
         }
-        let (end, least) = (payload.len(), least.max(self.neighbors[to].floor.into()));
-        if end < least {
-            if payload.set_len(least).is_err() {
-                return false;
-            }
-            payload[end..].fill(0);
-        }
-        let sent = self.pass(now, to, payload);
+        let sent = pad(&mut payload, least.max(self.neighbors[to].floor.into()))
+            && self.pass(now, team, to, payload);
         self.neighbors[to].sent += u64::from(sent);
         sent
     }

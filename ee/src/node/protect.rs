@@ -14,6 +14,7 @@ use nodeos::buf::{BLOCK, Buf};
 use nodeos::channel::Address;
 use nodeos::config::{NeighborConfig, Protect};
 use nodeos::platform::{Entropy, EntropyError, Instant, Now};
+use nodeos::team::TeamId;
 use wire::link::{MAX_HANDSHAKE, OVERHEAD, SEALED_HEADER};
 
 use super::Node;
@@ -160,24 +161,24 @@ impl Node {
         opened
     }
 
-    /// Sends a packet to a neighbor, sealed where that is asked for. A packet that waits counts as sent.
+    /// Sends a team's packet to a neighbor, sealed where that is asked for. A packet that waits counts as sent.
     #[inline]
-    pub(super) fn pass(&mut self, now: Now, to: NeighborId, packet: Buf) -> bool {
+    pub(super) fn pass(&mut self, now: Now, team: TeamId, to: NeighborId, packet: Buf) -> bool {
         let neighbor = &self.neighbors[to];
         match neighbor.guard {
-            Guard::None => self.net.send(now.mono, &neighbor.out, packet).is_ok(),
-            _ => self.pass_sealed(now, to, packet),
+            Guard::None => self.net.send(now.mono, team, &neighbor.out, packet).is_ok(),
+            _ => self.pass_sealed(now, team, to, packet),
         }
     }
 
-    fn pass_sealed(&mut self, now: Now, to: NeighborId, mut packet: Buf) -> bool {
+    fn pass_sealed(&mut self, now: Now, team: TeamId, to: NeighborId, mut packet: Buf) -> bool {
         let neighbor = &mut self.neighbors[to];
         let Guard::Sealed(link) = &mut neighbor.guard else {
             self.counters.add(Count::Unproven);
             return false;
         };
         if !link.is_up() {
-            return self.wait_for_proof(now, to, packet);
+            return self.wait_for_proof(now, team, to, packet);
         }
         let Some(len) = link.seal(now.mono.micros(), &packet, &mut self.links.scratch[..]) else {
             return false;
@@ -187,11 +188,11 @@ impl Node {
             return false;
         }
         packet.copy_from_slice(&self.links.scratch[..len]);
-        self.net.send(now.mono, &neighbor.out, packet).is_ok()
+        self.net.send(now.mono, team, &neighbor.out, packet).is_ok()
     }
 
     /// Keeps a packet for a neighbor that is about to prove who it is, at that neighbor's expense.
-    fn wait_for_proof(&mut self, now: Now, to: NeighborId, packet: Buf) -> bool {
+    fn wait_for_proof(&mut self, now: Now, team: TeamId, to: NeighborId, packet: Buf) -> bool {
         let neighbor = &mut self.neighbors[to];
         let room = neighbor.waiting.len() < MAX_WAITING;
         let Some(charge) = neighbor.account.charge(BLOCK as u64).ok().filter(|_| room) else {
@@ -199,9 +200,22 @@ impl Node {
             return false;
         };
         let until = now.mono + PATIENCE;
-        neighbor.waiting.push_back(Waiting { packet, until, charge });
+        neighbor.waiting.push_back(Waiting { team, packet, until, charge });
         self.links.wake_at(until);
         true
+    }
+
+    /// A team has ended: what of it waits for neighbors is `heir`'s, or without one dropped.
+    pub(super) fn leave_waiting(&mut self, team: TeamId, heir: Option<TeamId>) {
+        for id in self.neighbors.ids() {
+            let waiting = &mut self.neighbors[id].waiting;
+            match heir {
+                Some(heir) => {
+                    waiting.iter_mut().filter(|waiting| waiting.team == team).for_each(|w| w.team = heir)
+                }
+                None => waiting.retain(|waiting| waiting.team != team),
+            }
+        }
     }
 
     /// Looks at protected links, when one of them wants it.
@@ -251,7 +265,7 @@ impl Node {
             debug_assert!(frame.len() <= MAX_HANDSHAKE);
             let sent = self.platform.buffers.copy_of(&frame).is_some_and(|buf| {
                 let out = self.neighbors[id].out;
-                self.net.send(now.mono, &out, buf).is_ok()
+                self.net.send(now.mono, TeamId::ROOT, &out, buf).is_ok()
             });
             if !sent {
                 self.counters.add(Count::SendDropped);
@@ -272,8 +286,8 @@ impl Node {
                 self.log_limited(now, || format!("{name} proved its identity: the link is protected"));
                 self.tell_agent(now, AgentEvent::NeighborUp { name: &name, identity: Some(identity) });
                 let waiting = std::mem::take(&mut self.neighbors[id].waiting);
-                for Waiting { packet, .. } in waiting {
-                    if !self.pass(now, id, packet) {
+                for Waiting { team, packet, .. } in waiting {
+                    if !self.pass(now, team, id, packet) {
                         self.counters.add(Count::SendDropped);
                     }
                 }

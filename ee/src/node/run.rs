@@ -299,12 +299,12 @@ impl Node {
     }
 
     fn send_for(&mut self, now: Now, handle: Handle, to: NeighborId, kind: u8, payload: Buf) {
-        let Some(flow) = self.flows.get(handle) else { return };
+        let Some((flow, team)) = self.flow_and_team(handle) else { return };
         let Some(&id) = flow.kind_ids.get(usize::from(kind)) else { return };
         let len = payload.len() as u64;
         let sandbox = self.flows.get_mut(handle).and_then(|f| f.sandbox());
         let mark = sandbox.and_then(|s| s.mark(to, &id, &payload));
-        let sent = self.send(now, to, &id, mark.as_ref(), payload);
+        let sent = self.send_padded(now, team, to, &id, mark.as_ref(), payload, 0);
         self.counters.add(if sent { Count::CapsulesSent } else { Count::SendDropped });
         let Some(flow) = self.flows.get_mut(handle) else { return };
         if sent {
@@ -312,9 +312,7 @@ impl Node {
         } else {
             flow.capsules.2 += 1;
         }
-        if let Some((team, _)) = flow.team
-            && let Some(member) = self.teams.get_mut(team)
-        {
+        if let Some(member) = self.teams.get_mut(team) {
             member.counters.sent += if sent { len } else { 0 };
         }
     }

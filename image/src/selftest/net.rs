@@ -9,6 +9,7 @@ use nodeos::ip::StreamLimits;
 use nodeos::link::{LinkId, Mac};
 use nodeos::net::Net;
 use nodeos::platform::Instant;
+use nodeos::team::TeamId;
 
 use super::wasm::{BIG, engine};
 use super::{Options, check};
@@ -73,7 +74,7 @@ pub fn relay_nodeos(machine: &mut Machine, options: &Options) -> Result<(), Stri
                 let now = machine.clock.mono();
                 if let Some(received) = net.frame(now, link, frame) {
                     // A full queue has counted the drop.
-                    let _ = net.send(now, &out, received.packet);
+                    let _ = net.send(now, TeamId::ROOT, &out, received.packet);
                 }
             }
         }

@@ -2,6 +2,7 @@
 
 use super::{Budget, CreateError, Donated, Resource};
 use crate::account::{Account, Charge};
+use crate::queue::Queue;
 use crate::team::Bandwidth;
 
 /// The accounts of one team. Cloning gives another name for the same.
@@ -38,7 +39,8 @@ impl Accounts {
 
     /// Charges a team's record to its own memory.
     pub(super) fn record(&self, bytes: usize, links: usize) -> Result<Charge, CreateError> {
-        let bytes = bytes + Account::BYTES * self.0.len() + Bandwidth::bytes(links);
+        let on_links = Bandwidth::bytes(links) + links * Queue::TEAM_BYTES;
+        let bytes = bytes + Account::BYTES * self.0.len() + on_links;
         self.memory().charge(bytes as u64).map_err(|why| CreateError::Poor(Resource::Memory, why))
     }
 

@@ -60,6 +60,11 @@ pub const OWN_SHARES: u32 = 1000;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct TeamId(pub Handle);
 
+impl TeamId {
+    /// The team above all others, in every table of teams.
+    pub const ROOT: Self = Self(Handle::FIRST);
+}
+
 impl fmt::Display for TeamId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.0.fmt(f)
@@ -190,8 +195,8 @@ impl core::error::Error for CreateError {}
 /// All teams of a node.
 #[derive(Debug)]
 pub struct Teams {
+    /// The root was the first.
     table: Slab<Team>,
-    root: TeamId,
     links: usize,
 }
 
@@ -217,13 +222,13 @@ impl Teams {
             _place: None,
             _own: own,
         };
-        let root = TeamId(table.insert(team).map_err(|_| CreateError::TooMany)?);
-        Ok(Self { table, root, links })
+        table.insert(team).map_err(|_| CreateError::TooMany)?;
+        Ok(Self { table, links })
     }
 
     /// The team above all others.
     pub fn root(&self) -> TeamId {
-        self.root
+        TeamId::ROOT
     }
 
     /// A new team under `parent`, which donates to it what `donated` names and shares the rest. The event's
@@ -300,7 +305,7 @@ impl Teams {
     /// A team and all below it, children before parents; nobody if there is no such team or it is the root.
     pub fn below(&self, id: TeamId) -> Vec<TeamId> {
         let mut found = Vec::new();
-        if id == self.root || !self.table.contains(id.0) {
+        if id == self.root() || !self.table.contains(id.0) {
             return found;
         }
         found.push(id);
