@@ -130,7 +130,7 @@ mod tests {
             "bees policy load b.toml --node b",
             "bees blob remove 0a1b2c3d count -n b",
             "bees team budget ping -n b",
-            "bees team limit ping --memory 256k --rate 10mbit --event 1ms -n b",
+            "bees team limit ping memory=256k rate=10mbit event=1ms flows_total=3 -n b",
             "bees team kill ping -n b",
             "bees top -n b --interval 500ms --count 3",
         ] {
@@ -142,6 +142,8 @@ mod tests {
             "bees flow build",
             "bees lab deploy",
             "bees key new",
+            "bees team limit ping",
+            "bees team limit ping memory",
             "bees flow sign x --valid-until now",
         ] {
             assert!(Cli::try_parse_from(line.split(' ')).is_err(), "{line}");

@@ -230,6 +230,7 @@ impl Node {
             self.sched.remove(team);
             self.teams.end(now.mono, team);
             self.weigh(above);
+            above.into_iter().for_each(|above| self.leave(now, above));
         }
         if matches!(flow.stage, Stage::Running { .. }) {
             self.forget_area(&flow.hash);
