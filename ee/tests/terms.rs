@@ -153,6 +153,39 @@ fn a_rate_that_is_bounded_while_it_runs_refuses() {
     }
 }
 
+/// How many packets a session takes before the node had any time for them.
+fn taken(world: &mut World, session: SessionId) -> usize {
+    let now = world.time();
+    (0..100).filter(|_| world.stations[0].node.session_send(now, session, b"-").is_ok()).count()
+}
+
+#[test]
+fn a_queue_that_is_bounded_while_it_runs_takes_less() {
+    let mut world = world(&policy("[principal.grant]", ""), "");
+    world.start(0, &flow("joe", "try", |_| ()));
+    let session = world.session(0, "try");
+    for (queue, most) in [(64, 64), (3, 3), (0, 0)] {
+        load(&mut world, &policy(&format!("[principal.grant.budgets]\nqueue = {queue}"), ""));
+        assert_eq!(taken(&mut world, session), most);
+        world.run(SECOND);
+    }
+}
+
+#[test]
+fn what_waits_for_all_flows_of_a_principal_is_bounded() {
+    let total = |lines| policy(&format!("[principal.grant]\n[principal.total]\n{lines}"), "");
+    let mut world = world(&total("queue = 4\nsessions = 3"), "");
+    let names = ["a", "b", "c"];
+    names.map(|name| world.start(0, &flow("joe", name, |_| ())));
+    let sessions = names.map(|name| world.session(0, name));
+    world.run(SECOND);
+    // Four of each, eleven of all; then two of each, seven of all.
+    assert_eq!(sessions.map(|session| taken(&mut world, session)), [4, 4, 3]);
+    world.run(SECOND);
+    load(&mut world, &total("queue = 2"));
+    assert_eq!(sessions.map(|session| taken(&mut world, session)), [4, 3, 0]);
+}
+
 #[test]
 fn a_total_below_what_was_used_refuses_and_then_strikes_or_ends() {
     let mut world = world(&policy("[principal.grant]", ""), "");

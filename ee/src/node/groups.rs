@@ -6,10 +6,11 @@ use std::collections::BTreeMap;
 
 use nodeos::platform::Now;
 use nodeos::slab::Handle;
-use nodeos::team::{Budget, Conduct, CreateError, Donated, TeamId};
+use nodeos::team::{Budget, Conduct, CreateError, Donated, Team, TeamId};
 
 use super::Node;
 use super::authority::signer;
+use super::judge::most_waiting;
 use crate::config::SystemSection;
 
 /// Whose flows are together.
@@ -76,8 +77,8 @@ impl Node {
             return Ok(*team);
         }
         let team = self.teams.create(now.mono, root, &name, budget, Donated::NOTHING)?;
-        let shares = self.teams.get(team).map(nodeos::team::Team::shares).unwrap_or_default();
-        self.sched.add(team, None, shares, 0);
+        let shares = self.teams.get(team).map(Team::shares).unwrap_or_default();
+        self.sched.add(team, None, shares, most_waiting(&budget));
         self.groups.teams.insert(group, team);
         Ok(team)
     }
@@ -106,6 +107,9 @@ impl Node {
         for (team, total) in totals {
             self.teams.lower(now.mono, team, &total);
             self.weigh(Some(team));
+            if let Some(budget) = self.teams.get(team).map(|group| group.budget) {
+                self.sched.lower_queue(team, most_waiting(&budget));
+            }
         }
     }
 }

@@ -8,7 +8,7 @@ use authagent::agent::{
 };
 use nodeos::platform::{Instant, Now};
 use nodeos::slab::Handle;
-use nodeos::team::Team;
+use nodeos::team::{Budget, Team};
 use wire::control::Erred;
 use wire::grant::Grant;
 use wire::id::{CapsuleId, Path, TupleHash};
@@ -200,6 +200,7 @@ impl Node {
         self.teams.lower(now.mono, team, &lower.budgets);
         self.weigh(Some(team));
         let Some(budget) = self.teams.get(team).map(|member| member.budget) else { return };
+        self.sched.lower_queue(team, most_waiting(&budget));
         let Some(flow) = self.flows.get_mut(handle) else { return };
         let mut fits = Ok(());
         if let Some(sandbox) = flow.sandbox() {
@@ -243,15 +244,14 @@ impl Node {
                 return self.started_too_much(now, source);
             }
         };
-        // Besides the events that may wait, the end of each session is always told: of those that are open,
-        // and of those whose opening still waits.
-        let most = 2 * usize::from(budget.queue) + usize::from(budget.sessions);
         let shares = self.teams.get(team).map(Team::shares).unwrap_or_default();
         let conduct = self.conduct_of(handle);
-        self.teams.get_mut(team).into_iter().for_each(|member| member.conduct = conduct.clone());
+        if let Some(member) = self.teams.get_mut(team) {
+            member.conduct = conduct;
+        }
         // The root has no events of its own: its teams compete with each other only.
         let below = Some(above).filter(|above| *above != self.teams.root());
-        self.sched.add(team, below, shares, most);
+        self.sched.add(team, below, shares, most_waiting(&budget));
         self.weigh(below);
         let owed = self.flows.get_mut(handle).map_or(0, |flow| std::mem::take(&mut flow.owed));
         self.charge_units(team, owed, Labour::Start);
@@ -305,6 +305,12 @@ impl Node {
     pub(super) fn flow_knows(&self, flow: &crate::flow::Flow, neighbor: NeighborId) -> bool {
         flow.team.as_ref().is_some_and(|(_, grant)| grant.neighbors.includes(&self.neighbors[neighbor].name))
     }
+}
+
+/// The events that may wait for a team and for those below it. Besides those of its queue, the end of each session
+/// is always told: of those that are open, and of those whose opening still waits.
+pub(super) fn most_waiting(budget: &Budget) -> usize {
+    2 * usize::from(budget.queue) + usize::from(budget.sessions)
 }
 
 /// Whether this release and this grant let the tuple in.
