@@ -1,7 +1,7 @@
 //! Bandwidth of a team: token buckets for each link, for all of them together, and for packets.
 //!
 //! As with accounts, a child either shares its parent's bandwidth (what it sends counts for both) or has a
-//! part of the rate for itself, which the parent then lacks.
+//! part of the rate for itself, which the parent then lacks; what is sent counts for those above the parent as before.
 
 use alloc::sync::Arc;
 use alloc::vec::Vec;
@@ -104,7 +104,8 @@ impl Bucket {
         state.adjust(now, own);
         // Empty: a burst comes out of the rate, or whoever is made again and again would have it each time.
         let bucket = TokenBucket::empty(now, rate, burst);
-        Some(Self::of(State { bucket, rate, given: 0 }, None, rate))
+        // Those above share what the donor has, and so what it gave away.
+        Some(Self::of(State { bucket, rate, given: 0 }, self.0.parent.clone(), rate))
     }
 
     /// What this one donated comes back.
@@ -271,6 +272,19 @@ mod tests {
         child.give_back(Instant(1_000_000), &parent);
         let got = passes(&parent, 1_000_000);
         assert!((50_000..=51_000).contains(&got), "{got}");
+    }
+
+    #[test]
+    fn what_is_donated_counts_above_the_donor() {
+        let top = Bandwidth::root(1, &budget(50_000));
+        let middle = top.below(Instant(0), false, &budget(100_000)).unwrap();
+        let child = middle.below(Instant(0), true, &budget(90_000)).unwrap();
+        let got = passes(&child, 0);
+        assert!((49_800..=51_000).contains(&got), "{got}");
+        let unlimited = top.below(Instant(0), false, &Budget::UNLIMITED).unwrap();
+        let child = unlimited.below(Instant(0), true, &budget(90_000)).unwrap();
+        let got = passes(&child, 2_000_000);
+        assert!((49_800..=51_000).contains(&got), "{got}");
     }
 
     #[test]
