@@ -530,7 +530,6 @@ mod tests {
         assert!(!scheduler.has_room(ids[1]));
         scheduler.lower_queue(ids[0], 9);
         assert!(!scheduler.has_room(ids[1]), "nothing is raised");
-        scheduler.lower_queue(ids[0], 0);
         scheduler.push_always(ids[2], 'd').unwrap();
         // Those below go along, with what waited for them.
         assert_eq!(scheduler.remove(ids[1]), ['b']);
@@ -538,6 +537,9 @@ mod tests {
         scheduler.push(ids[0], 'e').unwrap();
         let order: Vec<char> = core::iter::from_fn(|| scheduler.next().map(|(_, event)| event)).collect();
         assert_eq!(order, ['a', 'e']);
+        assert!(scheduler.has_room(ids[0]));
+        scheduler.lower_queue(ids[0], 0);
+        assert_eq!(scheduler.push(ids[0], 'f'), Err(PushError::Full('f')));
     }
 
     #[test]
