@@ -24,7 +24,7 @@ use core::fmt;
 use wire::control::Erred;
 use wire::grant::Grant;
 use wire::id::TupleHash;
-use wire::tuple::{Credentials, Scheme, Tuple, Validity};
+use wire::tuple::{Budgets, Credentials, Scheme, Tuple, Validity};
 use wire::utc::Utc;
 
 use crate::access::Operators;
@@ -42,6 +42,13 @@ pub trait AuthAgent: Send {
     /// and after each [`AgentAction::PolicyTaken`]. Nobody, unless an agent says otherwise.
     fn operators(&self) -> Operators {
         Operators::default()
+    }
+
+    /// What all flows of a principal may use together, beside what each may: the node asks when it makes a team
+    /// for one, and after each [`AgentAction::PolicyTaken`]. `None`: the principal has no account of its own.
+    fn total(&self, principal: &str) -> Option<Budgets> {
+        let _ = principal;
+        None
     }
 }
 

@@ -55,7 +55,9 @@ fn teams_are_seen_and_bounded(on: &str) {
     assert!(shown["budgets"]["compile"]["used"].as_u64() > Some(0), "{shown}");
     assert!(lab.bees(&["-n", "b", "team", "show"]).contains("\n  ping"));
     let budgets = lab.bees(&["-n", "b", "team", "budget", "ping"]);
-    for resource in ["memory", "code", "timers-total", "events-total", "teams", "download"] {
+    for resource in
+        ["memory", "code", "timers_total", "event", "total_rate", "packets", "queue", "flows", "shares"]
+    {
         assert!(budgets.lines().any(|l| l.contains(&format!(" {resource} "))), "{resource}: {budgets}");
     }
     let top = lab.json(&["-n", "b", "top", "--count", "1", "--interval", "200ms"]);
@@ -84,13 +86,14 @@ fn teams_are_seen_and_bounded(on: &str) {
     );
 
     // Bounds, and the end.
-    lab.bees(&["-n", "b", "team", "limit", "ping", "--timers", "3", "--memory", "512k"]);
+    lab.bees(&["-n", "b", "team", "limit", "ping", "timers=3", "memory=512k", "total_rate=8mbit"]);
     let teams = lab.json(&["-n", "b", "team", "show"]);
     assert_eq!(team(&teams, "ping")["memory"]["limit"].as_u64(), Some(512 << 10));
+    assert_eq!(team(&teams, "ping")["budgets"]["total_rate"]["limit"].as_u64(), Some(1_000_000));
     lab.bees(&["-n", "b", "team", "kill", "ping"]);
     let teams = lab.json(&["-n", "b", "team", "show"]);
     assert_eq!(teams.as_array().map(Vec::len), Some(1), "{teams}");
-    assert!(!lab.run(&["-n", "b", "team", "limit", "root", "--timers", "1"]).status.success());
+    assert!(!lab.run(&["-n", "b", "team", "limit", "root", "timers=1"]).status.success());
 }
 
 #[test]

@@ -5,9 +5,10 @@ use std::fmt;
 
 use authagent::keys::{Ed25519Key, PublicKey, SigningKey};
 use authagent::policy::Policy;
-use nodeos::config::{LinkConfig, NeighborConfig, TeamConfig};
+use nodeos::config::{LinkConfig, NeighborConfig};
 use nodeos::units::Size;
 use serde::{Deserialize, Serialize};
+use wire::budget::Section;
 use wire::id::TupleHash;
 use wire::statement::EnvelopeId;
 use wire::tuple::MAX_NAME;
@@ -27,7 +28,10 @@ pub struct NodeConfig {
     pub control: Option<ControlSection>,
     /// Defaults and upper bounds of a flow's team.
     #[serde(default)]
-    pub team: TeamConfig,
+    pub team: Section,
+    /// Flows that the operator trusts.
+    #[serde(default)]
+    pub system: SystemSection,
     /// Blobs.
     #[serde(default)]
     pub store: StoreConfig,
@@ -65,6 +69,21 @@ impl ChannelConfig {
     pub(crate) fn fails(&self, why: &str) -> ConfigError {
         ConfigError(format!("channel from {:?} for {}: {why}", self.from, self.capsule))
     }
+}
+
+/// The `[system]` section: flows that the operator trusts as he does the node itself. They are those that these
+/// principals signed; what a flow says of itself makes none.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct SystemSection {
+    /// Principals of the policy.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub principals: Vec<String>,
+    /// Whether their flows have budgets as all others have, and share `budget`. Without it they share what the
+    /// root has, and asking for more than there is is no strike.
+    pub accounted: bool,
+    /// What they may use together.
+    pub budget: Section,
 }
 
 /// An `[[envelope]]`: a privilege for whoever shows a proof by a key (`docs/abi/envelope.md`).
@@ -244,8 +263,14 @@ impl NodeConfig {
         if self.node.buffers < MIN_BUFFERS {
             return fail(format!("node.buffers must be at least {MIN_BUFFERS}"));
         }
-        if self.team.queue == 0 || self.team.event.0.is_zero() {
+        if self.team.0.queue == Some(0) || self.team.0.event_us == Some(0) {
             return fail("team.queue and team.event must not be 0: no flow could start".into());
+        }
+        if !self.system.principals.is_empty() && self.node.agent != AgentKind::SourceBased {
+            return fail("system.principals: only the agent source-based proves who signed a flow".into());
+        }
+        if !self.system.accounted && self.system.budget != Section::default() {
+            return fail("system.budget bounds nothing unless system.accounted is true".into());
         }
         if self.store.blobs > StoreConfig::MAX_BLOBS {
             return fail(format!("store.blobs must be at most {}", StoreConfig::MAX_BLOBS));
@@ -302,6 +327,10 @@ mod tests {
         assert!(error("identity = \"01", "identity = \"zz").contains("identity"));
         assert!(error("name = \"a\"", "name = \"a b\"").contains("node.name"));
         assert!(error("name = \"a\"", "name = \"a\"\npolicy = ''").contains("has no policy"));
+        let system = |lines: &str| format!("[system]\n{lines}\n[[link]]");
+        assert!(error("[[link]]", &system("principals = ['ops']")).contains("proves who signed"));
+        assert!(error("[[link]]", &system("budget = { memory = '1M' }")).contains("accounted"));
+        assert!(error("[[link]]", &system("trusted = ['ops']")).contains("trusted"));
         let policy = "name = \"a\"\nagent = \"source-based\"\npolicy = '''\nx = 1'''";
         assert!(error("name = \"a\"", policy).contains("policy, line 1, column 1"));
     }

@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use common::guest::{ask, module, question};
 use common::{Fate, Frame, World};
+use wire::budget::Kind;
 use wire::control::{Answer, Request, encode};
 use wire::describe::Description;
 use wire::id::PartHash;
@@ -83,6 +84,11 @@ fn write_the_seeds() {
     seeds.put("net", "spread", &pieces(spread.iter().copied()));
 
     seeds.put("tuple", "ask", &flow.tuple);
+    let mut asks = tuple.clone();
+    for (kind, bound) in Kind::ALL.into_iter().zip(1000..) {
+        asks.body.request.budgets.set(kind, Some(bound));
+    }
+    seeds.put("tuple", "budgets", &asks.encode());
     let main = &tuple.body.protocols[0];
     let description = Description {
         name: main.name.clone(),

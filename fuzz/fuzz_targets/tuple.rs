@@ -3,7 +3,7 @@
 
 use libfuzzer_sys::fuzz_target;
 use wire::limits::worst_case;
-use wire::tuple::{MAX_LEN, MAX_PROTOCOLS, Tuple};
+use wire::tuple::{Extension, MAX_LEN, MAX_PROTOCOLS, Tuple};
 
 fuzz_target!(|bytes: &[u8]| {
     let Ok(tuple) = Tuple::decode(bytes) else { return };
@@ -13,6 +13,9 @@ fuzz_target!(|bytes: &[u8]| {
     assert!(tuple.body.protocols.len() <= MAX_PROTOCOLS);
     assert!(!tuple.main().name.is_empty());
     let _ = tuple.parts();
+    // What an extension says of budgets is in the request, and nowhere else.
+    assert!(tuple.body.extensions.iter().all(|e| e.tag != Extension::BUDGETS));
+    assert!(tuple.body.request.budgets.named().all(|(kind, bound)| bound <= kind.most()));
     for protocol in &tuple.body.protocols {
         let _ = worst_case(&protocol.derivations(), Some(64));
     }

@@ -1,18 +1,16 @@
-//! Links, neighbors and team bounds as the node's configuration (TOML) states them.
+//! Links and neighbors as the node's configuration (TOML) states them.
 //!
 //! Unknown keys are errors. What serde cannot see, such as a gateway outside the link's network, is found
 //! by [`check`]. All errors here are the operator's.
 
 use crate::channel::Address;
 use crate::link::Mac;
-use crate::team::{Budget, DEFAULT_SHARES};
-use crate::units::{Rate, Size, Time};
+use crate::units::Rate;
 use alloc::borrow::Cow;
 use alloc::format;
 use alloc::string::{String, ToString};
 use core::fmt;
 use core::net::{IpAddr, SocketAddr};
-use core::time::Duration;
 use serde::de::{Deserializer, Error as _};
 use serde::{Deserialize, Serialize, Serializer};
 use smoltcp::wire::IpCidr;
@@ -200,108 +198,6 @@ impl From<NeighborConfig> for NeighborText {
     }
 }
 
-/// `[team]`: defaults and upper bounds for a flow's team.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct TeamConfig {
-    /// Memory of all kinds together.
-    pub memory: Size,
-    /// The deadline of one event.
-    pub event: Time,
-    /// What one event may take in all, with the privilege `background`.
-    pub background: Time,
-    /// Rate on each link.
-    pub rate: Rate,
-    /// Burst on each link.
-    pub burst: Size,
-    /// Timers.
-    pub timers: u16,
-    /// Soft-state entries.
-    pub cache_entries: u16,
-    /// Sessions.
-    pub sessions: u16,
-    /// Waiting events.
-    pub queue: u16,
-    /// Bytes of compiled code.
-    pub code: Size,
-    /// Rate on all links together; without it only that on each link counts.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub total_rate: Option<Rate>,
-    /// Packets per second on all links together.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub packets: Option<u32>,
-    /// Events that a flow may handle in its life.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub events_total: Option<u64>,
-    /// Timers that it may set in its life.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub timers_total: Option<u64>,
-    /// Flows that it may have below it at once, with the privilege `flows`.
-    pub flows: u16,
-    /// Flows that it may start in its life.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub flows_total: Option<u64>,
-    /// Bytes that may be downloaded for it.
-    pub download: Size,
-    /// Time that compiling its code may take.
-    pub compile: Time,
-    /// Shares of processor time, beside other flows.
-    pub shares: u32,
-}
-
-impl Default for TeamConfig {
-    fn default() -> Self {
-        Self {
-            memory: Size(1 << 20),
-            event: Time(Duration::from_millis(2)),
-            background: Time(Duration::from_secs(1)),
-            rate: Rate(12_500_000),
-            burst: Size(32 << 10),
-            timers: 64,
-            cache_entries: 1024,
-            sessions: 8,
-            queue: 64,
-            code: Size(1 << 20),
-            total_rate: None,
-            packets: None,
-            events_total: None,
-            timers_total: None,
-            flows: 8,
-            flows_total: None,
-            download: Size(4 << 20),
-            compile: Time(Duration::from_secs(30)),
-            shares: DEFAULT_SHARES,
-        }
-    }
-}
-
-impl TeamConfig {
-    /// The same as a budget.
-    pub fn budget(&self) -> Budget {
-        Budget {
-            memory: self.memory.0,
-            event: self.event.0,
-            background: self.background.0,
-            rate: self.rate.0,
-            burst: u32::try_from(self.burst.0).unwrap_or(u32::MAX),
-            queue: self.queue,
-            timers: self.timers,
-            cache_entries: self.cache_entries,
-            sessions: self.sessions,
-            code: self.code.0,
-            total_rate: self.total_rate.map_or(u64::MAX, |rate| rate.0),
-            packets: self.packets.unwrap_or(u32::MAX),
-            events_total: self.events_total.unwrap_or(u64::MAX),
-            timers_total: self.timers_total.unwrap_or(u64::MAX),
-            teams: self.flows,
-            teams_total: self.flows_total.unwrap_or(u64::MAX),
-            download: self.download.0,
-            compile: self.compile.0,
-            shares: self.shares,
-        }
-    }
-}
-
 /// What is wrong with a configuration, and where. The operator erred.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ConfigError(pub String);
@@ -435,14 +331,16 @@ pub(crate) fn is_host(ip: IpAddr) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::team::Budget;
     use alloc::vec::Vec;
     use proptest::prelude::*;
+    use wire::budget::Section;
 
     #[derive(Debug, Serialize, Deserialize)]
     #[serde(deny_unknown_fields)]
     struct File {
         #[serde(default)]
-        team: TeamConfig,
+        team: Section,
         #[serde(default)]
         link: Vec<LinkConfig>,
         #[serde(default)]
@@ -501,8 +399,7 @@ mod tests {
     fn the_documented_example() {
         let file: File = toml::from_str(EXAMPLE).unwrap();
         check(&file.link, &file.neighbor).unwrap();
-        assert_eq!(file.team, TeamConfig::default());
-        assert_eq!(file.team.budget().rate, 12_500_000);
+        assert_eq!(Budget::DEFAULT.with(&file.team.0), Budget::DEFAULT);
         assert_eq!(file.link[1].rate, Some(Rate(12_500_000)));
         assert_eq!(file.link[2].address, Some(LinkAddress::Dhcp));
         assert_eq!(file.neighbor[0].address, Address::Ethernet(Mac([2, 0, 0, 0, 2, 1])));

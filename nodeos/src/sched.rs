@@ -186,6 +186,13 @@ impl<E> Scheduler<E> {
         }
     }
 
+    /// Lets no more than so many events wait for a team and those below it; those that wait stay. Nothing is raised.
+    pub fn lower_queue(&mut self, team: TeamId, queue: usize) {
+        if let Some(entry) = entry(&mut self.teams, team) {
+            entry.limit = entry.limit.min(queue);
+        }
+    }
+
     /// Queues an event for `team`.
     pub fn push(&mut self, team: TeamId, event: E) -> Result<(), PushError<E>> {
         if look(&self.teams, team).is_some() && !self.has_room(team) {
@@ -565,6 +572,8 @@ mod tests {
         scheduler.push(ids[2], 'c').unwrap();
         assert_eq!(scheduler.push(ids[2], 'd'), Err(PushError::Full('d')));
         assert!(!scheduler.has_room(ids[1]));
+        scheduler.lower_queue(ids[0], 9);
+        assert!(!scheduler.has_room(ids[1]), "nothing is raised");
         scheduler.push_always(ids[2], 'd').unwrap();
         // Those below go along, with what waited for them.
         assert_eq!(scheduler.remove(ids[1]), ['b']);
@@ -572,6 +581,9 @@ mod tests {
         scheduler.push(ids[0], 'e').unwrap();
         let order: Vec<char> = core::iter::from_fn(|| scheduler.next().map(|(_, event)| event)).collect();
         assert_eq!(order, ['a', 'e']);
+        assert!(scheduler.has_room(ids[0]));
+        scheduler.lower_queue(ids[0], 0);
+        assert_eq!(scheduler.push(ids[0], 'f'), Err(PushError::Full('f')));
     }
 
     #[test]

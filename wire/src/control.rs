@@ -11,12 +11,13 @@ use core::fmt;
 
 use serde::{Deserialize, Serialize};
 
+use crate::budget::{Budgets, Kind};
 use crate::grant::Grant;
 use crate::id::{CapsuleId, PartHash, TupleHash};
-use crate::tuple::{Budgets, Scheme};
+use crate::tuple::Scheme;
 
 /// The control protocol written here.
-pub const VERSION: u16 = 2;
+pub const VERSION: u16 = 3;
 /// The longest message, in bytes: what fits one Noise message.
 pub const MAX_MESSAGE: usize = 60_000;
 /// The longest piece of a part in one [`Request::PartPut`], in bytes.
@@ -438,7 +439,7 @@ pub struct TeamInfo {
     /// Shares of processor time: beside the other teams below its parent, and of its own events beside the
     /// teams below it.
     pub shares: (u32, u32),
-    /// Everything of it that is counted.
+    /// What it may use, of each kind.
     pub budgets: Vec<BudgetInfo>,
     /// The deadline of one event, in microseconds.
     pub event_us: u32,
@@ -456,9 +457,9 @@ pub struct TeamInfo {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct BudgetInfo {
     /// Of what.
-    pub resource: String,
-    /// How much of it is in use, or was spent, by the team and those below it.
-    pub used: u64,
+    pub kind: Kind,
+    /// How much of it is in use, or was spent, by the team and those below it; none: that is not counted.
+    pub used: Option<u64>,
     /// How much may be; none: as much as the parent has.
     pub limit: Option<u64>,
     /// The team has it for itself: its parent donated it.

@@ -5,8 +5,8 @@ use alloc::vec::Vec;
 
 use serde::{Deserialize, Serialize};
 
+use crate::budget::Budgets;
 use crate::limits::Limits;
-use crate::tuple::Budgets;
 
 /// The terms on which a flow runs on a node.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -64,22 +64,6 @@ impl Neighbors {
                 let more = b.iter().filter(|n| !a.contains(n));
                 Self::Except(a.iter().chain(more).cloned().collect())
             }
-        }
-    }
-}
-
-impl Budgets {
-    /// The lower of each two; what only one names counts.
-    #[must_use]
-    pub fn meet(&self, other: &Self) -> Self {
-        Self {
-            memory: least(self.memory, other.memory),
-            event_us: least(self.event_us, other.event_us),
-            rate: least(self.rate, other.rate),
-            burst: least(self.burst, other.burst),
-            timers: least(self.timers, other.timers),
-            cache_entries: least(self.cache_entries, other.cache_entries),
-            sessions: least(self.sessions, other.sessions),
         }
     }
 }

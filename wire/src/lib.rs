@@ -6,6 +6,7 @@
 //! | [`capsule`] | a capsule: ANEP, 16-byte identifier, payload                          | the same                      |
 //! | [`id`]      | hashes and the capsule identifier formula                             | -                             |
 //! | [`tuple`](mod@tuple) | the flow tuple: what a flow is made of and who answers for it | system protocols, control     |
+//! | [`budget`]  | budgets of a flow, by kind and name                                    | tuples, control, configuration |
 //! | [`limits`]  | propagation limits and the derivation graph                           | inside the tuple              |
 //! | [`integrity`] | a mark on a capsule that its protocol asked for                       | capsules                      |
 //! | [`link`](mod@link) | frames of a protected link: handshake, sealed packets             | Ethernet 0x88B5, UDP 3322     |
@@ -28,6 +29,7 @@
 extern crate alloc;
 
 pub mod anep;
+pub mod budget;
 pub mod capsule;
 pub mod control;
 pub mod describe;

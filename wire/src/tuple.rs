@@ -12,8 +12,10 @@ use alloc::vec;
 use alloc::vec::Vec;
 use core::fmt;
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
+pub use crate::budget::Budgets;
+use crate::budget::Kind;
 use crate::id::{PartHash, Path, TupleHash, md5};
 use crate::limits::{Derivation, Limits};
 
@@ -46,7 +48,7 @@ pub struct Tuple {
 }
 
 /// The description of a flow.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Body {
     /// [`VERSION`].
     pub version: u8,
@@ -60,8 +62,47 @@ pub struct Body {
     pub validity: Validity,
     /// The flow that this one takes over from.
     pub replaces: Option<TupleHash>,
-    /// What the fields do not say, each kind once. An unknown extension refuses the tuple.
+    /// What the fields do not say, each kind once. An unknown extension refuses the tuple. The extension
+    /// [`Extension::BUDGETS`] is not among them: [`Request::budgets`] has what it says.
     pub extensions: Vec<Extension>,
+}
+
+/// The budgets that a request has a place for; an extension behind all others has the rest.
+type FirstBudgets =
+    (Option<u64>, Option<u32>, Option<u64>, Option<u32>, Option<u16>, Option<u16>, Option<u16>);
+
+impl Serialize for Body {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let b = &self.request.budgets;
+        let first: FirstBudgets =
+            (b.memory, b.event_us, b.rate, b.burst, b.timers, b.cache_entries, b.sessions);
+        let more = Extension::budgets(b);
+        let extensions: Vec<&Extension> = self.extensions.iter().chain(&more).collect();
+        let request = (&self.request.privileges, first);
+        let (version, nonce, protocols) = (self.version, &self.nonce, &self.protocols);
+        (version, nonce, protocols, request, &self.validity, &self.replaces, extensions).serialize(serializer)
+    }
+}
+
+impl<'de> Deserialize<'de> for Body {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        type Request = (Vec<Privilege>, FirstBudgets);
+        type Rest = (Request, Validity, Option<TupleHash>, Vec<Extension>);
+        let (version, nonce, protocols, (request, validity, replaces, mut extensions)) =
+            <(u8, [u8; 16], Vec<Protocol>, Rest)>::deserialize(deserializer)?;
+        let (privileges, (memory, event_us, rate, burst, timers, cache_entries, sessions)) = request;
+        // One that says nothing good stays, and refuses the tuple.
+        let at = extensions.iter().position(|e| e.tag == Extension::BUDGETS);
+        let more = at.and_then(|at| Some((at, extensions[at].more_budgets()?)));
+        let more = more.map(|(at, more)| {
+            extensions.remove(at);
+            more
+        });
+        let rest = more.unwrap_or_default();
+        let budgets = Budgets { memory, event_us, rate, burst, timers, cache_entries, sessions, ..rest };
+        let request = self::Request { privileges, budgets };
+        Ok(Self { version, nonce, protocols, request, validity, replaces, extensions })
+    }
 }
 
 /// One protocol of the tree.
@@ -168,7 +209,7 @@ pub enum Provider {
 }
 
 /// What the flow asks for. The Auth Agent decides.
-#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Request {
     /// Privileges by name.
     pub privileges: Vec<Privilege>,
@@ -183,25 +224,6 @@ pub struct Privilege {
     pub name: String,
     /// Whether the flow wants to run without it.
     pub optional: bool,
-}
-
-/// Budgets that a flow asks for or is granted.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
-pub struct Budgets {
-    /// All memory that is kept for the team, in bytes.
-    pub memory: Option<u64>,
-    /// The deadline of one event, in microseconds.
-    pub event_us: Option<u32>,
-    /// Rate on each link, in bytes per second.
-    pub rate: Option<u64>,
-    /// Burst on each link, in bytes.
-    pub burst: Option<u32>,
-    /// Timers running at once.
-    pub timers: Option<u16>,
-    /// Soft-state entries.
-    pub cache_entries: Option<u16>,
-    /// Sessions open at once.
-    pub sessions: Option<u16>,
 }
 
 /// When a tuple may be used; seconds since 1970 (UTC).
@@ -225,6 +247,8 @@ pub struct Extension {
 impl Extension {
     /// The tuple is meant for some nodes only: a list of their names, 1 to [`MAX_ITEMS`].
     pub const NODES: u16 = 1;
+    /// Budgets that the request has no place for: those from [`Kind::Code`] on, in the encoding of [`Budgets`].
+    pub const BUDGETS: u16 = 2;
 
     /// The tuple is meant for the nodes of these names and no other.
     pub fn nodes(names: &[impl AsRef<str>]) -> Self {
@@ -232,9 +256,25 @@ impl Extension {
         Self { tag: Self::NODES, value: encode(&names) }
     }
 
+    /// What of `budgets` the request has no place for; `None`: nothing.
+    fn budgets(budgets: &Budgets) -> Option<Self> {
+        let mut more = Budgets::default();
+        budgets.named().filter(|(kind, _)| *kind >= Kind::Code).for_each(|(kind, n)| more.set(kind, Some(n)));
+        (more != Budgets::default()).then(|| Self { tag: Self::BUDGETS, value: encode(&more) })
+    }
+
+    fn more_budgets(&self) -> Option<Budgets> {
+        let more = crate::system::decode(&self.value)?;
+        let whole = Self::budgets(&more)?;
+        (whole.value == self.value).then_some(more)
+    }
+
     fn check(&self) -> Result<(), Error> {
-        if self.tag != Self::NODES {
-            return Err(Error::Extension(self.tag));
+        match self.tag {
+            Self::NODES => {}
+            // What it could say has been taken out of it.
+            Self::BUDGETS => return Err(Error::Malformed),
+            other => return Err(Error::Extension(other)),
         }
         let names = self.names().ok_or(Error::Malformed)?;
         bound("nodes", (1..=MAX_ITEMS).contains(&names.len()))?;
@@ -540,6 +580,10 @@ mod tests {
         Tuple { body, credentials: Credentials::None }
     }
 
+    const GOLDEN: &str = "0103030303030303030303030303030303010568656c6c6f06120970d812836f19888625587a4606a5ad23cef31c8684\
+         e601771552548fc6b922884db148f0ffb0d830ba431102b0b500010548656c6c6f01000000010001000000010104686f\
+         7073011000000180804001d00f01d0a54c01808001010801ac02010200000001010301016200";
+
     #[test]
     fn round_trip() {
         let t = tuple();
@@ -589,7 +633,7 @@ mod tests {
     #[test]
     fn bounds_are_kept() {
         type Edit = fn(&mut Tuple);
-        let edits: [Edit; 13] = [
+        let edits: [Edit; 19] = [
             |t| t.body.protocols.clear(),
             |t| t.body.protocols[0].name = String::new(),
             |t| t.body.protocols[0].name = "a\nb".into(),
@@ -597,7 +641,18 @@ mod tests {
             |t| t.body.protocols[0].capsules[0].derives = vec![1],
             |t| t.body.protocols[0].events.timer = Some(9),
             |t| t.body.protocols[0].params[0].value = vec![0; MAX_PARAM + 1],
-            |t| t.body.extensions.push(Extension { tag: 2, value: vec![] }),
+            |t| t.body.extensions.push(Extension { tag: 3, value: vec![] }),
+            |t| t.body.extensions.push(Extension { tag: Extension::BUDGETS, value: vec![] }),
+            // No budget; one that has its place in the request; an unknown one; one that is too large; a number
+            // that is longer than it need be; and one extension that is there twice.
+            |t| t.body.extensions.push(Extension { tag: Extension::BUDGETS, value: vec![0] }),
+            |t| t.body.extensions.push(Extension { tag: Extension::BUDGETS, value: vec![1, 0, 5] }),
+            |t| t.body.extensions.push(Extension { tag: Extension::BUDGETS, value: vec![1, 19, 5] }),
+            |t| {
+                let value = vec![1, Kind::Flows as u8, 0x80, 0x80, 4];
+                t.body.extensions.push(Extension { tag: Extension::BUDGETS, value });
+            },
+            |t| t.body.extensions = vec![Extension { tag: Extension::BUDGETS, value: vec![1, 7, 5] }; 2],
             |t| t.body.extensions.push(Extension { tag: Extension::NODES, value: vec![] }),
             |t| t.body.extensions.push(Extension { tag: Extension::NODES, value: vec![0x81, 0, 1, b'a'] }),
             |t| t.body.extensions.push(Extension::nodes(&[""; 0])),
@@ -621,6 +676,47 @@ mod tests {
     }
 
     #[test]
+    fn budgets_without_a_place_in_the_request_are_an_extension() {
+        let mut t = tuple();
+        t.body.request.budgets.flows = Some(3);
+        t.body.request.budgets.code = Some(300);
+        let long = Extension { tag: Extension::BUDGETS, value: vec![1, 7, 0x85, 0] };
+        assert_eq!(long.more_budgets(), None);
+        let mut same = tuple();
+        same.body.extensions.push(Extension { tag: Extension::BUDGETS, value: vec![2, 7, 0xac, 2, 14, 3] });
+        assert_eq!(t.encode(), same.encode());
+        // Behind the others, and nowhere else.
+        t.body.extensions.push(Extension::nodes(&["a"]));
+        let bytes = t.encode();
+        assert_eq!(Tuple::decode(&bytes), Ok(t));
+        same.body.extensions.push(Extension::nodes(&["a"]));
+        assert_eq!(Tuple::decode(&same.encode()), Err(Error::NotCanonical));
+        let mut out_of_order = tuple();
+        let value = vec![2, 14, 3, 7, 0xac, 2];
+        out_of_order.body.extensions.push(Extension { tag: Extension::BUDGETS, value });
+        assert!(Tuple::decode(&out_of_order.encode()).is_err());
+    }
+
+    /// Written by hand from `docs/wire.md`: what a tuple was before there were more budgets, it is.
+    #[test]
+    fn a_tuple_keeps_its_bytes() {
+        let mut t = tuple();
+        t.body.request.budgets = Budgets {
+            memory: Some(1 << 20),
+            event_us: Some(2000),
+            rate: Some(1_250_000),
+            burst: Some(16384),
+            timers: Some(8),
+            cache_entries: Some(300),
+            sessions: Some(2),
+            ..Budgets::default()
+        };
+        t.body.extensions.push(Extension::nodes(&["b"]));
+        let hex: String = t.encode().iter().map(|byte| alloc::format!("{byte:02x}")).collect();
+        assert_eq!(hex, GOLDEN);
+    }
+
+    #[test]
     fn a_part_must_match_both_hashes() {
         let mut p = Part::of(b"abc").unwrap();
         assert!(p.matches(b"abc") && !p.matches(b"abd"));
@@ -629,6 +725,26 @@ mod tests {
     }
 
     proptest! {
+        #[test]
+        fn every_budget_comes_back(bounds in proptest::collection::vec(proptest::option::of(0u64..70_000), Kind::ALL.len())) {
+            let mut t = tuple();
+            let first = t.encode().len();
+            Kind::ALL.into_iter().zip(bounds).for_each(|(kind, n)| t.body.request.budgets.set(kind, n));
+            let bytes = t.encode();
+            prop_assert!(bytes.len() >= first);
+            prop_assert_eq!(Tuple::decode(&bytes), Ok(t));
+        }
+
+        #[test]
+        fn no_extension_has_two_encodings(value in proptest::collection::vec(any::<u8>(), 0..24)) {
+            let mut t = tuple();
+            t.body.extensions.push(Extension { tag: Extension::BUDGETS, value });
+            let bytes = t.encode();
+            if let Ok(t) = Tuple::decode(&bytes) {
+                prop_assert_eq!((t.encode(), t.body.extensions.len()), (bytes, 0));
+            }
+        }
+
         #[test]
         fn mutated_tuples_are_read_or_refused(at in any::<prop::sample::Index>(), bit in 0u8..8) {
             let mut bytes = tuple().encode();

@@ -57,6 +57,8 @@ pub struct Principal {
     pub validity: Validity,
     /// What its flows get; `None`: it may run none.
     pub terms: Option<Terms>,
+    /// What its flows may use together; `None`: each has its own terms and no more is said.
+    pub total: Option<Budgets>,
     /// What it may do through the control protocol.
     pub rights: Rights,
 }
@@ -248,24 +250,30 @@ mod tests {
     use alloc::string::ToString as _;
     use alloc::vec;
     use proptest::prelude::*;
+    use wire::budget::Kind;
     use wire::limits::Operation;
     use wire::tuple::Privilege;
 
+    fn budgets() -> impl Strategy<Value = Budgets> {
+        proptest::collection::vec(proptest::option::of(0u64..70_000), Kind::ALL.len()).prop_map(|bounds| {
+            let mut budgets = Budgets::default();
+            Kind::ALL.into_iter().zip(bounds).for_each(|(kind, bound)| budgets.set(kind, bound));
+            budgets
+        })
+    }
+
     fn terms() -> impl Strategy<Value = Terms> {
-        let budgets = (proptest::option::of(any::<u64>()), proptest::option::of(any::<u16>()));
         let names = proptest::collection::vec("[a-d]", 0..4);
-        (budgets, names, proptest::collection::vec(0u16..5, 4)).prop_map(
-            |((memory, timers), privileges, l)| Terms {
-                budgets: Budgets { memory, timers, ..Budgets::default() },
-                privileges,
-                neighbors: Neighbors::Except(vec!["x".into()]),
-                limits: Operation::ALL.iter().zip(l).fold(Limits::NONE, |l, (op, n)| l.with(*op, n)),
-                cycle_depth: Some(3),
-                max_emissions: Some(7),
-                min_timer_us: Some(10),
-                max_timer_us: Some(1000),
-            },
-        )
+        (budgets(), names, proptest::collection::vec(0u16..5, 4)).prop_map(|(budgets, privileges, l)| Terms {
+            budgets,
+            privileges,
+            neighbors: Neighbors::Except(vec!["x".into()]),
+            limits: Operation::ALL.iter().zip(l).fold(Limits::NONE, |l, (op, n)| l.with(*op, n)),
+            cycle_depth: Some(3),
+            max_emissions: Some(7),
+            min_timer_us: Some(10),
+            max_timer_us: Some(1000),
+        })
     }
 
     fn asked() -> impl Strategy<Value = Asked> {
@@ -274,13 +282,9 @@ mod tests {
             let upper = Operation::ALL.iter().zip(l).fold(Limits::NONE, |l, (op, n)| l.with(*op, n));
             Clamp { protocol: p, kind, upper }
         });
-        let budgets = (proptest::option::of(any::<u64>()), proptest::option::of(any::<u16>()));
         let privileges = proptest::collection::vec(privilege, 0..6);
-        (privileges, budgets, proptest::collection::vec(kind, 0..5)).prop_map(
-            |(privileges, (memory, timers), declared)| {
-                let budgets = Budgets { memory, timers, ..Budgets::default() };
-                Asked { request: Request { privileges, budgets }, declared }
-            },
+        (privileges, budgets(), proptest::collection::vec(kind, 0..5)).prop_map(
+            |(privileges, budgets, declared)| Asked { request: Request { privileges, budgets }, declared },
         )
     }
 
@@ -297,16 +301,10 @@ mod tests {
                 prop_assert!(terms.privileges.contains(name));
                 prop_assert!(asked.request.privileges.iter().any(|p| p.name == *name));
             }
-            for (granted, upper, wish) in [
-                (grant.budgets.memory, terms.budgets.memory, asked.request.budgets.memory),
-                (
-                    grant.budgets.timers.map(u64::from),
-                    terms.budgets.timers.map(u64::from),
-                    asked.request.budgets.timers.map(u64::from),
-                ),
-            ] {
-                let all = u64::MAX;
-                prop_assert_eq!(granted.unwrap_or(all), upper.unwrap_or(all).min(wish.unwrap_or(all)));
+            for kind in Kind::ALL {
+                let bound = |b: &Budgets| b.get(kind).unwrap_or(u64::MAX);
+                let least = bound(&terms.budgets).min(bound(&asked.request.budgets));
+                prop_assert_eq!(bound(&grant.budgets), least, "{}", kind);
             }
             for c in &asked.declared {
                 let limits = grant.limits(c.protocol, c.kind, c.upper);
@@ -346,6 +344,9 @@ mod tests {
             Just("privileges"),
             Just("neighbors"),
             Just("budgets"),
+            Just("memory"),
+            Just("packets"),
+            Just("compile"),
             Just("limits"),
             Just("timer"),
             Just("max_emissions"),
@@ -375,6 +376,7 @@ mod tests {
             Just("[principal.grant]"),
             Just("[unsigned]"),
             Just("[principal.grant.budgets]"),
+            Just("[principal.total]"),
             Just("[[unsigned]]"),
             Just("[")
         ];

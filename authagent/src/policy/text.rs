@@ -9,11 +9,12 @@ use core::ops::Range;
 use serde::Deserialize;
 use toml::Spanned;
 use toml::value::Datetime;
+use wire::budget::Section;
 use wire::control::MAX_POLICY;
 use wire::grant::Neighbors;
 use wire::limits::{Limits, MAX_DEPTH, Operation};
-use wire::tuple::{Budgets, MAX_NAME, Validity};
-use wire::units::{Rate, Size, Time};
+use wire::tuple::{MAX_NAME, Validity};
+use wire::units::Time;
 use wire::utc::Utc;
 
 use super::{MAX_KEYS, MAX_NEIGHBORS, MAX_PRINCIPALS, MAX_PRIVILEGES, MAX_REVOKERS};
@@ -72,6 +73,8 @@ struct PrincipalText {
     control: Vec<Right>,
     #[serde(default)]
     grant: Option<TermsText>,
+    #[serde(default)]
+    total: Option<Section>,
 }
 
 #[derive(Deserialize)]
@@ -90,7 +93,7 @@ struct TermsText {
     #[serde(default)]
     timer: Option<Spanned<TimerText>>,
     #[serde(default)]
-    budgets: Option<Spanned<BudgetsText>>,
+    budgets: Section,
 }
 
 #[derive(Deserialize)]
@@ -115,18 +118,6 @@ struct LimitsText {
 struct TimerText {
     min: Option<Time>,
     max: Option<Time>,
-}
-
-#[derive(Default, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-struct BudgetsText {
-    memory: Option<Size>,
-    event: Option<Time>,
-    rate: Option<Rate>,
-    burst: Option<Size>,
-    timers: Option<u16>,
-    cache_entries: Option<u16>,
-    sessions: Option<u16>,
 }
 
 #[derive(Deserialize)]
@@ -193,6 +184,7 @@ impl PrincipalText {
             keys,
             validity: Validity { from, until },
             terms: self.grant.map(TermsText::terms).transpose()?,
+            total: self.total.map(|section| section.0),
             rights: self.control.into_iter().collect(),
         })
     }
@@ -212,7 +204,7 @@ impl TermsText {
         };
         let (min_timer_us, max_timer_us) = self.timer.map(timer).transpose()?.unwrap_or_default();
         Ok(Terms {
-            budgets: self.budgets.map(budgets).transpose()?.unwrap_or_default(),
+            budgets: self.budgets.0,
             privileges: self.privileges.into_iter().map(Spanned::into_inner).collect(),
             neighbors: self.neighbors.map(neighbors).transpose()?.unwrap_or(Neighbors::All),
             limits: self.limits.limits(),
@@ -275,21 +267,6 @@ fn timer(text: Spanned<TimerText>) -> Result<(Option<u32>, Option<u64>), Mistake
     }
 }
 
-fn budgets(text: Spanned<BudgetsText>) -> Result<Budgets, Mistake> {
-    let span = text.span();
-    let b = text.into_inner();
-    let large = |what: &str| (span.clone(), format!("{what} is too large"));
-    Ok(Budgets {
-        memory: b.memory.map(|s| s.0),
-        event_us: b.event.map(|t| u32::try_from(t.0.as_micros())).transpose().map_err(|_| large("event"))?,
-        rate: b.rate.map(|r| r.0),
-        burst: b.burst.map(|s| u32::try_from(s.0)).transpose().map_err(|_| large("burst"))?,
-        timers: b.timers,
-        cache_entries: b.cache_entries,
-        sessions: b.sessions,
-    })
-}
-
 /// Seconds since 1970.
 fn moment(text: Spanned<Moment>) -> Result<u64, Mistake> {
     let span = text.span();
@@ -305,6 +282,7 @@ fn moment(text: Spanned<Moment>) -> Result<u64, Mistake> {
 mod tests {
     use super::*;
     use alloc::vec;
+    use wire::budget::{Kind, Unit};
 
     const KEY: &str = "3d4017c3e843895a92b70aa74d1b7ebc9c982ccf2ec4968cc0cd55f12af4660c";
 
@@ -329,6 +307,27 @@ mod tests {
         assert_eq!(terms.budgets.rate, Some(1_250_000));
         assert!(joe.rights.has(Right::Inject) && !joe.rights.has(Right::Reconfigure));
         assert!(policy.unsigned.is_none() && policy.revokers.len() == 1);
+    }
+
+    #[test]
+    fn every_budget_can_be_bounded_for_a_flow_and_for_all_together() {
+        let head = format!("[[principal]]\nname = \"joe\"\nkeys = [\"{KEY}\"]\n");
+        let value = |kind: Kind| match kind.unit() {
+            Unit::Bytes => "\"4k\"",
+            Unit::Time => "\"4096us\"",
+            Unit::Rate => "\"32768bit\"",
+            Unit::Count => "4096",
+        };
+        let lines: String = Kind::ALL.map(|kind| format!("{kind} = {}\n", value(kind))).concat();
+        let policy = format!("{head}[principal.grant.budgets]\n{lines}[principal.total]\n{lines}");
+        let policy = Policy::parse(&policy).unwrap();
+        let joe = policy.principal("joe").unwrap();
+        for budgets in [joe.terms.as_ref().unwrap().budgets, joe.total.unwrap()] {
+            assert!(Kind::ALL.into_iter().all(|kind| budgets.get(kind) == Some(4096)), "{budgets:?}");
+        }
+        let empty = Policy::parse(&format!("{head}[principal.total]")).unwrap();
+        assert_eq!(empty.principal("joe").unwrap().total, Some(Default::default()));
+        assert_eq!(Policy::parse(&head).unwrap().principal("joe").unwrap().total, None);
     }
 
     #[test]
@@ -358,6 +357,12 @@ mod tests {
             (format!("{joe}[principal.grant]\nneighbors = \"some\""), 5, 13, "unknown variant"),
             (format!("{joe}[principal.grant]\ncycle_depth = 65"), 5, 15, "at most 64"),
             (format!("{joe}[principal.grant]\nbudgets = {{ memory = \"big\" }}"), 5, 22, "a size such as"),
+            (format!("{joe}[principal.grant.budgets]\nflows = 65536"), 5, 9, "flows is at most 65535"),
+            (format!("{joe}[principal.grant.budgets]\nflow = 1"), 5, 1, "unknown field `flow`"),
+            (format!("{joe}[principal.grant.budgets]\ncompile = \"3\""), 5, 11, "a duration such as"),
+            (format!("{joe}[principal.total]\nshares = -1"), 5, 10, "invalid value"),
+            (format!("{joe}[principal.total]\nprivileges = []"), 5, 1, "unknown field"),
+            ("[unsigned.total]".into(), 1, 11, "unknown field"),
             (format!("{joe}[principal.grant]\ntimer = {{ min = \"2s\", max = \"1s\" }}"), 5, 9, "longer"),
             ("[[principal]]\nname = \"joe\"".into(), 1, 1, "missing field"),
             ("[unsigned\n".into(), 1, 10, ""),

@@ -20,7 +20,7 @@ use alloc::vec::Vec;
 use wire::grant::Grant;
 use wire::id::TupleHash;
 use wire::revoke::Revocation;
-use wire::tuple::{Credentials, Tuple, Validity};
+use wire::tuple::{Budgets, Credentials, Tuple, Validity};
 
 use crate::access::Operators;
 use crate::agent::{AgentAction, AgentEvent, AgentTime, AuthAgent, Reason, Verification, next_look};
@@ -263,6 +263,10 @@ impl AuthAgent for SourceBased {
 
     fn operators(&self) -> Operators {
         self.policy.operators()
+    }
+
+    fn total(&self, principal: &str) -> Option<Budgets> {
+        self.policy.principal(principal)?.total
     }
 }
 

@@ -135,7 +135,7 @@ mod tests {
             "bees policy load b.toml --node b",
             "bees blob remove 0a1b2c3d count -n b",
             "bees team budget ping -n b",
-            "bees team limit ping --memory 256k --rate 10mbit --event 1ms -n b",
+            "bees team limit ping memory=256k rate=10mbit event=1ms flows_total=3 -n b",
             "bees team kill ping -n b",
             "bees channel show -n b -j",
             "bees channel add a c 00112233445566778899aabbccddeeff -n b",
@@ -150,6 +150,8 @@ mod tests {
             "bees flow build",
             "bees lab deploy",
             "bees key new",
+            "bees team limit ping",
+            "bees team limit ping memory",
             "bees flow sign x --valid-until now",
         ] {
             assert!(Cli::try_parse_from(line.split(' ')).is_err(), "{line}");

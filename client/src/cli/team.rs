@@ -1,16 +1,15 @@
 //! `bees team show|budget|stop|kill|limit`: who uses how much of a node, and how much he may.
 
-use std::time::Duration;
-
 use anyhow::Result;
-use nodeos::units::{Rate, parse_rate, parse_size, parse_time};
+use nodeos::units::Rate;
 use serde_json::{Value, json};
+use wire::budget::{Amount, Unit};
 use wire::control::{Answer, BudgetInfo, Request, TeamInfo};
 use wire::id::TupleHash;
-use wire::tuple::Budgets;
 
 use super::Access;
 use crate::exit::{Code, failure};
+use crate::flow::build::{Pair, budgets};
 use crate::output::{Output, Table, bytes, or_dash, progress, us};
 use crate::remote::Remote;
 
@@ -43,27 +42,9 @@ pub enum Verb {
 pub struct Limit {
     /// The team: its number, its flow's first digits, or its name
     team: String,
-    /// Memory, such as 256k
-    #[arg(long, value_parser = parse_size, value_name = "SIZE")]
-    memory: Option<u64>,
-    /// The deadline of one event, such as 500us
-    #[arg(long, value_parser = parse_time, value_name = "TIME")]
-    event: Option<Duration>,
-    /// Rate on each link, such as 10mbit
-    #[arg(long, value_parser = parse_rate, value_name = "RATE")]
-    rate: Option<u64>,
-    /// Burst on each link, such as 16k
-    #[arg(long, value_parser = parse_size, value_name = "SIZE")]
-    burst: Option<u64>,
-    /// Timers at once
-    #[arg(long, value_name = "COUNT")]
-    timers: Option<u16>,
-    /// Soft-state entries
-    #[arg(long, value_name = "COUNT")]
-    cache_entries: Option<u16>,
-    /// Sessions at once
-    #[arg(long, value_name = "COUNT")]
-    sessions: Option<u16>,
+    /// A bound: memory=256k event=500us rate=10mbit timers=8 flows=2 ... (docs/policy.md has all of them)
+    #[arg(value_name = "NAME=VALUE", required = true)]
+    budgets: Vec<Pair>,
 }
 
 /// Does it.
@@ -77,7 +58,7 @@ pub fn run(access: &Access, verb: &Verb, output: Output) -> Result<()> {
                 Some(text) => vec![find(&teams, text)?],
                 None => teams.iter().collect(),
             };
-            output.show(|| chosen.iter().map(|t| value(t)).collect(), || budgets(&chosen))
+            output.show(|| chosen.iter().map(|t| value(t)).collect(), || table(&chosen))
         }
         Verb::Stop { team } => end(&mut remote, find(&teams, team)?, false),
         Verb::Kill { team } => end(&mut remote, find(&teams, team)?, true),
@@ -100,7 +81,7 @@ fn find<'a>(teams: &'a [TeamInfo], text: &str) -> Result<&'a TeamInfo> {
 }
 
 fn flow_of(team: &TeamInfo) -> Result<TupleHash> {
-    team.flow.ok_or_else(|| failure(Code::Usage, "that is the node's own team; it stays as it is"))
+    team.flow.ok_or_else(|| failure(Code::Usage, "no flow runs in that team itself: it stays as it is"))
 }
 
 fn end(remote: &mut Remote, team: &TeamInfo, kill: bool) -> Result<()> {
@@ -108,22 +89,7 @@ fn end(remote: &mut Remote, team: &TeamInfo, kill: bool) -> Result<()> {
 }
 
 fn lower(remote: &mut Remote, team: &TeamInfo, limit: &Limit) -> Result<()> {
-    let fit = |n: u64| u32::try_from(n).unwrap_or(u32::MAX);
-    let budgets = Budgets {
-        memory: limit.memory,
-        event_us: limit.event.map(|time| u32::try_from(time.as_micros()).unwrap_or(u32::MAX)),
-        rate: limit.rate,
-        burst: limit.burst.map(fit),
-        timers: limit.timers,
-        cache_entries: limit.cache_entries,
-        sessions: limit.sessions,
-    };
-    if budgets == Budgets::default() {
-        return Err(failure(
-            Code::Usage,
-            "nothing to limit: give --memory, --rate, ... (bees team limit --help)",
-        ));
-    }
+    let budgets = budgets(&limit.budgets).map_err(|e| failure(Code::Usage, e.to_string()))?;
     match remote.ask(&Request::FlowLimit { flow: flow_of(team)?, budgets })? {
         Answer::Done => {
             progress(format!("team {} goes on with less", team.name));
@@ -136,7 +102,7 @@ fn lower(remote: &mut Remote, team: &TeamInfo, limit: &Limit) -> Result<()> {
 fn value(t: &TeamInfo) -> Value {
     let budget = |b: &BudgetInfo| {
         let part = json!({ "used": b.used, "limit": b.limit, "donated": b.donated });
-        (b.resource.clone(), part)
+        (b.kind.name().to_string(), part)
     };
     json!({
         "id": t.id, "parent": t.parent, "name": t.name, "flow": t.flow.map(|f| f.to_string()),
@@ -196,23 +162,24 @@ fn tree(teams: &[TeamInfo]) -> Table {
     table
 }
 
-fn budgets(teams: &[&TeamInfo]) -> Table {
-    let mut table = Table::new(&["TEAM", ">ID", "RESOURCE", ">USED", ">LIMIT", "HELD"]);
+fn table(teams: &[&TeamInfo]) -> Table {
+    let mut table = Table::new(&["TEAM", ">ID", "BUDGET", ">USED", ">LIMIT", "HELD"]);
     for t in teams {
         for b in &t.budgets {
-            let shown = |n: u64| match b.resource.as_str() {
-                "memory" | "code" | "download" => bytes(n),
-                "compile" => us(n),
-                _ => n.to_string(),
+            let shown = |n: Option<u64>| {
+                or_dash(n.map(|n| match b.kind.unit() {
+                    Unit::Bytes => bytes(n),
+                    Unit::Time => us(n),
+                    Unit::Rate | Unit::Count => Amount(b.kind, n).to_string(),
+                }))
             };
             let held = match (t.parent, b.donated) {
                 (None, _) => "all",
                 (Some(_), true) => "donated",
                 (Some(_), false) => "shared",
             };
-            let limit = b.limit.map_or("-".into(), shown);
-            let words =
-                [t.name.clone(), t.id.to_string(), b.resource.clone(), shown(b.used), limit, held.into()];
+            let name = b.kind.name().to_string();
+            let words = [t.name.clone(), t.id.to_string(), name, shown(b.used), shown(b.limit), held.into()];
             table.row(words.map(Into::into));
         }
     }
@@ -226,6 +193,7 @@ fn limit_of(limit: u64, shown: impl Fn(u64) -> String) -> String {
 #[cfg(test)]
 pub mod tests {
     use super::*;
+    use wire::budget::Kind;
 
     pub fn team(id: u32, parent: Option<u32>, name: &str) -> TeamInfo {
         TeamInfo {
@@ -237,7 +205,7 @@ pub mod tests {
             cpu_us: 1_000_000,
             work_us: (1, 2),
             shares: (100, 1000),
-            budgets: vec![BudgetInfo { resource: "timers".into(), used: 1, limit: Some(4), donated: true }],
+            budgets: vec![BudgetInfo { kind: Kind::Timers, used: Some(1), limit: Some(4), donated: true }],
             event_us: 2000,
             events: (5, 0, 1),
             sent: (10, Some(1000)),
@@ -259,7 +227,7 @@ pub mod tests {
         assert_eq!(names, [(0, "root"), (1, "a"), (2, "below-a"), (1, "b")]);
         let text = tree(&teams).render(false);
         assert!(text.contains("    below-a"), "{text}");
-        assert!(budgets(&[&teams[1]]).render(false).contains("donated"));
+        assert!(table(&[&teams[1]]).render(false).contains("donated"));
     }
 
     #[test]

@@ -5,8 +5,8 @@ use std::path::PathBuf;
 use std::str::FromStr;
 
 use anyhow::{Context, Result, bail, ensure};
-use nodeos::units;
 use wasmparser::{Parser, Payload};
+use wire::budget::{Amount, Kind, Unit};
 use wire::describe::{Description, SECTION};
 use wire::id::PartHash;
 use wire::tuple::{
@@ -28,7 +28,7 @@ pub struct Options {
     /// Bytes that the protocol can read under a name
     #[arg(long = "data", value_name = "NAME=FILE")]
     pub data: Vec<Pair>,
-    /// A budget to ask for: memory=1M event=2ms rate=10mbit burst=32k timers=8 cache_entries=64 sessions=4
+    /// A budget to ask for: memory=1M event=2ms rate=10mbit timers=8 flows=2 ... (docs/policy.md has all of them)
     #[arg(long = "budget", value_name = "NAME=VALUE", num_args = 1.., value_delimiter = ',')]
     pub budgets: Vec<Pair>,
     /// A privilege to ask for; with a question mark behind it the flow also runs without
@@ -174,31 +174,34 @@ fn privileges(names: &[String]) -> Vec<Privilege> {
     names.iter().map(privilege).collect()
 }
 
-fn budgets(pairs: &[Pair]) -> Result<Budgets> {
+/// The budgets that these pairs name.
+pub fn budgets(pairs: &[Pair]) -> Result<Budgets> {
     let mut budgets = Budgets::default();
     for Pair { name, value } in pairs {
-        set_budget(&mut budgets, name, value).with_context(|| format!("budget {name}={value}"))?;
+        let kind = Kind::of(name).with_context(|| {
+            let known = Kind::ALL.map(Kind::name).join(" ");
+            format!("there is no budget \"{name}\"; there are: {known}")
+        })?;
+        ensure!(budgets.get(kind).is_none(), "budget {kind} is given twice");
+        let bound = kind.parse(value).with_context(|| {
+            let most = if kind.most() == u64::MAX {
+                String::new()
+            } else {
+                format!(" up to {}", Amount(kind, kind.most()))
+            };
+            format!(
+                "budget {kind}={value}: expected {}{most}",
+                match kind.unit() {
+                    Unit::Bytes => "a size such as 32k",
+                    Unit::Time => "a duration such as 2ms",
+                    Unit::Rate => "a rate such as 10mbit",
+                    Unit::Count => "a number",
+                }
+            )
+        })?;
+        budgets.set(kind, Some(bound));
     }
     Ok(budgets)
-}
-
-fn set_budget(budgets: &mut Budgets, name: &str, value: &str) -> Result<()> {
-    let size = || units::parse_size(value).map_err(anyhow::Error::from);
-    let count = || value.parse::<u16>().context("expected a count up to 65535");
-    match name {
-        "memory" => budgets.memory = Some(size()?),
-        "event" => {
-            let us = units::parse_time(value)?.as_micros();
-            budgets.event_us = Some(u32::try_from(us).context("that is too long for one event")?);
-        }
-        "rate" => budgets.rate = Some(units::parse_rate(value)?),
-        "burst" => budgets.burst = Some(u32::try_from(size()?).context("that is too large for a burst")?),
-        "timers" => budgets.timers = Some(count()?),
-        "cache_entries" => budgets.cache_entries = Some(count()?),
-        "sessions" => budgets.sessions = Some(count()?),
-        _ => bail!("there are: memory event rate burst timers cache_entries sessions"),
-    }
-    Ok(())
 }
 
 #[cfg(test)]
@@ -274,7 +277,7 @@ pub(crate) mod tests {
             module: file("demo.wasm", &module),
             params: pairs(&["hops=4"]),
             data: pairs(&[&format!("table={}", text.display())]),
-            budgets: pairs(&["memory=1M", "event=2ms", "rate=8mbit", "timers=3"]),
+            budgets: pairs(&["memory=1M", "event=2ms", "rate=8mbit", "timers=3", "flows=2", "compile=3s"]),
             privileges: vec!["sensors?".into()],
             nodes: vec!["a".into(), "b".into()],
             ..Options::default()
@@ -287,6 +290,7 @@ pub(crate) mod tests {
         let request = &bundle.tuple.body.request;
         assert_eq!(request.budgets.memory, Some(1 << 20));
         assert_eq!((request.budgets.event_us, request.budgets.rate), (Some(2000), Some(1_000_000)));
+        assert_eq!((request.budgets.flows, request.budgets.compile_us), (Some(2), Some(3_000_000)));
         assert!(request.privileges[0].optional && request.privileges[0].name == "sensors");
         assert_eq!(bundle.tuple.body.nodes(), Some(vec!["a", "b"]));
         assert_ne!(build(&options).unwrap().hash(), bundle.hash(), "the nonce is random");
@@ -311,9 +315,15 @@ pub(crate) mod tests {
         assert!(describe(&module("other", b"")).unwrap_err().to_string().contains("no section"));
         assert!(describe(b"\x7fELF").unwrap_err().to_string().contains("not a WebAssembly module"));
         assert!(describe(&module(SECTION, b"\x09")).unwrap_err().to_string().contains("format 9"));
-        let budget = budgets(&pairs(&["memory=1q"])).unwrap_err();
-        assert_eq!(budget.to_string(), "budget memory=1q");
-        assert!(budgets(&pairs(&["speed=1"])).is_err());
+        for (wrong, why) in [
+            (&["memory=1q"][..], "budget memory=1q: expected a size such as 32k"),
+            (&["flows=65536"], "budget flows=65536: expected a number up to 65535"),
+            (&["speed=1"], "there is no budget \"speed\"; there are: memory event rate "),
+            (&["timers=1", "timers=2"], "budget timers is given twice"),
+        ] {
+            let error = budgets(&pairs(wrong)).unwrap_err().to_string();
+            assert!(error.starts_with(why), "{error}");
+        }
         assert!("hops".parse::<Pair>().is_err());
     }
 }

@@ -2,8 +2,8 @@
 
 use std::fmt::Write;
 
-use nodeos::units;
 use serde_json::{Value, json};
+use wire::budget::{Amount, Kind};
 use wire::grant::{Grant, Neighbors};
 use wire::id::{CapsuleId, TupleHash};
 use wire::limits::{MAX_DEPTH, Operation, worst_case};
@@ -69,26 +69,15 @@ pub fn value(tuple: &Tuple, encoded: &[u8]) -> Value {
     })
 }
 
-/// Budgets for programs; what is not named is null.
+/// Budgets for programs, in bytes, microseconds, bytes per second or numbers; what is not named is null.
 pub fn budgets_value(b: &Budgets) -> Value {
-    json!({
-        "memory": b.memory, "event_us": b.event_us, "rate": b.rate, "burst": b.burst,
-        "timers": b.timers, "cache_entries": b.cache_entries, "sessions": b.sessions,
-    })
+    Kind::ALL.into_iter().map(|kind| (kind.name().to_string(), json!(b.get(kind)))).collect()
 }
 
 /// Budgets for people: those that are named.
 pub fn budgets_text(b: &Budgets) -> String {
-    let named = [
-        b.memory.map(|v| format!("memory={}", units::Size(v))),
-        b.event_us.map(|v| format!("event={}", units::Time(std::time::Duration::from_micros(v.into())))),
-        b.rate.map(|v| format!("rate={}", units::Rate(v))),
-        b.burst.map(|v| format!("burst={}", units::Size(v.into()))),
-        b.timers.map(|v| format!("timers={v}")),
-        b.cache_entries.map(|v| format!("cache_entries={v}")),
-        b.sessions.map(|v| format!("sessions={v}")),
-    ];
-    named.into_iter().flatten().collect::<Vec<_>>().join(" ")
+    let named = b.named().map(|(kind, bound)| format!("{kind}={}", Amount(kind, bound)));
+    named.collect::<Vec<_>>().join(" ")
 }
 
 /// A grant for people.

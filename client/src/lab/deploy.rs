@@ -12,8 +12,6 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use authagent::keys::SigningKey;
-use nodeos::config::TeamConfig;
-use nodeos::units::Time;
 use sim::lab::{GATEWAY, GATEWAY_MAC, Keys, Lab, NodePlan, Plan};
 
 use super::process::Process;
@@ -101,7 +99,7 @@ struct Deployment<'a> {
 }
 
 /// The deadline of an event on a node under translation.
-const TRANSLATED_EVENT: Duration = Duration::from_millis(50);
+const TRANSLATED_EVENT_US: u32 = 50_000;
 
 /// What nodes are made of.
 enum Backend {
@@ -350,9 +348,8 @@ impl Backend {
     /// and the virtual processor shares the real ones: where the lab file says nothing, events get more
     /// time than usual.
     fn allow_for_translation(&self, lab: &mut Lab) {
-        let usual = TeamConfig::default().event;
-        if matches!(self, Self::Qemu { accel: Accel::Tcg, .. }) && lab.defaults.team.event == usual {
-            lab.defaults.team.event = Time(TRANSLATED_EVENT);
+        if matches!(self, Self::Qemu { accel: Accel::Tcg, .. }) {
+            lab.defaults.team.0.event_us.get_or_insert(TRANSLATED_EVENT_US);
         }
     }
 

@@ -197,7 +197,8 @@ pub(super) fn origin(node: &Node, source: &Source) -> String {
     }
 }
 
-fn signer(flow: &Flow) -> Option<&str> {
+/// The principal that signed a flow, as its tuple says.
+pub(super) fn signer(flow: &Flow) -> Option<&str> {
     match &flow.tuple.as_ref()?.tuple.credentials {
         Credentials::None => None,
         Credentials::Signed { principal, .. } => Some(principal),

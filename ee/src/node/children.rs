@@ -3,7 +3,7 @@
 
 use nodeos::platform::Now;
 use nodeos::slab::Handle;
-use nodeos::team::{Budget, Donated, Resource, TeamId, Verdict};
+use nodeos::team::{Budget, CreateError, Donated, Resource, TeamId, Verdict};
 use wire::grant::Grant;
 use wire::id::TupleHash;
 use wire::tuple::{Budgets, Tuple};
@@ -53,11 +53,21 @@ impl Node {
         Ok(())
     }
 
-    /// Where a flow's team belongs: below that of the flow that started it or below the root; what the one
-    /// above donates; and the budget that is left of `budget` there.
-    pub(super) fn place_of(&self, flow: Handle, budget: Budget) -> Option<(TeamId, Donated, Budget)> {
+    /// Where a flow's team belongs: below that of the flow that started it, else below that of its principal or the
+    /// root; what the one above donates; and the budget that is left of `budget` there. `None`: the flow that
+    /// started it has ended.
+    pub(super) fn place_of(
+        &mut self,
+        now: Now,
+        flow: Handle,
+        budget: Budget,
+    ) -> Option<Result<(TeamId, Donated, Budget), CreateError>> {
         let Source::Flow { parent, give, .. } = self.flows.get(flow)?.source else {
-            return Some((self.teams.root(), Donated::NOTHING, budget));
+            let above = self.team_above(now, flow);
+            return Some(above.map(|above| {
+                let most = self.teams.get(above).map_or(budget, |team| budget.within(&team.budget));
+                (above, Donated::NOTHING, most)
+            }));
         };
         let (_, team) = self.flow_and_team(parent)?;
         let kinds = [
@@ -67,7 +77,7 @@ impl Node {
         ];
         let given = kinds.into_iter().filter(|(bit, _)| give & 1 << *bit as u32 != 0);
         let donated = given.fold(Donated::NOTHING, |donated, (_, resource)| donated.and(resource));
-        Some((team, donated, budget.within(&self.teams.get(team)?.budget)))
+        Some(Ok((team, donated, budget.within(&self.teams.get(team)?.budget))))
     }
 
     /// A flow could not have a team: that counts against the one that started it, if one did.

@@ -8,7 +8,7 @@ use authagent::agent::{
 };
 use nodeos::platform::{Instant, Now};
 use nodeos::slab::Handle;
-use nodeos::team::Team;
+use nodeos::team::{Budget, Team};
 use wire::control::Erred;
 use wire::grant::Grant;
 use wire::id::{CapsuleId, Path, TupleHash};
@@ -159,6 +159,7 @@ impl Node {
             AgentAction::PolicyTaken => {
                 self.agent.answer = Some(Ok(()));
                 self.take_operators(now);
+                self.lower_totals(now);
             }
             AgentAction::PolicyRefused { why } => self.agent.answer = Some(Err(why)),
         }
@@ -196,9 +197,10 @@ impl Node {
         }
         let gone = self.neighbors.iter().filter(|(_, n)| !lower.neighbors.includes(&n.name));
         let gone: Vec<NeighborId> = gone.map(|(id, _)| id).collect();
-        let Some(member) = self.teams.get_mut(team) else { return };
-        member.lower(now.mono, &lower.budgets);
-        let budget = member.budget;
+        self.teams.lower(now.mono, team, &lower.budgets);
+        self.weigh(Some(team));
+        let Some(budget) = self.teams.get(team).map(|member| member.budget) else { return };
+        self.sched.lower_queue(team, most_waiting(&budget));
         let Some(flow) = self.flows.get_mut(handle) else { return };
         let mut fits = Ok(());
         if let Some(sandbox) = flow.sandbox() {
@@ -225,26 +227,31 @@ impl Node {
             return self.end_flow(now, handle, End::failed(erred, why));
         }
         let name = data.tuple.main().name.clone();
-        let budget = self.budget.clamp(&grant.budgets);
-        let Some((above, donated, budget)) = self.place_of(handle, budget) else {
-            return self.end_flow(now, handle, End::killed("the flow that started it ended"));
+        let budget = self.most_for(handle).clamp(&grant.budgets);
+        let place = match self.place_of(now, handle, budget) {
+            Some(place) => place,
+            None => return self.end_flow(now, handle, End::killed("the flow that started it ended")),
         };
-        let made = self.teams.create(now.mono, above, &name, budget, donated);
-        let team = match made {
-            Ok(team) => team,
+        let made = place.and_then(|(above, donated, budget)| {
+            let made = self.teams.create(now.mono, above, &name, budget, donated);
+            made.map(|team| (above, budget, team)).inspect_err(|_| self.leave(now, above))
+        });
+        let (above, budget, team) = match made {
+            Ok(made) => made,
             Err(error) => {
                 let source = self.flows.get(handle).map(|flow| flow.source.clone());
                 self.end_flow(now, handle, End::failed(Erred::Node, error));
                 return self.started_too_much(now, source);
             }
         };
-        // Besides the events that may wait, the end of each session is always told: of those that are open,
-        // and of those whose opening still waits.
-        let most = 2 * usize::from(budget.queue) + usize::from(budget.sessions);
         let shares = self.teams.get(team).map(Team::shares).unwrap_or_default();
+        let conduct = self.conduct_of(handle);
+        if let Some(member) = self.teams.get_mut(team) {
+            member.conduct = conduct;
+        }
         // The root has no events of its own, and of links a part as if it were one of its teams.
         let below = Some(above).filter(|above| *above != self.teams.root());
-        self.sched.add(team, below, shares, most);
+        self.sched.add(team, below, shares, most_waiting(&budget));
         self.net.add_team(team, below, shares);
         self.weigh(below);
         let owed = self.flows.get_mut(handle).map_or(0, |flow| std::mem::take(&mut flow.owed));
@@ -299,6 +306,12 @@ impl Node {
     pub(super) fn flow_knows(&self, flow: &crate::flow::Flow, neighbor: NeighborId) -> bool {
         flow.team.as_ref().is_some_and(|(_, grant)| grant.neighbors.includes(&self.neighbors[neighbor].name))
     }
+}
+
+/// The events that may wait for a team and for those below it. Besides those of its queue, the end of each session
+/// is always told: of those that are open, and of those whose opening still waits.
+pub(super) fn most_waiting(budget: &Budget) -> usize {
+    2 * usize::from(budget.queue) + usize::from(budget.sessions)
 }
 
 /// Whether this release and this grant let the tuple in.

@@ -234,6 +234,7 @@ impl Node {
             self.leave_waiting(team, heir);
             self.teams.end(now.mono, team);
             self.weigh(above);
+            above.into_iter().for_each(|above| self.leave(now, above));
         }
         if matches!(flow.stage, Stage::Running { .. }) {
             self.forget_area(&flow.hash);

@@ -13,6 +13,7 @@ use nodeos::net::StreamId;
 use nodeos::platform::{Entropy, Instant, Now};
 use nodeos::team::{Resource, Team, TeamId};
 use serde::Serialize;
+use wire::budget::Kind;
 use wire::control::{
     Answer, BudgetInfo, ControlError, Erred, MAX_MESSAGE, NodeInfo, Page, ProtocolInfo, Request, TeamInfo,
     decode, encode,
@@ -418,7 +419,7 @@ impl Node {
             cpu_us: team.parent().map_or_else(|| self.unchargeable(), |_| team.counters.units) / per_micro,
             work_us: (team.counters.start_units / per_micro, team.counters.serve_units / per_micro),
             shares: (team.shares().among, team.shares().own),
-            budgets: budgets(team),
+            budgets: self.budget_infos(id, team),
             event_us: team.budget.event.as_micros() as u32,
             events: (team.counters.events, self.sched.queued(id) as u32, team.counters.dropped),
             sent: (self.sent_by(id), Some(team.budget.rate)),
@@ -426,6 +427,22 @@ impl Node {
             strikes: team.conduct.strikes(),
         };
         self.teams.iter().map(info).collect()
+    }
+
+    /// What a team may use, and of what is counted how much it does.
+    fn budget_infos(&self, id: TeamId, team: &Team) -> Vec<BudgetInfo> {
+        let bound = |n: u64| Some(n).filter(|n| *n != u64::MAX);
+        let info = |kind| {
+            let resource = Resource::ALL.into_iter().find(|resource| resource.kind() == kind);
+            let held = resource.is_some_and(|resource| team.donated().has(resource));
+            let (used, limit, donated) = match resource.and_then(|r| team.accounts().of(r)) {
+                Some(account) => (Some(account.used()), account.limit(), account.is_donated()),
+                None => (None, team.budget.of(kind), held),
+            };
+            let used = if kind == Kind::Queue { Some(self.sched.queued(id) as u64) } else { used };
+            BudgetInfo { kind, used, limit: bound(limit), donated }
+        };
+        Kind::ALL.into_iter().map(info).collect()
     }
 
     fn protocol_infos(&self) -> Vec<ProtocolInfo> {
@@ -448,17 +465,6 @@ impl Flow {
 
 pub(super) fn failed(erred: Erred, text: impl ToString) -> Answer {
     Answer::Error(ControlError { erred, text: text.to_string() })
-}
-
-/// What of a team's resources is in use.
-fn budgets(team: &Team) -> Vec<BudgetInfo> {
-    let info = |resource: Resource| {
-        let account = team.accounts().of(resource)?;
-        let limit = Some(account.limit()).filter(|limit| *limit != u64::MAX);
-        let donated = account.is_donated();
-        Some(BudgetInfo { resource: resource.name().into(), used: account.used(), limit, donated })
-    };
-    Resource::ALL.into_iter().filter_map(info).collect()
 }
 
 /// As many items as fit one answer, and one at least.

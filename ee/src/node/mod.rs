@@ -13,6 +13,7 @@
 //! | `charge`   | who pays for work beside events                                  |
 //! | `channels` | what arrives where, and cut-through channels                     |
 //! | `children` | flows that a flow starts below itself                            |
+//! | `groups`   | teams above those of flows: of a principal, of the system            |
 //! | `store`    | blobs, and the device that they are written to                   |
 //! | `run`      | events to teams, their effects to links and sessions             |
 //! | `serve`    | answers to other nodes' translation and download requests        |
@@ -27,6 +28,7 @@ pub(crate) mod channels;
 mod charge;
 mod children;
 mod figures;
+mod groups;
 mod judge;
 mod launch;
 mod manage;
@@ -77,6 +79,7 @@ use crate::system::translate::Questions;
 use crate::uploads::Uploads;
 
 use charge::{Compilation, Labour};
+use groups::Groups;
 use judge::AgentHost;
 use manage::Clients;
 use metrics::{MAX_SCRAPES, Scrapes};
@@ -127,6 +130,7 @@ pub struct Node {
     neighbors: Neighbors,
     links: Links,
     teams: Teams,
+    groups: Groups,
     sched: Scheduler<Queued>,
     registry: Registry,
     flows: Flows,
@@ -203,10 +207,11 @@ impl Node {
         let net = Net::new(&config.links, platform.buffers.clone(), a, streams).map_err(|e| bad(e.0))?;
         let flows = usize::from(config.node.flows);
         // The event's deadline is a bound for all; of the rest the root has everything that there is.
-        let budget = config.team.budget();
+        let budget = Budget::DEFAULT.with(&config.team.0);
         let root = Budget { memory: config.node.memory.0, event: budget.event, ..Budget::UNLIMITED };
-        let teams =
-            Teams::new(root, flows + SYSTEM_TEAMS, config.links.len()).map_err(|e| bad(e.to_string()))?;
+        // Each flow may have a team above its own.
+        let limit = 2 * flows + 1 + SYSTEM_TEAMS;
+        let teams = Teams::new(root, limit, config.links.len()).map_err(|e| bad(e.to_string()))?;
         let memory = teams.get(teams.root()).map(|t| t.account().clone()).expect("a new table has its root");
         let agent: Box<dyn AuthAgent> = match config.policy()? {
             None => Box::new(Everything::new(UnknownTime::Refuse)),
@@ -222,6 +227,7 @@ impl Node {
             neighbors: Neighbors::default(),
             links: Links::new(&platform.entropy),
             teams,
+            groups: Groups::new(&config.system),
             sched: Scheduler::new(),
             registry: Registry::new(b),
             flows: Flows::new(flows),

@@ -1,13 +1,14 @@
 //! Bandwidth of a team: token buckets for each link, for all of them together, and for packets.
 //!
 //! As with accounts, a child either shares its parent's bandwidth (what it sends counts for both) or has a
-//! part of the rate for itself, which the parent then lacks.
+//! part of the rate for itself, which the parent then lacks; what is sent counts for those above the parent as before.
 
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::mem::size_of;
+use core::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
-use spin::Mutex;
+use spin::{Mutex, MutexGuard};
 
 use super::Budget;
 use crate::bucket::TokenBucket;
@@ -20,6 +21,8 @@ struct Bucket(Arc<Inner>);
 
 #[derive(Debug)]
 struct Inner {
+    /// It lets less pass than everything. What it once bounded it bounds for good.
+    bounded: AtomicBool,
     state: Mutex<State>,
     /// Who shares its bandwidth with this one.
     parent: Option<Bucket>,
@@ -46,30 +49,42 @@ impl State {
 impl Bucket {
     fn new(parent: Option<Self>, rate: u64, burst: u64) -> Self {
         let state = State { bucket: TokenBucket::new(rate, burst), rate, given: 0 };
-        Self(Arc::new(Inner { state: Mutex::new(state), parent, gift: 0 }))
+        Self::of(state, parent, 0)
+    }
+
+    fn of(state: State, parent: Option<Self>, gift: u64) -> Self {
+        let bounded = AtomicBool::new(state.rate != u64::MAX);
+        Self(Arc::new(Inner { bounded, state: Mutex::new(state), parent, gift }))
+    }
+
+    /// Its tokens, if it bounds anything.
+    fn own(&self) -> Option<MutexGuard<'_, State>> {
+        self.0.bounded.load(Relaxed).then(|| self.0.state.lock())
     }
 
     /// Takes `amount` from it and from all above it, or nothing.
     fn take(&self, now: Instant, amount: usize) -> bool {
-        if !self.0.state.lock().bucket.take(now, amount) {
+        if self.own().is_some_and(|mut own| !own.bucket.take(now, amount)) {
             return false;
         }
         let passed = self.0.parent.as_ref().is_none_or(|above| above.take(now, amount));
-        if !passed {
-            self.0.state.lock().bucket.put_back(amount);
+        if !passed && let Some(mut own) = self.own() {
+            own.bucket.put_back(amount);
         }
         passed
     }
 
     fn put_back(&self, amount: usize) {
-        self.0.state.lock().bucket.put_back(amount);
+        if let Some(mut own) = self.own() {
+            own.bucket.put_back(amount);
+        }
         if let Some(above) = &self.0.parent {
             above.put_back(amount);
         }
     }
 
     fn available(&self, now: Instant) -> u64 {
-        let own = self.0.state.lock().bucket.available(now);
+        let own = self.own().map_or(u64::MAX, |own| own.bucket.available(now));
         self.0.parent.as_ref().map_or(own, |above| own.min(above.available(now)))
     }
 
@@ -77,6 +92,7 @@ impl Bucket {
         let mut state = self.0.state.lock();
         state.rate = state.rate.min(rate);
         state.adjust(now, burst);
+        self.0.bounded.store(state.rate != u64::MAX, Relaxed);
     }
 
     /// A bucket with a part of this one's rate, which this one then lacks.
@@ -87,8 +103,9 @@ impl Bucket {
         let own = state.bucket.burst();
         state.adjust(now, own);
         // Empty: a burst comes out of the rate, or whoever is made again and again would have it each time.
-        let state = State { bucket: TokenBucket::empty(now, rate, burst), rate, given: 0 };
-        Some(Self(Arc::new(Inner { state: Mutex::new(state), parent: None, gift: rate })))
+        let bucket = TokenBucket::empty(now, rate, burst);
+        // Those above share what the donor has, and so what it gave away.
+        Some(Self::of(State { bucket, rate, given: 0 }, self.0.parent.clone(), rate))
     }
 
     /// What this one donated comes back.
@@ -126,7 +143,8 @@ impl Bandwidth {
             // Unlimited is shared, always.
             Some(above) if donated && rate != u64::MAX => above.donate(now, rate, burst).map(Some),
             Some(above) => Some(Some(Bucket::new(Some(above.clone()), rate, burst))),
-            None => Some((rate != u64::MAX).then(|| Bucket::new(None, rate, burst))),
+            // Also one without a bound: it may get one while it lives, and so its children.
+            None => Some(Some(Bucket::new(None, rate, burst))),
         };
         let mut made = Self { links: Arc::from([]), sum: None, packets: None };
         let mut links = Vec::with_capacity(self.links.len());
@@ -156,10 +174,15 @@ impl Bandwidth {
         }
     }
 
-    /// Goes on with a lower rate on each link.
+    /// Goes on with lower rates.
     pub(super) fn lower(&self, now: Instant, budget: &Budget) {
-        let links = self.links.iter().flatten();
-        links.for_each(|bucket| bucket.lower(now, budget.rate, budget.burst.into()));
+        let [link, sum, packets] = bounds(budget);
+        let lower = |bucket: &Option<Bucket>, (rate, burst)| {
+            bucket.iter().for_each(|bucket| bucket.lower(now, rate, burst));
+        };
+        self.links.iter().for_each(|bucket| lower(bucket, link));
+        lower(&self.sum, sum);
+        lower(&self.packets, packets);
     }
 
     /// Takes the bandwidth for a frame of `bytes` on `link`, or nothing.
@@ -249,6 +272,19 @@ mod tests {
         child.give_back(Instant(1_000_000), &parent);
         let got = passes(&parent, 1_000_000);
         assert!((50_000..=51_000).contains(&got), "{got}");
+    }
+
+    #[test]
+    fn what_is_donated_counts_above_the_donor() {
+        let top = Bandwidth::root(1, &budget(50_000));
+        let middle = top.below(Instant(0), false, &budget(100_000)).unwrap();
+        let child = middle.below(Instant(0), true, &budget(90_000)).unwrap();
+        let got = passes(&child, 0);
+        assert!((49_800..=51_000).contains(&got), "{got}");
+        let unlimited = top.below(Instant(0), false, &Budget::UNLIMITED).unwrap();
+        let child = unlimited.below(Instant(0), true, &budget(90_000)).unwrap();
+        let got = passes(&child, 2_000_000);
+        assert!((49_800..=51_000).contains(&got), "{got}");
     }
 
     #[test]

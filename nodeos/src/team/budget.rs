@@ -3,7 +3,7 @@
 use core::fmt;
 use core::time::Duration;
 
-use wire::tuple::Budgets;
+use wire::budget::{Budgets, Kind};
 
 /// Shares of processor time of a team for which nothing else is said.
 pub const DEFAULT_SHARES: u32 = 100;
@@ -70,24 +70,29 @@ impl Resource {
         Self::ALL.into_iter().take(Self::ACCOUNTS)
     }
 
-    /// Its name in tables and metrics.
-    pub const fn name(self) -> &'static str {
+    /// The kind of budget that bounds it.
+    pub const fn kind(self) -> Kind {
         match self {
-            Self::Memory => "memory",
-            Self::Code => "code",
-            Self::Timers => "timers",
-            Self::TimersTotal => "timers-total",
-            Self::EventsTotal => "events-total",
-            Self::Sessions => "sessions",
-            Self::CacheEntries => "cache-entries",
-            Self::Teams => "teams",
-            Self::TeamsTotal => "teams-total",
-            Self::Download => "download",
-            Self::Compile => "compile",
-            Self::Queue => "queue",
-            Self::Rate => "rate",
-            Self::Processor => "processor",
+            Self::Memory => Kind::Memory,
+            Self::Code => Kind::Code,
+            Self::Timers => Kind::Timers,
+            Self::TimersTotal => Kind::TimersTotal,
+            Self::EventsTotal => Kind::EventsTotal,
+            Self::Sessions => Kind::Sessions,
+            Self::CacheEntries => Kind::CacheEntries,
+            Self::Teams => Kind::Flows,
+            Self::TeamsTotal => Kind::FlowsTotal,
+            Self::Download => Kind::Download,
+            Self::Compile => Kind::Compile,
+            Self::Queue => Kind::Queue,
+            Self::Rate => Kind::Rate,
+            Self::Processor => Kind::Shares,
         }
+    }
+
+    /// Its name in tables and metrics: that of its budget.
+    pub const fn name(self) -> &'static str {
+        self.kind().name()
     }
 }
 
@@ -187,19 +192,59 @@ impl Budget {
         shares: DEFAULT_SHARES,
     };
 
+    /// What a node gives a flow where its configuration says nothing else.
+    pub const DEFAULT: Self = Self {
+        memory: 1 << 20,
+        event: Duration::from_millis(2),
+        background: Duration::from_secs(1),
+        rate: 12_500_000,
+        burst: 32 << 10,
+        timers: 64,
+        cache_entries: 1024,
+        sessions: 8,
+        queue: 64,
+        code: 1 << 20,
+        teams: 8,
+        download: 4 << 20,
+        compile: Duration::from_secs(30),
+        ..Self::UNLIMITED
+    };
+
+    /// The same with these bounds in the place of its own.
+    #[must_use]
+    pub fn with(&self, named: &Budgets) -> Self {
+        let time = |us: Option<u64>, own| match us {
+            Some(u64::MAX) => Duration::MAX,
+            us => us.map_or(own, Duration::from_micros),
+        };
+        Self {
+            memory: named.memory.unwrap_or(self.memory),
+            code: named.code.unwrap_or(self.code),
+            event: time(named.event_us.map(u64::from), self.event),
+            background: time(named.background_us, self.background),
+            rate: named.rate.unwrap_or(self.rate),
+            burst: named.burst.unwrap_or(self.burst),
+            total_rate: named.total_rate.unwrap_or(self.total_rate),
+            packets: named.packets.unwrap_or(self.packets),
+            queue: named.queue.unwrap_or(self.queue),
+            events_total: named.events_total.unwrap_or(self.events_total),
+            timers: named.timers.unwrap_or(self.timers),
+            timers_total: named.timers_total.unwrap_or(self.timers_total),
+            cache_entries: named.cache_entries.unwrap_or(self.cache_entries),
+            sessions: named.sessions.unwrap_or(self.sessions),
+            teams: named.flows.unwrap_or(self.teams),
+            teams_total: named.flows_total.unwrap_or(self.teams_total),
+            download: named.download.unwrap_or(self.download),
+            compile: time(named.compile_us, self.compile),
+            shares: named.shares.unwrap_or(self.shares),
+        }
+    }
+
     /// What a flow gets that asks for `requested` where this is the default and the upper bound.
+    #[must_use]
     pub fn clamp(&self, requested: &Budgets) -> Self {
-        let bounds = Self::UNLIMITED;
-        self.within(&Self {
-            memory: requested.memory.unwrap_or(bounds.memory),
-            event: requested.event_us.map_or(bounds.event, |us| Duration::from_micros(us.into())),
-            rate: requested.rate.unwrap_or(bounds.rate),
-            burst: requested.burst.unwrap_or(bounds.burst),
-            timers: requested.timers.unwrap_or(bounds.timers),
-            cache_entries: requested.cache_entries.unwrap_or(bounds.cache_entries),
-            sessions: requested.sessions.unwrap_or(bounds.sessions),
-            ..bounds
-        })
+        let shares = requested.shares.unwrap_or(u32::MAX);
+        Self { shares: self.shares.min(shares), ..self.within(&Self::UNLIMITED.with(requested)) }
     }
 
     /// The lower of two in everything but shares.
@@ -228,25 +273,36 @@ impl Budget {
         }
     }
 
-    /// The bound on what is kept in an account; `u64::MAX` for none.
+    /// The bound on a resource; `u64::MAX` for none.
     pub fn limit(&self, resource: Resource) -> u64 {
-        let count = |n: u16| if n == u16::MAX { u64::MAX } else { n.into() };
-        match resource {
-            Resource::Memory => self.memory,
-            Resource::Code => self.code,
-            Resource::Timers => count(self.timers),
-            Resource::TimersTotal => self.timers_total,
-            Resource::EventsTotal => self.events_total,
-            Resource::Sessions => count(self.sessions),
-            Resource::CacheEntries => count(self.cache_entries),
-            Resource::Teams => count(self.teams),
-            Resource::TeamsTotal => self.teams_total,
-            Resource::Download => self.download,
-            Resource::Compile => u64::try_from(self.compile.as_micros()).unwrap_or(u64::MAX),
-            Resource::Queue => count(self.queue),
-            Resource::Rate => self.rate,
-            Resource::Processor => self.shares.into(),
-        }
+        self.of(resource.kind())
+    }
+
+    /// The bound of a kind; `u64::MAX` for none.
+    pub fn of(&self, kind: Kind) -> u64 {
+        let time = |time: Duration| u64::try_from(time.as_micros()).unwrap_or(u64::MAX);
+        let bound = match kind {
+            Kind::Memory => self.memory,
+            Kind::Event => time(self.event),
+            Kind::Rate => self.rate,
+            Kind::Burst => self.burst.into(),
+            Kind::Timers => self.timers.into(),
+            Kind::CacheEntries => self.cache_entries.into(),
+            Kind::Sessions => self.sessions.into(),
+            Kind::Code => self.code,
+            Kind::Background => time(self.background),
+            Kind::TotalRate => self.total_rate,
+            Kind::Packets => self.packets.into(),
+            Kind::Queue => self.queue.into(),
+            Kind::EventsTotal => self.events_total,
+            Kind::TimersTotal => self.timers_total,
+            Kind::Flows => self.teams.into(),
+            Kind::FlowsTotal => self.teams_total,
+            Kind::Download => self.download,
+            Kind::Compile => time(self.compile),
+            Kind::Shares => self.shares.into(),
+        };
+        if bound == kind.most() { u64::MAX } else { bound }
     }
 }
 
@@ -279,18 +335,35 @@ mod tests {
             ..Budget::UNLIMITED
         };
         assert_eq!(bounds.clamp(&Budgets::default()), bounds);
-        let greedy = Budgets {
-            memory: Some(u64::MAX),
-            event_us: Some(u32::MAX),
-            rate: Some(u64::MAX),
-            burst: Some(u32::MAX),
-            timers: Some(u16::MAX),
-            cache_entries: Some(u16::MAX),
-            sessions: Some(u16::MAX),
-        };
+        let mut greedy = Budgets::default();
+        Kind::ALL.into_iter().for_each(|kind| greedy.set(kind, Some(u64::MAX)));
         assert_eq!(bounds.clamp(&greedy), bounds);
         let modest = Budgets { memory: Some(1), event_us: Some(5), timers: Some(0), ..Budgets::default() };
         let clamped = bounds.clamp(&modest);
         assert_eq!((clamped.memory, clamped.event, clamped.timers), (1, Duration::from_micros(5), 0));
+    }
+
+    #[test]
+    fn every_kind_can_be_asked_for_and_is_bounded() {
+        for kind in Kind::ALL {
+            let bound = |budget: &Budget| budget.of(kind);
+            let ask = |n: u64| {
+                let mut asked = Budgets::default();
+                asked.set(kind, Some(n));
+                asked
+            };
+            let node = Budget::UNLIMITED.with(&ask(7));
+            assert_eq!(bound(&node), 7, "{kind}");
+            assert_eq!([6, 7, 8, u64::MAX].map(|n| bound(&node.clamp(&ask(n)))), [6, 7, 7, 7], "{kind}");
+            // Nothing else has changed.
+            let others = Kind::ALL.into_iter().filter(|other| *other != kind);
+            for other in others {
+                let before = [Budget::UNLIMITED, node].map(|budget| budget.of(other));
+                assert!(before.iter().all(|n| *n == node.clamp(&ask(3)).of(other)), "{kind} {other}");
+            }
+        }
+        for resource in Resource::accounts() {
+            assert_eq!(Budget::UNLIMITED.limit(resource), u64::MAX);
+        }
     }
 }

@@ -104,6 +104,8 @@ impl Verdict {
 /// How a team has kept to its budget: what the policy table works on.
 #[derive(Debug, Clone, Default)]
 pub struct Conduct {
+    /// Asking for too much is no strike.
+    trusted: bool,
     strikes: u32,
     last_strike: Instant,
     warned: [bool; Resource::COUNT],
@@ -112,6 +114,12 @@ pub struct Conduct {
 }
 
 impl Conduct {
+    /// The conduct of a team that may ask for too much as often as it wants: it is refused, and no more. A fault
+    /// counts all the same.
+    pub fn trusted() -> Self {
+        Self { trusted: true, ..Self::default() }
+    }
+
     /// Notes that `used` of `limit` are in use now. True if the team is to be warned: the first time that
     /// it reaches the soft threshold after having been below half of it.
     pub fn used(&mut self, resource: Resource, used: u64, limit: u64) -> bool {
@@ -132,6 +140,9 @@ impl Conduct {
     /// Notes that the team was refused more of `resource`.
     pub fn refused(&mut self, now: Instant, resource: Resource) -> Verdict {
         let Some(most) = resource.policy().refusals_per_strike else { return Verdict::Go };
+        if self.trusted {
+            return Verdict::Go;
+        }
         if now.since(self.window) >= WINDOW {
             self.window = now;
             self.in_window = [0; Resource::COUNT];
@@ -203,6 +214,14 @@ mod tests {
             assert_eq!(conduct.refused(Instant(0), Resource::Queue), Verdict::Go);
             assert_eq!(conduct.refused(Instant(0), Resource::Rate), Verdict::Go);
         }
+    }
+
+    #[test]
+    fn the_trusted_are_refused_and_never_struck_but_faults_count() {
+        let mut conduct = Conduct::trusted();
+        assert!((0..100_000).all(|_| conduct.refused(Instant(0), Resource::Memory) == Verdict::Go));
+        assert_eq!(conduct.fault(Instant(0), Fault::Pointer), Verdict::Strike(1));
+        assert_eq!(conduct.fault(Instant(0), Fault::Deadline), Verdict::End);
     }
 
     #[test]

@@ -155,10 +155,13 @@ impl Team {
         Ok(())
     }
 
-    /// Goes on with a lower budget; nothing is raised. A limit below what is in use takes nothing away, but
-    /// refuses more until enough has come back. What was donated stays with the team until it ends.
-    pub fn lower(&mut self, now: Instant, requested: &Budgets) {
+    fn lower(&mut self, now: Instant, requested: &Budgets) {
+        let donated = self.donated.has(Resource::Processor).then_some(self.budget.shares);
         self.budget = self.budget.clamp(requested);
+        match donated {
+            Some(shares) => self.budget.shares = shares,
+            None => self.shares.among = self.budget.shares.max(1),
+        }
         self.accounts.lower(&self.budget);
         self.bandwidth.lower(now, &self.budget);
     }
@@ -285,6 +288,25 @@ impl Teams {
             _own: own,
         };
         self.table.insert(team).map(TeamId).map_err(|_| CreateError::TooMany)
+    }
+
+    /// A team goes on with a lower budget; nothing is raised. A limit below what is in use takes nothing away, but
+    /// refuses more until enough has come back. What was donated stays with the team until it ends.
+    pub fn lower(&mut self, now: Instant, id: TeamId, requested: &Budgets) {
+        let Some(team) = self.get_mut(id) else { return };
+        team.lower(now, requested);
+        if team.counts_events || team.budget.events_total == u64::MAX {
+            return;
+        }
+        // Events were not counted until now: they are all caught up with.
+        for id in self.below(id) {
+            let Some(member) = self.get_mut(id).filter(|member| !member.counts_events) else { continue };
+            member.counts_events = true;
+            let account = member.accounts.events_total();
+            if account.spend(member.counters.events).is_err() {
+                let _ = account.spend(account.left());
+            }
+        }
     }
 
     /// Ends a team and all below it. Returns who has ended, children before parents; nobody if there was

@@ -1,6 +1,9 @@
 use super::*;
 use core::time::Duration;
 use proptest::prelude::*;
+use wire::budget::Kind;
+
+use crate::link::LinkId;
 
 const NOW: Instant = Instant(0);
 
@@ -125,6 +128,91 @@ fn a_childs_deadline_is_its_parents_at_most() {
     assert_eq!(teams.get(child).unwrap().budget.event, Duration::from_millis(2));
 }
 
+fn only(kind: Kind, bound: u64) -> Budgets {
+    let mut budgets = Budgets::default();
+    budgets.set(kind, Some(bound));
+    budgets
+}
+
+#[test]
+fn a_bound_below_what_is_in_use_takes_nothing_and_gives_nothing() {
+    for resource in Resource::accounts() {
+        let mut teams = Teams::new(Budget::UNLIMITED, 8, 1).unwrap();
+        let above = create_top(&mut teams, "above", Budget::UNLIMITED).unwrap();
+        let below = create(&mut teams, above, "below", Budget::UNLIMITED).unwrap();
+        let of = |teams: &Teams, id| teams.get(id).unwrap().accounts().of(resource).unwrap().clone();
+        let (all, one) = (of(&teams, above), of(&teams, below));
+        let idle = all.used();
+        let held = one.charge(10).unwrap();
+        teams.lower(NOW, above, &only(resource.kind(), idle + 5));
+        assert_eq!((all.used(), all.limit()), (idle + 10, idle + 5), "{resource}");
+        assert!(one.charge(1).is_err() && all.charge(1).is_err(), "{resource}");
+        teams.lower(NOW, above, &only(resource.kind(), u64::MAX));
+        assert!(one.charge(1).is_err(), "nothing is raised: {resource}");
+        drop(held);
+        assert!(one.charge(5).is_ok() && one.charge(6).is_err(), "{resource}");
+    }
+}
+
+#[test]
+fn events_that_were_not_counted_count_once_they_are_bounded() {
+    let mut teams = Teams::new(Budget::UNLIMITED, 8, 0).unwrap();
+    let above = create_top(&mut teams, "above", Budget::UNLIMITED).unwrap();
+    let below = create(&mut teams, above, "below", Budget::UNLIMITED).unwrap();
+    let event = |teams: &mut Teams, id| teams.get_mut(id).unwrap().count_event().is_ok();
+    for id in [above, below, below] {
+        assert!(event(&mut teams, id));
+    }
+    let mut later = Teams::new(Budget::UNLIMITED, 8, 0).unwrap();
+    let late = create_top(&mut later, "late", Budget::UNLIMITED).unwrap();
+    (0..9).for_each(|_| assert!(event(&mut later, late)));
+    later.lower(NOW, late, &only(Kind::EventsTotal, 3));
+    assert!(!event(&mut later, late), "it had more than that before");
+
+    teams.lower(NOW, above, &only(Kind::EventsTotal, 5));
+    // Another bound counts nothing twice.
+    teams.lower(NOW, above, &only(Kind::EventsTotal, 5));
+    teams.lower(NOW, below, &only(Kind::EventsTotal, 4));
+    assert!(event(&mut teams, below) && event(&mut teams, above));
+    assert!(!event(&mut teams, below) && !event(&mut teams, above));
+    assert_eq!(teams.get(above).unwrap().accounts().events_total().used(), 5);
+}
+
+#[test]
+fn rates_without_a_bound_get_one_while_teams_live() {
+    for (kind, bound, passes) in
+        [(Kind::Packets, 5, 1), (Kind::TotalRate, 10_000, 60), (Kind::Rate, 10_000, 60)]
+    {
+        let mut teams = Teams::new(Budget::UNLIMITED, 8, 1).unwrap();
+        let above = create_top(&mut teams, "above", Budget { burst: 6000, ..Budget::UNLIMITED }).unwrap();
+        let below = create(&mut teams, above, "below", Budget::UNLIMITED).unwrap();
+        let running = teams.get(below).unwrap().bandwidth().clone();
+        let sent = |n: usize| (0..n).filter(|_| running.take(NOW, LinkId(0), 100)).count();
+        assert_eq!((sent(1000), running.available(NOW)), (1000, u64::MAX), "{kind}");
+        teams.lower(NOW, above, &only(kind, bound));
+        // What the one above may is all that the one below may.
+        assert_eq!(sent(1000), passes, "{kind}");
+    }
+}
+
+#[test]
+fn shares_are_lowered_but_not_those_that_were_donated() {
+    let mut teams = Teams::new(Budget::UNLIMITED, 8, 0).unwrap();
+    let root = teams.root();
+    let shared = create_top(&mut teams, "shared", Budget::UNLIMITED).unwrap();
+    let given = Donated::NOTHING.and(Resource::Processor);
+    let donated = teams.create(NOW, root, "donated", Budget::UNLIMITED, given).unwrap();
+    for id in [shared, donated] {
+        teams.lower(NOW, id, &only(Kind::Shares, 30));
+    }
+    let among = |teams: &Teams, id| teams.get(id).unwrap().shares().among;
+    assert_eq!((among(&teams, shared), among(&teams, donated)), (30, DEFAULT_SHARES));
+    teams.lower(NOW, shared, &only(Kind::Shares, 0));
+    assert_eq!(among(&teams, shared), 1, "nobody starves");
+    teams.end(NOW, donated);
+    assert_eq!(teams.get(root).unwrap().shares().own, OWN_SHARES);
+}
+
 #[derive(Debug, Clone)]
 enum Op {
     Create { memory: u64, timers: u16, shares: u32, rate: u64, donated: u16 },
@@ -132,6 +220,7 @@ enum Op {
     Hold { bytes: u64, timers: u64 },
     Spend { us: u64 },
     Release,
+    Lower { kind: prop::sample::Index, bound: u64 },
 }
 
 fn ops() -> impl Strategy<Value = Vec<(prop::sample::Index, Op)>> {
@@ -143,6 +232,7 @@ fn ops() -> impl Strategy<Value = Vec<(prop::sample::Index, Op)>> {
         3 => (0u64..50_000, 0u64..10).prop_map(|(bytes, timers)| Op::Hold { bytes, timers }),
         1 => (0u64..1000).prop_map(|us| Op::Spend { us }),
         1 => Just(Op::Release),
+        1 => (any::<prop::sample::Index>(), 0u64..500_000).prop_map(|(kind, bound)| Op::Lower { kind, bound }),
     ];
     proptest::collection::vec((any::<prop::sample::Index>(), op), 1..150)
 }
@@ -158,6 +248,7 @@ proptest! {
         let idle = teams.get(root).unwrap().account().used();
         let mut alive = std::vec![root];
         let mut held: Vec<(TeamId, Charge)> = Vec::new();
+        let mut lowered: Vec<TeamId> = Vec::new();
         let mut spent = 0;
         for (at, op) in ops {
             let id = alive[at.index(alive.len())];
@@ -184,6 +275,11 @@ proptest! {
                     spent += if compile.spend(us).is_ok() { us } else { 0 };
                 }
                 Op::Release => held.truncate(held.len() / 2),
+                Op::Lower { kind, bound } if id != root => {
+                    teams.lower(NOW, id, &only(Kind::ALL[kind.index(Kind::ALL.len())], bound));
+                    lowered.push(id);
+                }
+                Op::Lower { .. } => {}
             }
             for (id, team) in teams.iter() {
                 let children = || teams.iter().filter(|(_, t)| t.parent() == Some(id)).map(|(_, t)| t);
@@ -192,7 +288,9 @@ proptest! {
                 prop_assert_eq!(team.shares().own + donated, OWN_SHARES);
                 for resource in Resource::accounts() {
                     let account = team.accounts().of(resource).unwrap();
-                    prop_assert!(account.used() <= account.limit(), "{resource} of {}", team.name);
+                    // Nothing is taken from whom is allowed less.
+                    let fits = account.used() <= account.limit() || lowered.contains(&id);
+                    prop_assert!(fits, "{resource} of {}", team.name);
                 }
                 let timers = |t: &Team| t.accounts().of(Resource::Timers).unwrap().clone();
                 let inside: u64 = children().map(|t| {

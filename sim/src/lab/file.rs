@@ -5,10 +5,10 @@ use std::fmt::Write;
 use std::ops::Range;
 use std::time::Duration;
 
-use nodeos::config::TeamConfig;
 use nodeos::units::{Rate, Size, Time};
 use serde::Deserialize;
 use toml::Spanned;
+use wire::budget::Section;
 
 use super::share::Share;
 use super::{DEFAULT_MEMORY, DEFAULT_MTU};
@@ -35,7 +35,7 @@ struct File {
 #[serde(deny_unknown_fields, default)]
 struct FileDefaults {
     memory: Option<Size>,
-    team: TeamConfig,
+    team: Section,
     protect: Option<bool>,
 }
 
@@ -245,7 +245,7 @@ pub(super) fn print(lab: &Lab) -> String {
     if !lab.defaults.protect {
         line(format_args!("protect = false"));
     }
-    if lab.defaults.team != TeamConfig::default() {
+    if lab.defaults.team != Section::default() {
         line(format_args!("\n[defaults.team]\n{}", team_lines(&lab.defaults.team)));
     }
     for node in &lab.nodes {
@@ -298,7 +298,7 @@ pub(super) fn print(lab: &Lab) -> String {
 }
 
 /// A `[team]` section without its heading.
-pub(super) fn team_lines(team: &TeamConfig) -> String {
+pub(super) fn team_lines(team: &Section) -> String {
     let text = toml::to_string(team).expect("sizes, rates and numbers have a form in TOML");
     text.trim_end().to_string()
 }
@@ -377,7 +377,8 @@ node = "a"
         assert!(lab.links[1].udp);
         let inject = Inject { protocol: "hello".into(), node: 0, principal: None, privileges: vec![] };
         assert_eq!(lab.injects, [inject]);
-        assert_eq!((lab.defaults.team.memory, lab.defaults.team.timers), (Size(2 << 20), 64));
+        let team = lab.defaults.team.0;
+        assert_eq!((team.memory, team.timers), (Some(2 << 20), None));
         assert_eq!(Lab::parse(&lab.to_toml()).unwrap(), lab);
     }
 

@@ -21,8 +21,8 @@ use std::fmt;
 
 pub use plan::{End, GATEWAY, GATEWAY_MAC, Keys, LinkPlan, Nic, NodePlan, Plan, mac_text};
 
-use nodeos::config::TeamConfig;
 use nodeos::store::{MAX_DISK, MIN_DISK};
+use wire::budget::Section;
 
 use crate::medium::Shape;
 
@@ -65,14 +65,14 @@ pub struct Defaults {
     /// Memory of a QEMU node, in bytes.
     pub memory: u64,
     /// The `[team]` section of every node's configuration.
-    pub team: TeamConfig,
+    pub team: Section,
     /// Links are protected.
     pub protect: bool,
 }
 
 impl Default for Defaults {
     fn default() -> Self {
-        Self { memory: DEFAULT_MEMORY, team: TeamConfig::default(), protect: true }
+        Self { memory: DEFAULT_MEMORY, team: Section::default(), protect: true }
     }
 }
 

@@ -1,0 +1,354 @@
+//! Every kind of budget as a policy bounds it: for each flow of a principal, for all of them together, for those that
+//! the operator trusts; and while they run.
+
+mod common;
+
+use std::time::Duration;
+
+use authagent::keys::SigningKey;
+use common::guest::{self, Flow};
+use common::{Options, World};
+use ee::node::SessionId;
+use wire::budget::{Budgets, Kind, Unit};
+use wire::control::{Answer, BudgetInfo, FlowState, Request, TeamInfo};
+use wire::id::TupleHash;
+use wire::tuple::{Credentials, Scheme, Tuple};
+
+const SECOND: Duration = Duration::from_secs(1);
+const MILLI: Duration = Duration::from_millis(1);
+
+/// Does as a packet says: `t` sets timers until one is refused; `s` sends a capsule of 100 bytes to every neighbor; `g`
+/// grows its memory until that is refused. The answer is how often it was done.
+const TRY: &str = r#"
+    (func $report (param $s i32) (param $n i32)
+        (i32.store (i32.const 512) (local.get $n))
+        (drop (call $session_reply (local.get $s) (i32.const 512) (i32.const 4))))
+    (func (export "on_session") (param $c i32) (param $s i32) (param $what i32) (param $len i32)
+        (local $n i32)
+        (if (i32.ne (local.get $what) (i32.const 1)) (then (return)))
+        (if (i32.eq (i32.load8_u (i32.const 0)) (i32.const 116)) (then
+            (block $full (loop $more
+                (br_if $full (i32.lt_s (call $timer_set (i64.const 1000) (i64.const 0) (i64.const 0)) (i32.const 0)))
+                (local.set $n (i32.add (local.get $n) (i32.const 1)))
+                (br_if $more (i32.lt_u (local.get $n) (i32.const 1000)))))
+            (call $report (local.get $s) (local.get $n))))
+        (if (i32.eq (i32.load8_u (i32.const 0)) (i32.const 103)) (then
+            (block $full (loop $more
+                (br_if $full (i32.lt_s (memory.grow (i32.const 1)) (i32.const 0)))
+                (local.set $n (i32.add (local.get $n) (i32.const 1)))
+                (br $more)))
+            (call $report (local.get $s) (local.get $n))))
+        (if (i32.eq (i32.load8_u (i32.const 0)) (i32.const 115)) (then
+            (drop (call $capsule_resize (local.get $c) (i32.const 100)))
+            (local.set $n (call $capsule_multicast (local.get $c) (call $cap_lookup (i32.const 64) (i32.const 12)) (i32.const 1)))
+            (call $report (local.get $s) (local.get $n)))))
+"#;
+
+fn key(principal: &str) -> SigningKey {
+    SigningKey::from_seed(&[principal.as_bytes()[0]; 32])
+}
+
+/// A principal's flow, and what it asks for.
+fn flow(principal: &str, name: &str, ask: impl FnOnce(&mut Budgets)) -> Flow {
+    let unsigned = guest::flow(name, guest::module(TRY), |body| ask(&mut body.request.budgets));
+    let mut tuple = Tuple::decode(&unsigned.tuple).unwrap();
+    let signature = key(principal).sign(&tuple.body.encode()).to_vec();
+    tuple.credentials =
+        Credentials::Signed { principal: principal.into(), scheme: Scheme::Ed25519, signature };
+    Flow { module: unsigned.module, tuple: tuple.encode() }
+}
+
+/// A policy with two principals; `joe` and `ops` are what is said about them behind their keys.
+fn policy(joe: &str, ops: &str) -> String {
+    let principal = |name, more| {
+        format!("[[principal]]\nname = \"{name}\"\nkeys = [\"{}\"]\n{more}\n", key(name).public())
+    };
+    principal("joe", joe) + &principal("ops", ops)
+}
+
+fn world(policy: &str, more: &str) -> World {
+    let node = format!("agent = \"source-based\"\npolicy = '''{policy}'''");
+    World::line_with(2, Options { node: &node, more, ..Options::default() })
+}
+
+fn load(world: &mut World, policy: &str) {
+    assert_eq!(world.control(0, Request::PolicyLoad { text: policy.into() }), Answer::Done);
+}
+
+fn team(world: &mut World, name: &str) -> Option<TeamInfo> {
+    world.teams(0).into_iter().find(|t| t.name == name)
+}
+
+fn budget(world: &mut World, name: &str, kind: Kind) -> BudgetInfo {
+    let team = team(world, name).expect("its team lives");
+    team.budgets.into_iter().find(|b| b.kind == kind).expect("every kind is shown")
+}
+
+fn tell(world: &mut World, session: SessionId, what: u8) -> i32 {
+    world.say(0, session, &[what]);
+    world.run(MILLI);
+    let heard = world.heard(0, session);
+    heard.last().map_or(-1, |packet| i32::from_le_bytes(packet[..].try_into().unwrap()))
+}
+
+/// Goes on telling a flow the same until it ends, if it does.
+fn pester(world: &mut World, hash: TupleHash, session: SessionId, what: u8) {
+    for _ in 0..700 {
+        if world.state(0, hash) != Some(FlowState::Running) {
+            return;
+        }
+        let now = world.time();
+        let _ = world.stations[0].node.session_send(now, session, &[what]);
+        world.settle(0);
+        world.run(MILLI);
+        while let Ok(Some(_)) = world.stations[0].node.session_packet(session) {}
+    }
+}
+
+/// A line of TOML that bounds a kind.
+fn line(kind: Kind, bound: u64) -> String {
+    match kind.unit() {
+        Unit::Bytes => format!("{kind} = {bound}\n"),
+        Unit::Time => format!("{kind} = \"{bound}us\"\n"),
+        Unit::Rate => format!("{kind} = \"{}bit\"\n", bound * 8),
+        Unit::Count => format!("{kind} = {bound}\n"),
+    }
+}
+
+/// A bound with which a flow can run.
+fn enough(kind: Kind) -> u64 {
+    match kind.unit() {
+        Unit::Bytes if kind == Kind::Burst => 9000,
+        Unit::Bytes => 600_000,
+        Unit::Time if kind == Kind::Compile => 5_000_000,
+        Unit::Time => 900,
+        Unit::Rate => 100_000,
+        Unit::Count => 7,
+    }
+}
+
+#[test]
+fn every_kind_is_bounded_by_tuple_by_policy_and_while_it_runs() {
+    for kind in Kind::ALL {
+        let grant = |bound| policy(&format!("[principal.grant.budgets]\n{}", line(kind, bound)), "");
+        let most = enough(kind);
+        let mut world = world(&grant(most), "");
+        // One asks for less, one for more, one for nothing.
+        world.start(0, &flow("joe", "less", |ask| ask.set(kind, Some(most - 1))));
+        world.start(0, &flow("joe", "more", |ask| ask.set(kind, Some(u64::MAX))));
+        world.start(0, &flow("joe", "none", |_| ()));
+        let limits = |world: &mut World| {
+            ["less", "more", "none"].map(|name| budget(world, name, kind).limit.expect("it is bounded"))
+        };
+        assert_eq!(limits(&mut world), [most - 1, most, most], "{kind}");
+        load(&mut world, &grant(most - 2));
+        assert_eq!(limits(&mut world), [most - 2; 3], "{kind}");
+        load(&mut world, &grant(most));
+        assert_eq!(limits(&mut world), [most - 2; 3], "{kind}: nothing is raised");
+        if kind == Kind::Shares {
+            assert_eq!(team(&mut world, "more").unwrap().shares.0, 5);
+        }
+        for name in ["less", "more", "none"] {
+            assert!(team(&mut world, name).is_some(), "{kind}: {name} goes on");
+        }
+    }
+}
+
+#[test]
+fn a_rate_that_is_bounded_while_it_runs_refuses() {
+    for (bound, packets) in [("packets = 5", 5), ("total_rate = \"8kbit\"", 60)] {
+        let mut world = world(&policy("[principal.grant]", ""), "");
+        world.start(0, &flow("joe", "try", |_| ()));
+        let session = world.session(0, "try");
+        let sent = |world: &mut World| (0..200).map(|_| tell(world, session, b's').max(0)).sum::<i32>();
+        assert_eq!(sent(&mut world), 200);
+        load(&mut world, &policy(&format!("[principal.grant.budgets]\n{bound}"), ""));
+        let after = sent(&mut world);
+        assert!((1..=packets).contains(&after), "{bound}: {after}");
+        assert!(team(&mut world, "try").unwrap().refused > 0);
+    }
+}
+
+/// How many packets a session takes before the node had any time for them.
+fn taken(world: &mut World, session: SessionId) -> usize {
+    let now = world.time();
+    (0..100).filter(|_| world.stations[0].node.session_send(now, session, b"-").is_ok()).count()
+}
+
+#[test]
+fn a_queue_that_is_bounded_while_it_runs_takes_less() {
+    let mut world = world(&policy("[principal.grant]", ""), "");
+    world.start(0, &flow("joe", "try", |_| ()));
+    let session = world.session(0, "try");
+    for (queue, most) in [(64, 64), (3, 3), (0, 0)] {
+        load(&mut world, &policy(&format!("[principal.grant.budgets]\nqueue = {queue}"), ""));
+        assert_eq!(taken(&mut world, session), most);
+        world.run(SECOND);
+    }
+}
+
+#[test]
+fn what_waits_for_all_flows_of_a_principal_is_bounded() {
+    let total = |lines| policy(&format!("[principal.grant]\n[principal.total]\n{lines}"), "");
+    let mut world = world(&total("queue = 4\nsessions = 3"), "");
+    let names = ["a", "b", "c"];
+    for name in names {
+        world.start(0, &flow("joe", name, |_| ()));
+    }
+    let sessions = names.map(|name| world.session(0, name));
+    world.run(SECOND);
+    // Four of each, eleven of all; then two of each, seven of all.
+    assert_eq!(sessions.map(|session| taken(&mut world, session)), [4, 4, 3]);
+    world.run(SECOND);
+    load(&mut world, &total("queue = 2"));
+    assert_eq!(sessions.map(|session| taken(&mut world, session)), [4, 3, 0]);
+}
+
+#[test]
+fn a_total_below_what_was_used_refuses_and_then_strikes_or_ends() {
+    let mut world = world(&policy("[principal.grant]", ""), "");
+    let hash = world.start(0, &flow("joe", "try", |ask| ask.timers = Some(20)));
+    let session = world.session(0, "try");
+    assert_eq!(tell(&mut world, session, b't'), 20);
+    world.run(SECOND);
+    load(&mut world, &policy("[principal.grant.budgets]\ntimers_total = 10", ""));
+    assert_eq!(tell(&mut world, session, b't'), 0);
+    let info = budget(&mut world, "try", Kind::TimersTotal);
+    assert_eq!((info.used, info.limit), (Some(20), Some(10)));
+    pester(&mut world, hash, session, b't');
+    assert!(world.why(0, hash).contains("kept asking"), "{}", world.why(0, hash));
+
+    let mut world = self::world(&policy("[principal.grant]", ""), "");
+    let hash = world.start(0, &flow("joe", "try", |_| ()));
+    let session = world.session(0, "try");
+    for _ in 0..5 {
+        tell(&mut world, session, b's');
+    }
+    load(&mut world, &policy("[principal.grant.budgets]\nevents_total = 4", ""));
+    assert_eq!(world.state(0, hash), Some(FlowState::Running), "it ends with the next event");
+    world.say(0, session, b"s");
+    world.run(MILLI);
+    assert!(world.why(0, hash).contains("all the events"), "{}", world.why(0, hash));
+}
+
+#[test]
+fn a_principals_flows_share_its_total() {
+    let total = "[principal.grant]\n[principal.total]\nmemory = \"700k\"\nshares = 50\nflows = 3\nevents_total = 1000";
+    let mut world = world(&policy(total, "[principal.grant]"), "");
+    let before = world.holds(0);
+    world.start(0, &flow("joe", "one", |_| ()));
+    world.start(0, &flow("joe", "two", |_| ()));
+    world.start(0, &flow("ops", "other", |_| ()));
+    let joe = team(&mut world, "principal joe").expect("joe has a team");
+    let root = team(&mut world, "root").unwrap();
+    assert_eq!((joe.parent, joe.flow, joe.shares.0), (Some(root.id), None, 50));
+    for (name, above) in [("one", joe.id), ("two", joe.id), ("other", root.id)] {
+        assert_eq!(team(&mut world, name).unwrap().parent, Some(above), "{name}");
+    }
+    // One takes what there is, but for a page at the most; the other is refused, and who is not joe has his own.
+    for (name, some) in [("one", true), ("two", false), ("other", true)] {
+        let session = world.session(0, name);
+        let got = tell(&mut world, session, b'g');
+        assert_eq!(got > 1, some, "{name}: {got}");
+    }
+    let used = budget(&mut world, "principal joe", Kind::Memory);
+    assert!(used.used <= Some(700 << 10) && used.used > Some(600 << 10), "{used:?}");
+    assert_eq!(budget(&mut world, "principal joe", Kind::Flows).used, Some(2));
+
+    // A lower total holds at once; a higher one raises nothing.
+    let load_total = |world: &mut World, lines: &str| {
+        load(world, &policy(&format!("[principal.grant]\n[principal.total]\n{lines}"), "[principal.grant]"));
+    };
+    load_total(&mut world, "flows = 2\nshares = 20\nevents_total = 1");
+    assert_eq!(team(&mut world, "principal joe").unwrap().shares.0, 20);
+    load_total(&mut world, "flows = 9");
+    assert_eq!(budget(&mut world, "principal joe", Kind::Flows).limit, Some(2));
+    let third = world.inject(0, &flow("joe", "three", |_| ()));
+    world.run(SECOND);
+    assert!(world.why(0, third).contains("budget of flows"), "{}", world.why(0, third));
+    let session = world.session(0, "other");
+    assert!(tell(&mut world, session, b's') > 0, "that of another is left alone");
+
+    // With its last flow the team ends, and everything is back.
+    for info in world.flows(0) {
+        if info.state == FlowState::Running {
+            world.stop(0, info.hash, true);
+        }
+    }
+    assert_eq!(world.teams(0).len(), 1);
+    assert_eq!(world.holds(0).3, before.3);
+    // One that has no room for its first flow ends at once.
+    load_total(&mut world, "memory = \"10k\"");
+    let none = world.inject(0, &flow("joe", "none", |_| ()));
+    world.run(SECOND);
+    assert!(matches!(world.state(0, none), Some(FlowState::Ended(_))));
+    assert_eq!(world.teams(0).len(), 1);
+}
+
+#[test]
+fn a_hundred_flows_of_one_get_no_more_than_one_of_another() {
+    let total = "[principal.grant]\n[principal.total]\nshares = 100";
+    let mut world = world(&policy(total, total), "");
+    for n in 0..5 {
+        world.start(0, &flow("joe", &format!("joe{n}"), |_| ()));
+    }
+    world.start(0, &flow("ops", "ops0", |_| ()));
+    let teams = world.teams(0);
+    let root = teams.iter().find(|t| t.parent.is_none()).unwrap();
+    let top: Vec<_> = teams.iter().filter(|t| t.parent == Some(root.id)).map(|t| t.shares.0).collect();
+    assert_eq!(top, [100, 100]);
+    let joe = teams.iter().find(|t| t.name == "principal joe").unwrap();
+    assert_eq!(teams.iter().filter(|t| t.parent == Some(joe.id)).count(), 5);
+}
+
+#[test]
+fn what_the_operator_trusts_is_unaccounted_and_shown() {
+    let grant = policy("[principal.grant]", "[principal.grant]");
+    let mut world = world(&grant, "[system]\nprincipals = [\"ops\"]");
+    let before = world.holds(0);
+    // A tuple asks for what it likes, and says of itself what it likes: only who signed it counts.
+    let asks = |ask: &mut Budgets| (ask.memory, ask.timers) = (Some(u64::MAX), Some(2));
+    let hash = world.start(0, &flow("ops", "trusted", asks));
+    world.start(0, &flow("joe", "system", |ask| ask.memory = Some(u64::MAX)));
+    let trusted = team(&mut world, "trusted").unwrap();
+    let system = world.teams(0).into_iter().find(|t| t.name == "system" && t.flow.is_none()).unwrap();
+    assert_eq!((system.flow, trusted.parent), (None, Some(system.id)));
+    for kind in [Kind::Memory, Kind::Code, Kind::TimersTotal, Kind::TotalRate, Kind::Download, Kind::Flows] {
+        assert_eq!(budget(&mut world, "trusted", kind).limit, None, "{kind}");
+    }
+    assert!(budget(&mut world, "trusted", Kind::Memory).used > Some(64 << 10), "its use is shown");
+    let joes = world.teams(0).into_iter().find(|t| t.flow.is_some() && t.name == "system").unwrap();
+    assert_eq!(joes.memory.2, 1 << 20, "joe's flow is as any other");
+
+    // It is refused what there is not, and that is no strike.
+    let session = world.session(0, "trusted");
+    pester(&mut world, hash, session, b't');
+    let trusted = team(&mut world, "trusted").unwrap();
+    assert!(trusted.refused > 600, "{}", trusted.refused);
+    assert_eq!((trusted.strikes, world.state(0, hash)), (0, Some(FlowState::Running)));
+
+    // Who has nothing left in the policy has nothing left here.
+    load(&mut world, &policy("[principal.grant]", ""));
+    assert!(matches!(world.state(0, hash), Some(FlowState::Ended(_))));
+    assert!(world.teams(0).iter().all(|t| t.flow.is_some() || t.parent.is_none()));
+    let joe = joes.flow.unwrap();
+    world.stop(0, joe, true);
+    assert_eq!(world.holds(0).3, before.3);
+}
+
+#[test]
+fn what_the_operator_trusts_can_be_accounted() {
+    let grant = policy("[principal.grant]", "[principal.grant]");
+    let more =
+        "[system]\nprincipals = [\"ops\"]\naccounted = true\nbudget = { memory = \"500k\", flows = 2 }";
+    let mut world = world(&grant, more);
+    let hash = world.start(0, &flow("ops", "trusted", |ask| ask.timers = Some(2)));
+    let system = team(&mut world, "system").unwrap();
+    assert_eq!((system.memory.2, budget(&mut world, "trusted", Kind::Sessions).limit), (500 << 10, Some(8)));
+    let session = world.session(0, "trusted");
+    tell(&mut world, session, b'g');
+    assert!(team(&mut world, "system").unwrap().memory.0 <= 500 << 10);
+    pester(&mut world, hash, session, b't');
+    assert!(world.why(0, hash).contains("kept asking"), "{}", world.why(0, hash));
+    assert!(team(&mut world, "system").is_none());
+}
