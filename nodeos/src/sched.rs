@@ -733,13 +733,10 @@ mod tests {
                         scheduler.push(ids[at], number).unwrap();
                         model[at].0.push_back(number);
                     }
-                    3 => {
-                        scheduler.hold(ids[at]);
-                        model[at].1 = true;
-                    }
-                    4 | 5 => {
-                        scheduler.release(ids[at]);
-                        model[at].1 = false;
+                    3..=5 => {
+                        let how = if op == 3 { Scheduler::hold } else { Scheduler::release };
+                        how(&mut scheduler, ids[at]);
+                        model[at].1 = op == 3;
                     }
                     _ => match scheduler.next() {
                         Some((id, event)) => {
@@ -753,11 +750,11 @@ mod tests {
                 }
                 let busy = model.iter().filter(|(queue, held)| !held && !queue.is_empty()).count();
                 prop_assert_eq!(scheduler.busy(), busy);
-                prop_assert_eq!(scheduler.len(), model.iter().map(|(queue, _)| queue.len()).sum::<usize>());
             }
             ids.iter().for_each(|id| scheduler.release(*id));
-            let left = core::iter::from_fn(|| scheduler.next()).count();
-            prop_assert_eq!(left, model.iter().map(|(queue, _)| queue.len()).sum::<usize>());
+            let left: usize = model.iter().map(|(queue, _)| queue.len()).sum();
+            prop_assert_eq!(scheduler.len(), left);
+            prop_assert_eq!(core::iter::from_fn(|| scheduler.next()).count(), left);
         }
 
         /// Events come out once, in order within their team, and the counts agree.

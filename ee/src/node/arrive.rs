@@ -403,6 +403,7 @@ impl Node {
         }
         let paid = self.flow_and_team(handle).and_then(|(_, team)| self.teams.get(team));
         if paid.is_some_and(|team| team.accounts().download().spend(bytes.len() as u64).is_err()) {
+            self.keep_away(now, handle);
             let why = "what it needs is more than may be downloaded for it";
             return self.end_flow(now, handle, End::failed(Erred::Principal, why));
         }

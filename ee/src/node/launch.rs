@@ -102,7 +102,7 @@ impl Node {
     }
 
     /// A flow that cannot run must not make the node find that out again and again.
-    fn keep_away(&mut self, now: Now, handle: Handle) {
+    pub(super) fn keep_away(&mut self, now: Now, handle: Handle) {
         if let Some(flow) = self.flows.get(handle) {
             self.bans.for_a_while(now.mono, flow.hash);
         }

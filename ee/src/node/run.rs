@@ -154,6 +154,7 @@ impl Node {
         let Stage::Running { sandbox, .. } = &mut flow.stage else { return false };
         let Some(member) = self.teams.get_mut(team) else { return false };
         if event.is_some() && member.count_event().is_err() {
+            self.keep_away(now, handle);
             let why = "it has had all the events that it may have";
             self.end_flow(now, handle, End::failed(Erred::Guest, why));
             return false;
@@ -263,11 +264,11 @@ impl Node {
         }
     }
 
-    /// Queues a warning for whoever has a handler for it; `false`: there was no room.
+    /// Queues a warning for whoever has a handler for it; `false`: it does not run yet, or there is no room.
     fn tell(&mut self, team: TeamId, resource: Resource) -> bool {
         let Some(handle) = self.flows.by_team(team) else { return true };
-        let hears = self.flows.get_mut(handle).and_then(|f| f.sandbox()).is_some_and(|s| s.hears_warnings());
-        match abi::Resource::of_kind(resource).filter(|_| hears) {
+        let Some(sandbox) = self.flows.get_mut(handle).and_then(|f| f.sandbox()) else { return false };
+        match abi::Resource::of_kind(resource).filter(|_| sandbox.hears_warnings()) {
             Some(number) => self.has_room(handle) && self.push_event(handle, Event::Warning(number)),
             None => true,
         }
