@@ -6,6 +6,7 @@
 use std::fmt;
 
 use nodeos::slab::Handle;
+use nodeos::team::Resource as Kind;
 
 /// The version that a module's `bees_abi` must have.
 pub const VERSION: i32 = 1;
@@ -115,8 +116,8 @@ pub mod rights {
     pub const ALL: u32 = USE | READ | DUPLICATE;
 }
 
-/// What a budget is of; the numbers of `budget_left`, `flow_limit` and `on_warning`, and the bits of what
-/// `flow_start` gives away.
+/// What a budget is of; the numbers of `budget_left`, `flow_limit` and `on_warning`, and (the first three) the bits
+/// of what `flow_start` gives away.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(i32)]
 pub enum Resource {
@@ -126,17 +127,59 @@ pub enum Resource {
     Processor = 1,
     /// Bytes on the link that has the least left.
     Bandwidth = 2,
+    /// Bytes of compiled code.
+    Code = 3,
+    /// Timers that run.
+    Timers = 4,
+    /// Timers ever set.
+    TimersTotal = 5,
+    /// Events ever handled.
+    EventsTotal = 6,
+    /// Open sessions.
+    Sessions = 7,
+    /// Soft-state entries.
+    CacheEntries = 8,
+    /// Flows below it.
+    Flows = 9,
+    /// Flows ever below it.
+    FlowsTotal = 10,
+    /// Bytes ever downloaded.
+    Download = 11,
+    /// Microseconds ever spent on compiling.
+    Compile = 12,
 }
 
 impl Resource {
+    /// All of them in the order of their numbers, and what the node calls them.
+    const ALL: [(Self, Kind); 13] = [
+        (Self::Memory, Kind::Memory),
+        (Self::Processor, Kind::Processor),
+        (Self::Bandwidth, Kind::Rate),
+        (Self::Code, Kind::Code),
+        (Self::Timers, Kind::Timers),
+        (Self::TimersTotal, Kind::TimersTotal),
+        (Self::EventsTotal, Kind::EventsTotal),
+        (Self::Sessions, Kind::Sessions),
+        (Self::CacheEntries, Kind::CacheEntries),
+        (Self::Flows, Kind::Teams),
+        (Self::FlowsTotal, Kind::TeamsTotal),
+        (Self::Download, Kind::Download),
+        (Self::Compile, Kind::Compile),
+    ];
+
     /// The resource of this number.
-    pub const fn of(number: i32) -> Option<Self> {
-        match number {
-            0 => Some(Self::Memory),
-            1 => Some(Self::Processor),
-            2 => Some(Self::Bandwidth),
-            _ => None,
-        }
+    pub fn of(number: i32) -> Option<Self> {
+        Self::ALL.get(usize::try_from(number).ok()?).map(|(resource, _)| *resource)
+    }
+
+    /// The resource that the node calls so, if guests are told of it.
+    pub fn of_kind(kind: Kind) -> Option<Self> {
+        Self::ALL.iter().find(|(_, known)| *known == kind).map(|(resource, _)| *resource)
+    }
+
+    /// What the node calls it.
+    pub fn kind(self) -> Kind {
+        Self::ALL[self as usize].1
     }
 }
 
@@ -354,6 +397,20 @@ mod tests {
             .filter(|l| l.starts_with('|'))
             .skip(2)
             .map(|l| l.trim_matches('|').split('|').map(|c| c.trim().trim_matches('`')).collect())
+    }
+
+    #[test]
+    fn resources_have_their_numbers_and_names() {
+        let list = PAGE.split("| `on_warning` |").nth(1).unwrap().lines().next().unwrap();
+        for (number, (resource, kind)) in (0..).zip(Resource::ALL) {
+            assert_eq!(
+                (resource as i32, Resource::of(number), resource.kind()),
+                (number, Some(resource), kind)
+            );
+            assert_eq!(Resource::of_kind(kind), Some(resource));
+            assert!(list.contains(&format!(" {number} ")), "docs/abi/README.md lacks {number}");
+        }
+        assert_eq!((Resource::of(-1), Resource::of(13), Resource::of_kind(Kind::Queue)), (None, None, None));
     }
 
     #[test]

@@ -32,12 +32,19 @@ pub struct Bans {
 impl Bans {
     /// Whether the flow is kept away now.
     pub fn holds(&self, now: Instant, flow: &TupleHash) -> bool {
-        self.list.iter().any(|b| b.flow == *flow && b.until.is_none_or(|t| now < t))
+        self.until(now, flow).is_some()
+    }
+
+    /// Until when the flow is kept away now.
+    pub fn until(&self, now: Instant, flow: &TupleHash) -> Option<Instant> {
+        let until = self.list.iter().find(|b| b.flow == *flow)?.until.unwrap_or(Instant(u64::MAX));
+        (now < until).then_some(until)
     }
 
     /// Keeps a flow away until [`lift`](Self::lift): somebody stopped it.
     pub fn until_lifted(&mut self, flow: TupleHash, by: &str) {
-        self.enter(Ban { flow, until: None, times: 0, by: Some(by.into()) });
+        let times = self.list.iter().find(|b| b.flow == flow).map_or(0, |b| b.times);
+        self.enter(Ban { flow, until: None, times, by: Some(by.into()) });
     }
 
     /// Whether a flow is kept away now, and not because this principal stopped it.
@@ -46,25 +53,27 @@ impl Bans {
         self.holds(now, flow) && !self.list.iter().any(own)
     }
 
-    /// Keeps a flow away for a while, longer each time: its team was ended for its strikes.
-    /// What its operator keeps away stays away.
+    /// Keeps a flow away for a while, longer each time: its team was ended for its strikes, or it cannot run.
+    /// A flow that is kept away already stays so; one that was no more for [`LONGEST_BAN`] starts anew.
     pub fn for_a_while(&mut self, now: Instant, flow: TupleHash) {
-        let known = self.list.iter().find(|b| b.flow == flow);
-        if known.is_some_and(|b| b.until.is_none()) {
+        if self.holds(now, &flow) {
             return;
         }
-        let times = known.map_or(0, |b| b.times);
+        let recent = |b: &&Ban| b.flow == flow && b.until.is_some_and(|t| now < t + LONGEST_BAN);
+        let times = self.list.iter().find(recent).map_or(0, |b| b.times);
         let length = FIRST_BAN.saturating_mul(1 << times.min(16)).min(LONGEST_BAN);
         self.enter(Ban { flow, until: Some(now + length), times: times + 1, by: None });
     }
 
-    /// Lets a flow come back.
-    pub fn lift(&mut self, flow: &TupleHash) {
-        self.list.retain(|b| b.flow != *flow);
+    /// Lets a flow come back. How often it was kept away is remembered.
+    pub fn lift(&mut self, now: Instant, flow: &TupleHash) {
+        if let Some(ban) = self.list.iter_mut().find(|b| b.flow == *flow) {
+            (ban.until, ban.by) = (Some(ban.until.map_or(now, |t| t.min(now))), None);
+        }
     }
 
     fn enter(&mut self, ban: Ban) {
-        self.lift(&ban.flow);
+        self.list.retain(|b| b.flow != ban.flow);
         if self.list.len() == MAX_BANS {
             self.list.pop_front();
         }
@@ -90,7 +99,28 @@ mod tests {
         bans.until_lifted(flow, "joe");
         assert!(bans.holds(later + LONGEST_BAN * 9, &flow));
         assert!(bans.holds_for(later, &flow, "eve") && !bans.holds_for(later, &flow, "joe"));
-        bans.lift(&flow);
+        bans.lift(later, &flow);
         assert!(!bans.holds(later, &flow));
+    }
+
+    #[test]
+    fn who_is_let_in_again_and_again_is_kept_away_longer_each_time() {
+        let (mut bans, flow, mut now) = (Bans::default(), TupleHash([1; 32]), Instant::ZERO);
+        for doublings in 0..20 {
+            bans.for_a_while(now, flow);
+            // Once for each offence.
+            bans.for_a_while(now, flow);
+            let length = FIRST_BAN.saturating_mul(1 << doublings.min(16)).min(LONGEST_BAN);
+            assert_eq!(bans.until(now, &flow), Some(now + length));
+            bans.until_lifted(flow, "joe");
+            bans.for_a_while(now, flow);
+            assert_eq!(bans.until(now, &flow), Some(Instant(u64::MAX)));
+            now = now + Duration::from_secs(1);
+            bans.lift(now, &flow);
+            assert!(!bans.holds(now, &flow) && !bans.holds_for(now, &flow, "eve"));
+        }
+        now = now + LONGEST_BAN;
+        bans.for_a_while(now, flow);
+        assert_eq!(bans.until(now, &flow), Some(now + FIRST_BAN));
     }
 }

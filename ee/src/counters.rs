@@ -123,6 +123,8 @@ counters! {
     Overruns = "guest_overruns",
     /// A slice of an event in the background was over before the event.
     Slices = "background_slices",
+    /// A team goes on with less for a while, for its strikes.
+    Throttled = "teams_throttled",
     /// A team was ended for its strikes.
     StruckOut = "teams_struck_out",
     /// A translation request was answered.

@@ -25,7 +25,7 @@ use nodeos::account::Charge;
 use nodeos::link::LinkId;
 use nodeos::platform::{Instant, Now};
 use nodeos::slab::Handle;
-use nodeos::team::{Budget, Resource};
+use nodeos::team::Budget;
 use wasmtime::{Store, UpdateDeadline};
 use wire::id::CapsuleId;
 use wire::integrity::Mark;
@@ -98,10 +98,11 @@ pub struct Sandbox {
     /// Which of the tuple's protocols run here, in the order of [`TeamState::instances`].
     positions: Vec<u8>,
     budget: Budget,
+    warned: bool,
     ended: bool,
     /// The compiled module may go only after the store.
     _code: Arc<Code>,
-    charge: Charge,
+    _charge: Charge,
     _compiled: Charge,
 }
 
@@ -159,6 +160,7 @@ impl Sandbox {
         let memory = memory.ok_or_else(|| StartError::Instantiate("the module has no memory".into()))?;
         let handlers = Handlers::find(&instance, &mut store).map_err(failed)?;
         store.data_mut().instances[0].memory = Some(memory);
+        let warned = handlers.warning.is_some();
         let inbox = code.admitted().inbox as usize;
         Ok(Self {
             guest: Guest::Idle(Program {
@@ -171,9 +173,10 @@ impl Sandbox {
             tuple,
             positions: vec![0],
             budget,
+            warned,
             ended: false,
             _code: code.clone(),
-            charge,
+            _charge: charge,
             _compiled: compiled,
         })
     }
@@ -232,7 +235,8 @@ impl Sandbox {
                 (units, Err(fault))
             }
         };
-        Outcome { units, end, refused, more: false }
+        let near = units > 0 && units >= state.allowance - state.allowance / 4;
+        Outcome { units, end, refused, near, more: false }
     }
 
     /// Takes out what the guest wants done, in order; nothing in the middle of an event.
@@ -316,15 +320,9 @@ impl Sandbox {
         }
     }
 
-    /// How much of each bounded resource is in use, and the bound: for the team policy.
-    pub fn usage(&self) -> [(Resource, u64, u64); 4] {
-        let (account, stats) = (self.charge.account(), self.stats());
-        [
-            (Resource::Memory, account.used(), account.limit()),
-            (Resource::Timers, stats.timers.into(), self.budget.timers.into()),
-            (Resource::Sessions, stats.sessions.into(), self.budget.sessions.into()),
-            (Resource::CacheEntries, stats.cache_entries.into(), self.budget.cache_entries.into()),
-        ]
+    /// Whether the guest has a handler for warnings.
+    pub fn hears_warnings(&self) -> bool {
+        self.warned
     }
 
     /// Whether the guest has ended: trapped, overran, or was stopped.

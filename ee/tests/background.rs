@@ -12,7 +12,7 @@ use ee::config::{ADMIN, NodeConfig};
 use ee::{Engine, InterruptHandle, Metering, Node, Platform};
 use nodeos::platform::{Instant, Interrupter, Meter, Now};
 use wire::control::{Answer, FlowState, Request};
-use wire::id::PartHash;
+use wire::id::{PartHash, TupleHash};
 use wire::tuple::Privilege;
 
 /// Replies 9 to a program when it has gone round TURNS times; then the session is over, and the log knows.
@@ -112,28 +112,105 @@ fn what_never_ends_is_ended_when_its_time_is_over() {
     assert_eq!(node.session_packet(echo), Ok(None));
 }
 
+/// A node whose cruncher, with a clean-up that logs, is in the middle of an event of so many turns.
+fn crunching(turns: i64, on_stop: &str) -> (World, TupleHash, ee::node::SessionId) {
+    let mut world = World::line_with(1, Options { team: "background = \"1s\"", ..Options::default() });
+    let module = guest::module(&format!("{} {on_stop}", CRUNCH.replace("TURNS", &turns.to_string())));
+    let flow = guest::flow("crunch", module, |body| {
+        body.request.privileges.push(Privilege { name: "background".into(), optional: false });
+    });
+    let hash = world.start(0, &flow);
+    let now = world.time();
+    let node = &mut world.stations[0].node;
+    let session = node.session_open(now, "crunch").unwrap();
+    node.session_send(now, session, b"go").unwrap();
+    node.session_send(now, session, b"again").unwrap();
+    world.run(Duration::from_millis(5));
+    assert!(counter(&mut world, "background_slices") > 10);
+    (world, hash, session)
+}
+
+const CLEANS_UP: &str = r#"
+    (data (i32.const 128) "cleaned up")
+    (func (export "on_stop") (drop (call $log (i32.const 2) (i32.const 128) (i32.const 10))))"#;
+
+fn logged(world: &mut World, what: &str) -> usize {
+    world.log(0).iter().filter(|line| line.contains(what)).count()
+}
+
+fn has_ended(world: &mut World, hash: TupleHash) -> bool {
+    matches!(world.state(0, hash), Some(FlowState::Ended(_)))
+}
+
 #[test]
-fn what_is_killed_or_stopped_in_the_middle_does_nothing_more() {
-    for kill in [true, false] {
-        let mut world = World::line_with(1, Options { team: "background = \"1s\"", ..Options::default() });
-        let empty = world.info(0).memory.0;
-        let hash = world.start(0, &crunch(-1, true));
-        let now = world.time();
-        let node = &mut world.stations[0].node;
-        let session = node.session_open(now, "crunch").unwrap();
-        node.session_send(now, session, b"go").unwrap();
-        node.session_send(now, session, b"again").unwrap();
-        world.run(Duration::from_millis(10));
-        assert_eq!(world.stop(0, hash, kill), Answer::Done);
+fn what_is_killed_in_the_middle_does_nothing_more() {
+    let mut world = World::line_with(1, Options { team: "background = \"1s\"", ..Options::default() });
+    let empty = world.info(0).memory.0;
+    // The same when it was to be stopped before.
+    for first in [false, true] {
+        let (mut world, hash, _) = crunching(-1, CLEANS_UP);
+        if first {
+            assert_eq!(world.stop(0, hash, false), Answer::Done);
+            world.run(Duration::from_millis(3));
+            assert!(!has_ended(&mut world, hash));
+        }
+        assert_eq!(world.stop(0, hash, true), Answer::Done);
         let slices = counter(&mut world, "background_slices");
-        assert!(slices > 10);
-        assert!(matches!(world.state(0, hash), Some(FlowState::Ended(why)) if why.contains("by admin")));
+        assert!(world.why(0, hash).contains("killed by admin"));
         world.run(Duration::from_millis(100));
         assert_eq!(counter(&mut world, "background_slices"), slices);
         assert_eq!((counter(&mut world, "guest_overruns"), counter(&mut world, "guest_traps")), (0, 0));
-        assert!(!world.log(0).iter().any(|line| line.contains("neighborhood")), "it logged at its beginning");
+        // What it logged at its beginning, it did not.
+        assert_eq!((logged(&mut world, "neighborhood"), logged(&mut world, "cleaned up")), (0, 0));
+        assert!(!world.stations[0].node.only_long_work());
         let after = world.info(0);
-        assert_eq!((after.memory.0, after.buffers.0), (empty, 0), "kill: {kill}");
+        assert_eq!((after.memory.0, after.buffers.0), (empty, 0));
+    }
+}
+
+#[test]
+fn what_is_stopped_in_the_middle_gets_its_event_over_and_cleans_up() {
+    // 140 slices, of which some 50 are done.
+    let (mut world, hash, session) = crunching(35_000_000, CLEANS_UP);
+    assert_eq!(world.stop(0, hash, false), Answer::Done);
+    assert!(!has_ended(&mut world, hash));
+    // It takes nothing in meanwhile, and is neither stopped twice nor started again beside itself.
+    let now = world.time();
+    let node = &mut world.stations[0].node;
+    assert!(node.session_send(now, session, b"more").is_err() && node.session_open(now, "crunch").is_err());
+    assert_eq!(world.stop(0, hash, false), Answer::Done);
+    assert!(world.run_until(Duration::from_millis(150), |w| has_ended(w, hash)));
+    assert!(world.why(0, hash).contains("stopped by admin"));
+    // What the event did came about; the one that waited behind it was not begun.
+    assert_eq!((logged(&mut world, "neighborhood"), logged(&mut world, "cleaned up")), (1, 1));
+    assert!(world.stations[0].node.session_packet(session).is_err(), "its sessions are over");
+    assert_eq!((counter(&mut world, "guest_overruns"), world.teams(0).len()), (0, 1));
+}
+
+#[test]
+fn what_does_not_come_to_its_end_is_stopped_without_a_clean_up() {
+    let (mut world, hash, _) = crunching(-1, CLEANS_UP);
+    let before = counter(&mut world, "background_slices");
+    assert_eq!(world.stop(0, hash, false), Answer::Done);
+    assert!(world.run_until(Duration::from_secs(2), |w| has_ended(w, hash)));
+    // A quarter of the 500 slices that an event may take.
+    let slices = counter(&mut world, "background_slices") - before;
+    assert!((124..=126).contains(&slices), "{slices}");
+    let why = world.why(0, hash);
+    assert!(why.contains("stopped by admin") && why.contains("past the deadline"), "{why}");
+    assert_eq!((logged(&mut world, "neighborhood"), logged(&mut world, "cleaned up")), (0, 0));
+    // That it was stopped is no offence.
+    assert_eq!((counter(&mut world, "guest_overruns"), counter(&mut world, "teams_struck_out")), (0, 0));
+}
+
+#[test]
+fn a_clean_up_after_long_work_has_no_more_time_than_another() {
+    for (on_stop, ends) in [("(loop $l (br $l))", 1), ("(unreachable)", 0)] {
+        let (mut world, hash, _) = crunching(35_000_000, &format!("(func (export \"on_stop\") {on_stop})"));
+        assert_eq!(world.stop(0, hash, false), Answer::Done);
+        assert!(world.run_until(Duration::from_millis(50), |w| has_ended(w, hash)));
+        assert_eq!(counter(&mut world, "guest_overruns") + 2 * counter(&mut world, "guest_traps"), 2 - ends);
+        assert_eq!((world.teams(0).len(), world.info(0).flows.0), (1, 0));
     }
 }
 

@@ -243,6 +243,9 @@ fn the_one_above_stops_and_limits_it() {
     {
         assert_eq!(home.tell(b'l', resource, most).0, error.code());
     }
+    assert_eq!(home.tell(b'l', 4, 3).0, 0);
+    let timers = home.team("child").unwrap().budgets.into_iter().find(|b| b.resource == "timers").unwrap();
+    assert_eq!(timers.limit, Some(3));
     // No other team gets a hold on it.
     assert_eq!(home.tell(b'e', 0, 0).0, Error::BadArgument.code());
     let (result, told) = home.tell(b'x', 0, 0);

@@ -10,11 +10,17 @@
 //! one may be refused that would have fitted a moment later.
 //!
 //! A charge walks up to the root, so the depth of the tree is the cost; [`crate::team`] bounds it.
+//!
+//! An account is *near* its limit when [`SOFT_PERCENT`] of it are in use. Whoever charges it past that point
+//! has his [`Bell`] rung, and so has whose account it is: nobody has to look before a bell rings.
 
 use alloc::sync::Arc;
 use core::fmt;
 use core::mem::size_of;
-use core::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use core::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
+
+/// From so many percent of its limit on an account is near it.
+pub const SOFT_PERCENT: u64 = 75;
 
 /// A budget of bytes, or of anything else that is counted. Cloning gives another name for the same account.
 #[derive(Clone)]
@@ -30,6 +36,37 @@ struct Inner {
     spent: AtomicU64,
     peak: AtomicU64,
     refused: AtomicU64,
+    /// From here on it is near its limit.
+    soft: AtomicU64,
+    /// Rung when it is, with this bit.
+    bell: Option<(Bell, u8)>,
+}
+
+/// Remembers which of the accounts that it hangs at were found near their limits. Cloning gives another name for
+/// the same bell.
+#[derive(Debug, Clone, Default)]
+pub struct Bell(Arc<AtomicU32>);
+
+impl Bell {
+    /// The bytes that a bell takes.
+    pub const BYTES: usize = size_of::<AtomicU32>() + 2 * size_of::<usize>();
+
+    /// Whether it has been rung.
+    #[inline]
+    pub fn is_rung(&self) -> bool {
+        self.0.load(Relaxed) != 0
+    }
+
+    /// The bits with which it was rung since the last call.
+    pub fn take(&self) -> u32 {
+        self.0.swap(0, Relaxed)
+    }
+
+    /// Rings it.
+    #[cold]
+    pub fn ring(&self, bit: u8) {
+        self.0.fetch_or(1 << bit, Relaxed);
+    }
 }
 
 /// A charge was refused: this account or one above it has too little left.
@@ -68,6 +105,28 @@ impl Account {
     /// its own.
     pub fn child(&self, limit: Option<u64>) -> Self {
         Self::new(Some(self.clone()), None, limit.unwrap_or(u64::MAX))
+    }
+
+    /// Hangs a bell at an account that has no second name yet; it is rung with this bit (below 32).
+    #[must_use]
+    pub fn with_bell(mut self, bell: &Bell, bit: u8) -> Self {
+        if let Some(inner) = Arc::get_mut(&mut self.0) {
+            inner.bell = Some((bell.clone(), bit));
+        }
+        self
+    }
+
+    /// Whether it is near its own limit.
+    pub fn is_near(&self) -> bool {
+        self.used() >= self.0.soft.load(Relaxed)
+    }
+
+    /// Whether this account is well below where it would be near its limit: below half of that; and its ancestors, on
+    /// which others live, too, are an eighth below.
+    pub fn is_relieved(&self) -> bool {
+        let used = |inner: &Inner| (inner.used.load(Relaxed), inner.soft.load(Relaxed));
+        let (own, soft) = used(&self.0);
+        own < soft.div_ceil(2) && self.chain().skip(1).map(used).all(|(used, soft)| used < soft - soft / 8)
     }
 
     /// Charges `bytes`, here and in all ancestors, or nowhere.
@@ -118,6 +177,7 @@ impl Account {
     /// until enough has come back.
     pub fn set_limit(&self, limit: u64) {
         self.0.limit.store(limit, Relaxed);
+        self.0.soft.store(soft(limit), Relaxed);
     }
 
     /// Whether both names stand for one account.
@@ -135,6 +195,8 @@ impl Account {
             spent: zero(),
             peak: zero(),
             refused: zero(),
+            soft: AtomicU64::new(soft(limit)),
+            bell: None,
         }))
     }
 
@@ -149,7 +211,11 @@ impl Account {
                 return Err(refused);
             }
         }
-        self.chain().for_each(Inner::note_peak);
+        let mut near = false;
+        self.chain().for_each(|inner| near |= inner.note());
+        if near {
+            self.0.ring();
+        }
         Ok(())
     }
 
@@ -175,14 +241,40 @@ impl Inner {
         self.used.fetch_sub(bytes, Relaxed);
     }
 
-    fn note_peak(&self) {
-        self.peak.fetch_max(self.used.load(Relaxed), Relaxed);
+    /// Notes what is in use after a charge; whether that is near the limit.
+    #[inline]
+    fn note(&self) -> bool {
+        let used = self.used.load(Relaxed);
+        if used > self.peak.load(Relaxed) {
+            self.peak.fetch_max(used, Relaxed);
+        }
+        let near = used >= self.soft.load(Relaxed);
+        if near {
+            self.ring();
+        }
+        near
+    }
+
+    #[cold]
+    fn ring(&self) {
+        if let Some((bell, bit)) = &self.bell {
+            bell.ring(*bit);
+        }
     }
 
     /// `amount` of what is used will not come back.
     fn keep(&self, amount: u64) {
         self.spent.fetch_add(amount, Relaxed);
     }
+}
+
+/// Where an account comes near its limit; never, without one.
+const fn soft(limit: u64) -> u64 {
+    if limit == u64::MAX {
+        return u64::MAX;
+    }
+    let part = (limit as u128 * SOFT_PERCENT as u128).div_ceil(100) as u64;
+    if part == 0 { 1 } else { part }
 }
 
 impl Drop for Inner {
@@ -336,6 +428,37 @@ mod tests {
         assert!(child.spend(36).is_err());
         drop(child);
         assert_eq!(root.used(), 25);
+    }
+
+    #[test]
+    fn whoever_takes_hears_and_whose_it_is() {
+        let (taker, owner) = (Bell::default(), Bell::default());
+        let root = Account::root(1000);
+        let above = root.child(Some(100)).with_bell(&owner, 3);
+        let below = above.child(None).with_bell(&taker, 5);
+        let brother = above.child(None);
+        let held = brother.charge(74).unwrap();
+        assert!(!owner.is_rung() && !taker.is_rung());
+        // A refused charge rings nothing.
+        assert!(below.charge(27).is_err() && !owner.is_rung() && !taker.is_rung());
+        let last = below.charge(1).unwrap();
+        assert_eq!((owner.take(), taker.take(), owner.take()), (1 << 3, 1 << 5, 0));
+        assert!(!below.is_relieved());
+        drop(held);
+        assert!(below.is_relieved());
+        let again = above.charge(37).unwrap();
+        assert!(!owner.is_rung() && !above.is_relieved());
+        above.set_limit(40);
+        drop(last);
+        assert!(!owner.is_rung(), "nothing was taken");
+        drop((above.charge(1).unwrap(), again));
+        assert_eq!(owner.take(), 1 << 3);
+        // Of one the first is near the limit, of nothing is nothing, and without a limit there is none.
+        for (limit, rung) in [(1, true), (0, false), (u64::MAX, false)] {
+            let account = Account::root(limit).with_bell(&owner, 0);
+            drop(account.charge(limit.min(1)).unwrap());
+            assert_eq!(owner.take() == 1, rung, "{limit}");
+        }
     }
 
     #[test]

@@ -8,7 +8,8 @@
 //! are. `next`, `used` and `push` take O(log n) of the busy members on each level and do not allocate once
 //! the queues have grown (a queue that needed room for more than 32 events gives it back when it is empty); a team without children costs nothing but its own level.
 //!
-//! What waits in a team's children waits in the team as well: a queue's limit bounds the whole subtree.
+//! What waits in a team's children waits in the team as well: a queue's limit bounds the whole subtree. A team that is
+//! held back ([`Scheduler::hold`]) keeps its events, and those of its children run on.
 //!
 //! The units are whatever is shared: work of a processor, or bytes of a link.
 //!
@@ -61,6 +62,8 @@ pub struct Scheduler<E> {
     top: Group,
     turn: u64,
     waiting: usize,
+    /// Teams with events of their own that may run.
+    busy: usize,
 }
 
 struct Entry<E> {
@@ -70,6 +73,10 @@ struct Entry<E> {
     limit: usize,
     /// Events in the queue and in those of the teams below.
     pending: usize,
+    /// Of these: those of teams that are not held back.
+    ready: usize,
+    /// Its own events do not run for now.
+    held: bool,
     /// As a member of its parent.
     member: Member,
     /// Shares of its own events.
@@ -150,7 +157,7 @@ impl<E> Scheduler<E> {
 
     /// A scheduler without teams.
     pub const fn new() -> Self {
-        Self { teams: Vec::new(), top: Group::new(1), turn: 0, waiting: 0 }
+        Self { teams: Vec::new(), top: Group::new(1), turn: 0, waiting: 0, busy: 0 }
     }
 
     /// Admits a team with these shares and room for `queue` waiting events, as a member of `parent`, or
@@ -171,9 +178,18 @@ impl<E> Scheduler<E> {
         group.children += 1;
         let member = Member::new(shares.among, group.at);
         let own = shares.own;
-        let (queue, limit) = (VecDeque::new(), queue);
-        self.teams[index] =
-            Some(Entry { id: team, parent, queue, limit, pending: 0, member, own, group: None });
+        self.teams[index] = Some(Entry {
+            id: team,
+            parent,
+            queue: VecDeque::new(),
+            limit: queue,
+            pending: 0,
+            ready: 0,
+            held: false,
+            member,
+            own,
+            group: None,
+        });
     }
 
     /// Gives a team other shares; what it has used so far counts as it did.
@@ -214,23 +230,50 @@ impl<E> Scheduler<E> {
     fn put(&mut self, team: TeamId, event: E, how: fn(&mut VecDeque<E>, E)) -> Result<(), PushError<E>> {
         let Some(entry) = entry(&mut self.teams, team) else { return Err(PushError::NoTeam(event)) };
         how(&mut entry.queue, event);
+        let (first, ready) = (entry.queue.len() == 1, usize::from(!entry.held));
         self.waiting += 1;
-        self.wake(team);
+        self.busy += if first { ready } else { 0 };
+        self.rise(team, 1, ready);
         Ok(())
     }
 
-    /// A team has one more event.
-    fn wake(&mut self, team: TeamId) {
+    /// Holds a team's own events back, until [`release`](Self::release).
+    pub fn hold(&mut self, team: TeamId) {
+        let Some(entry) = entry(&mut self.teams, team).filter(|entry| !entry.held) else { return };
+        entry.held = true;
+        let waiting = entry.queue.len();
+        self.busy -= usize::from(waiting > 0);
+        // Whoever has nothing to do any more is left out when it is due.
+        self.climb(team, |entry, _| entry.ready -= waiting);
+    }
+
+    /// Lets the events of a team run again that [`hold`](Self::hold) kept back.
+    pub fn release(&mut self, team: TeamId) {
+        let Some(entry) = entry(&mut self.teams, team).filter(|entry| entry.held) else { return };
+        entry.held = false;
+        let waiting = entry.queue.len();
+        if waiting > 0 {
+            self.busy += 1;
+            self.rise(team, 0, waiting);
+        }
+    }
+
+    /// A team has so many more events, and so many more that may run.
+    fn rise(&mut self, team: TeamId, pending: usize, ready: usize) {
         self.turn += 1;
         let turn = self.turn;
-        if let Some(group) = entry(&mut self.teams, team).and_then(|entry| entry.group.as_mut())
+        if ready > 0
+            && let Some(group) = entry(&mut self.teams, team).and_then(|entry| entry.group.as_mut())
             && let Some(pass) = group.own.wake(group.at)
         {
             group.busy.push(Reverse((pass, turn, None)));
         }
         self.climb(team, |entry, group| {
-            entry.pending += 1;
-            if let Some(pass) = entry.member.wake(group.at) {
+            entry.pending += pending;
+            entry.ready += ready;
+            if ready > 0
+                && let Some(pass) = entry.member.wake(group.at)
+            {
                 group.busy.push(Reverse((pass, turn, Some(entry.id))));
             }
         });
@@ -274,6 +317,7 @@ impl<E> Scheduler<E> {
         if !more && entry.queue.capacity() > KEEP {
             entry.queue = VecDeque::new();
         }
+        self.busy -= usize::from(!more);
         self.turn += 1;
         let turn = self.turn;
         if let Some(group) = &mut entry.group {
@@ -284,7 +328,8 @@ impl<E> Scheduler<E> {
         }
         self.climb(team, |entry, group| {
             entry.pending -= 1;
-            entry.member.busy = entry.pending > 0;
+            entry.ready -= 1;
+            entry.member.busy = entry.ready > 0;
             if entry.member.busy {
                 group.busy.push(Reverse((entry.member.pass, turn, Some(entry.id))));
             }
@@ -335,14 +380,15 @@ impl<E> Scheduler<E> {
             let (due, idle) = match which {
                 Some(team) => {
                     let Some(entry) = entry(&mut self.teams, team) else { continue };
-                    entry.member.busy = entry.pending > 0;
-                    (entry.member.pass, entry.pending == 0)
+                    entry.member.busy = entry.ready > 0;
+                    (entry.member.pass, entry.ready == 0)
                 }
                 None => {
                     let entry = entry(&mut self.teams, above?)?;
+                    let ready = !entry.held && !entry.queue.is_empty();
                     let group = entry.group.as_mut()?;
-                    group.own.busy = !entry.queue.is_empty();
-                    (group.own.pass, entry.queue.is_empty())
+                    group.own.busy = ready;
+                    (group.own.pass, !ready)
                 }
             };
             if idle {
@@ -377,7 +423,12 @@ impl<E> Scheduler<E> {
         }
         let Some(entry) = look(&self.teams, team) else { return VecDeque::new() };
         let (parent, gone) = (entry.parent, entry.queue.len());
-        self.climb(team, |entry, _| entry.pending -= gone);
+        let ready = if entry.held { 0 } else { gone };
+        self.busy -= usize::from(ready > 0);
+        self.climb(team, |entry, _| {
+            entry.pending -= gone;
+            entry.ready -= ready;
+        });
         let group = self.group(parent);
         group.busy.retain(|Reverse((_, _, id))| *id != Some(team));
         group.children -= 1;
@@ -400,9 +451,9 @@ impl<E> Scheduler<E> {
         look(&self.teams, team).map_or(0, |entry| entry.queue.len())
     }
 
-    /// How many teams have events of their own.
+    /// How many teams have events of their own that may run.
     pub fn busy(&self) -> usize {
-        self.teams.iter().flatten().filter(|entry| !entry.queue.is_empty()).count()
+        self.busy
     }
 
     /// How many events wait in all.
@@ -426,7 +477,7 @@ impl<E> Scheduler<E> {
         let turn = self.turn;
         let Some(entry) = entry(&mut self.teams, team).filter(|e| e.group.is_none()) else { return };
         let mut group = Group::new(entry.own);
-        if !entry.queue.is_empty() {
+        if !entry.held && !entry.queue.is_empty() {
             group.own.busy = true;
             group.busy.push(Reverse((0, turn, None)));
         }
@@ -715,6 +766,51 @@ mod tests {
                 // A few of the costliest events on each level.
                 prop_assert!(error.abs() < 1000.0 * 2.0 * n as f64, "{at}: {error} of {sum}, tree {above:?} {shares:?}");
             }
+        }
+
+        /// Whoever is held back waits, in whatever tree, and nobody else does.
+        #[test]
+        fn only_who_is_held_back_waits(
+            parents in proptest::collection::vec(any::<prop::sample::Index>(), 1..7),
+            ops in proptest::collection::vec((any::<prop::sample::Index>(), 0u8..8, 0u64..100), 1..300),
+        ) {
+            let n = parents.len() + 1;
+            let ids = teams(n);
+            let mut scheduler = Scheduler::new();
+            let mut model: Vec<(VecDeque<usize>, bool)> = std::vec![Default::default(); n];
+            for at in 0..n {
+                let above = at.checked_sub(1).map(|p| ids[parents[p].index(at)]);
+                scheduler.add(ids[at], above, Shares { among: 1 + at as u32, own: 7 }, 1000);
+            }
+            for (number, (at, op, units)) in ops.into_iter().enumerate() {
+                let at = at.index(n);
+                match op {
+                    0..=2 => {
+                        scheduler.push(ids[at], number).unwrap();
+                        model[at].0.push_back(number);
+                    }
+                    3..=5 => {
+                        let how = if op == 3 { Scheduler::hold } else { Scheduler::release };
+                        how(&mut scheduler, ids[at]);
+                        model[at].1 = op == 3;
+                    }
+                    _ => match scheduler.next() {
+                        Some((id, event)) => {
+                            let (queue, held) = &mut model[id.0.index()];
+                            prop_assert!(!*held);
+                            prop_assert_eq!(queue.pop_front(), Some(event));
+                            scheduler.used(id, units);
+                        }
+                        None => prop_assert!(model.iter().all(|(queue, held)| *held || queue.is_empty())),
+                    },
+                }
+                let busy = model.iter().filter(|(queue, held)| !held && !queue.is_empty()).count();
+                prop_assert_eq!(scheduler.busy(), busy);
+            }
+            ids.iter().for_each(|id| scheduler.release(*id));
+            let left: usize = model.iter().map(|(queue, _)| queue.len()).sum();
+            prop_assert_eq!(scheduler.len(), left);
+            prop_assert_eq!(core::iter::from_fn(|| scheduler.next()).count(), left);
         }
 
         /// Events come out once, in order within their team, and the counts agree.

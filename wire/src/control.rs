@@ -449,6 +449,9 @@ pub struct TeamInfo {
     pub sent: (u64, Option<u64>),
     /// Operations refused for want of budget.
     pub refused: u64,
+    /// Microseconds in which its own budgets held it back: events that waited while it was throttled, and frames that
+    /// were refused, from then until they would have passed.
+    pub throttled_us: u64,
     /// Strikes against it.
     pub strikes: u32,
 }

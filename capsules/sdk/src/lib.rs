@@ -90,7 +90,7 @@ pub trait Protocol {
         0
     }
 
-    /// A budget is nearly used up.
+    /// A budget is nearly used up, or (processor, bandwidth) less was to be had than was wanted.
     fn warning(&mut self, resource: node::Resource) {
         let _ = resource;
     }

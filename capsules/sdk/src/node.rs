@@ -14,6 +14,26 @@ pub enum Resource {
     Processor = 1,
     /// Bytes on links.
     Bandwidth = 2,
+    /// Bytes of compiled code.
+    Code = 3,
+    /// Timers that run.
+    Timers = 4,
+    /// Timers ever set.
+    TimersTotal = 5,
+    /// Events ever handled.
+    EventsTotal = 6,
+    /// Open sessions.
+    Sessions = 7,
+    /// Soft-state entries.
+    CacheEntries = 8,
+    /// Flows below this one.
+    Flows = 9,
+    /// Flows ever below this one.
+    FlowsTotal = 10,
+    /// Bytes ever downloaded.
+    Download = 11,
+    /// Microseconds ever spent on compiling.
+    Compile = 12,
 }
 
 impl Resource {
@@ -23,6 +43,16 @@ impl Resource {
             0 => Some(Self::Memory),
             1 => Some(Self::Processor),
             2 => Some(Self::Bandwidth),
+            3 => Some(Self::Code),
+            4 => Some(Self::Timers),
+            5 => Some(Self::TimersTotal),
+            6 => Some(Self::EventsTotal),
+            7 => Some(Self::Sessions),
+            8 => Some(Self::CacheEntries),
+            9 => Some(Self::Flows),
+            10 => Some(Self::FlowsTotal),
+            11 => Some(Self::Download),
+            12 => Some(Self::Compile),
             _ => None,
         }
     }

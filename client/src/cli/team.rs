@@ -110,7 +110,7 @@ fn value(t: &TeamInfo) -> Value {
         "cpu_us": t.cpu_us, "start_us": t.work_us.0, "serve_us": t.work_us.1, "event_us": t.event_us,
         "shares": { "among": t.shares.0, "own": t.shares.1 },
         "events": { "handled": t.events.0, "waiting": t.events.1, "dropped": t.events.2 },
-        "sent": t.sent.0, "rate": t.sent.1, "refused": t.refused, "strikes": t.strikes,
+        "sent": t.sent.0, "rate": t.sent.1, "refused": t.refused, "throttled_us": t.throttled_us, "strikes": t.strikes,
         "budgets": t.budgets.iter().map(budget).collect::<serde_json::Map<_, _>>(),
     })
 }
@@ -132,8 +132,25 @@ pub fn ordered(teams: &[TeamInfo]) -> Vec<(usize, &TeamInfo)> {
 
 fn tree(teams: &[TeamInfo]) -> Table {
     let columns = [
-        "TEAM", ">ID", "FLOW", ">MEMORY", ">PEAK", ">LIMIT", ">SHARES", ">CPU", ">START", ">SERVE", ">EVENT",
-        ">EVENTS", ">WAITING", ">DROPPED", ">SENT", ">RATE", ">REFUSED", ">STRIKES",
+        "TEAM",
+        ">ID",
+        "FLOW",
+        ">MEMORY",
+        ">PEAK",
+        ">LIMIT",
+        ">SHARES",
+        ">CPU",
+        ">START",
+        ">SERVE",
+        ">EVENT",
+        ">EVENTS",
+        ">WAITING",
+        ">DROPPED",
+        ">SENT",
+        ">RATE",
+        ">REFUSED",
+        ">THROTTLED",
+        ">STRIKES",
     ];
     let mut table = Table::new(&columns);
     for (depth, t) in ordered(teams) {
@@ -155,6 +172,7 @@ fn tree(teams: &[TeamInfo]) -> Table {
             bytes(t.sent.0),
             or_dash(t.sent.1.filter(|rate| *rate != u64::MAX).map(Rate)),
             t.refused.to_string(),
+            us(t.throttled_us),
             t.strikes.to_string(),
         ];
         table.row(words.map(Into::into));
@@ -210,6 +228,7 @@ pub mod tests {
             events: (5, 0, 1),
             sent: (10, Some(1000)),
             refused: 0,
+            throttled_us: 0,
             strikes: 0,
         }
     }

@@ -52,6 +52,8 @@ struct Rates {
     sent_per_s: f64,
     dropped_per_s: f64,
     refused_per_s: f64,
+    /// Of the time between two looks.
+    throttled_percent: f64,
     memory: u64,
     waiting: u32,
     strikes: u32,
@@ -71,6 +73,7 @@ fn rates(before: &[TeamInfo], now: &[TeamInfo], time: Duration) -> Vec<Rates> {
             sent_per_s: per_s(|t| t.sent.0),
             dropped_per_s: per_s(|t| t.events.2),
             refused_per_s: per_s(|t| t.refused),
+            throttled_percent: per_s(|t| t.throttled_us) / 1e4,
             memory: t.memory.0,
             waiting: t.events.1,
             strikes: t.strikes,
@@ -85,6 +88,7 @@ impl Rates {
             "id": self.id, "name": self.name.trim_start(), "cpu_percent": self.cpu_percent,
             "events_per_s": self.events_per_s, "sent_per_s": self.sent_per_s,
             "dropped_per_s": self.dropped_per_s, "refused_per_s": self.refused_per_s,
+            "throttled_percent": self.throttled_percent,
             "memory": self.memory, "waiting": self.waiting, "strikes": self.strikes,
         })
     }
@@ -100,6 +104,7 @@ fn table(rates: &[Rates]) -> Table {
         ">DROPPED/S",
         ">SENT/S",
         ">REFUSED/S",
+        ">THROTTLED",
         ">MEMORY",
         ">STRIKES",
     ];
@@ -114,6 +119,7 @@ fn table(rates: &[Rates]) -> Table {
             format!("{:.0}", r.dropped_per_s),
             bytes(r.sent_per_s as u64),
             format!("{:.0}", r.refused_per_s),
+            format!("{:.1} %", r.throttled_percent),
             bytes(r.memory),
             r.strikes.to_string(),
         ];

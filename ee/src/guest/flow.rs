@@ -1,6 +1,7 @@
 //! `flow_*`: flows below this one, for flows with the privilege `flows`.
 
 use wasmtime::Linker;
+use wire::tuple::Budgets;
 
 use super::memory::GuestSlice;
 use super::{Guest, handle, hashed, moved, plain, touching};
@@ -38,17 +39,32 @@ pub(super) fn link(l: &mut Linker<TeamState>) -> wasmtime::Result<()> {
     l.func_wrap(MODULE, "flow_limit", |g: Guest<'_>, flow: u32, resource: i32, most: i64| {
         plain(g, cost::CALL + cost::ENTRY, |s| {
             let (child, state) = s.caps.child(flow, rights::USE)?;
-            let resource = Resource::of(resource).ok_or(Error::BadArgument)?;
             let most = u64::try_from(most).map_err(|_| Error::BadArgument)?;
+            let lower = Resource::of(resource).and_then(|r| bound(r, most)).ok_or(Error::BadArgument)?;
             if state != ChildState::Running {
                 return Err(Error::Unavailable);
             }
             s.room_for_effect()?;
-            s.effects.push_back(Effect::FlowLimit { child, resource, most });
+            s.effects.push_back(Effect::FlowLimit { child, lower });
             Ok(0)
         })
     })?;
     Ok(())
+}
+
+/// The budgets that bound a resource; `None` where none does.
+fn bound(resource: Resource, most: u64) -> Option<Budgets> {
+    let few = || Some(u16::try_from(most).unwrap_or(u16::MAX));
+    let none = Budgets::default();
+    Some(match resource {
+        Resource::Memory => Budgets { memory: Some(most), ..none },
+        Resource::Processor => Budgets { event_us: Some(u32::try_from(most).unwrap_or(u32::MAX)), ..none },
+        Resource::Bandwidth => Budgets { rate: Some(most), ..none },
+        Resource::Timers => Budgets { timers: few(), ..none },
+        Resource::Sessions => Budgets { sessions: few(), ..none },
+        Resource::CacheEntries => Budgets { cache_entries: few(), ..none },
+        _ => return None,
+    })
 }
 
 /// Resources that can be donated: the bits of `give`.

@@ -1,5 +1,6 @@
 //! The node, the flow and its budget: `node_name`, `flow_hash`, `param_get`, `data_read`, `log`, `budget_left`.
 
+use nodeos::account::Account;
 use wasmtime::Linker;
 
 use super::memory::{GuestSlice, copy};
@@ -58,13 +59,15 @@ pub(super) fn link(l: &mut Linker<TeamState>) -> wasmtime::Result<()> {
         charge(&mut g, cost::CALL)?;
         let fuel = g.get_fuel().ok();
         let s = g.data();
-        let left = match resource {
-            r if r == Resource::Memory as i32 => s.accounts.memory().left(),
-            r if r == Resource::Processor as i32 => s.units_left(fuel) / s.per_micro,
-            r if r == Resource::Bandwidth as i32 => s.neighbors.bandwidth(s.now.mono),
-            _ => return Ok(Error::BadArgument.code().into()),
+        let left = match Resource::of(resource) {
+            Some(Resource::Processor) => Some(s.units_left(fuel) / s.per_micro),
+            Some(Resource::Bandwidth) => Some(s.neighbors.bandwidth(s.now.mono)),
+            counted => counted.and_then(|r| s.accounts.of(r.kind())).map(Account::left),
         };
-        Ok(left.try_into().unwrap_or(i64::MAX))
+        Ok(match left {
+            Some(left) => left.try_into().unwrap_or(i64::MAX),
+            None => Error::BadArgument.code().into(),
+        })
     })?;
     Ok(())
 }

@@ -29,6 +29,8 @@ use crate::system::translate::{Asked, MAX_WAITING, Question, Waiting};
 
 /// Tuples of one neighbor that are on their way or being judged.
 const ARRIVING_PER_NEIGHBOR: usize = 8;
+/// How long at most an identifier of a flow that is kept away is not asked about again.
+const BANNED_FOR: Duration = Duration::from_secs(60);
 /// How long the Auth Agent may take to judge a flow, its signature's verification included.
 const JUDGE_TIME: Duration = Duration::from_secs(60);
 
@@ -119,9 +121,14 @@ impl Node {
         tuple_len: u32,
         claim: Claim,
     ) {
-        if self.bans.holds(now.mono, &tuple) {
+        if let Some(until) = self.bans.until(now.mono, &tuple) {
             self.counters.add(Count::Refused);
-            return self.questions.refuse(now.mono, claim.id);
+            // While the flow is kept away it is rarely asked about again; a lie keeps no other flow away.
+            let its = CapsuleId::compute(&tuple, &claim.path, claim.kind, &claim.coupled) == claim.id;
+            return match its {
+                true => self.questions.refuse_until(until.min(now.mono + BANNED_FOR), claim.id),
+                false => self.questions.refuse(now.mono, claim.id),
+            };
         }
         if let Some(known) = self.flows.by_hash(&tuple) {
             return self.join(now, known, question, claim);
@@ -396,6 +403,7 @@ impl Node {
         }
         let paid = self.flow_and_team(handle).and_then(|(_, team)| self.teams.get(team));
         if paid.is_some_and(|team| team.accounts().download().spend(bytes.len() as u64).is_err()) {
+            self.keep_away(now, handle);
             let why = "what it needs is more than may be downloaded for it";
             return self.end_flow(now, handle, End::failed(Erred::Principal, why));
         }

@@ -3,7 +3,7 @@
 
 use nodeos::platform::Now;
 use nodeos::slab::Handle;
-use nodeos::team::{Budget, CreateError, Donated, Resource, TeamId, Verdict};
+use nodeos::team::{Budget, CreateError, Donated, Resource, TeamId};
 use wire::grant::Grant;
 use wire::id::TupleHash;
 use wire::tuple::{Budgets, Tuple};
@@ -70,13 +70,8 @@ impl Node {
             }));
         };
         let (_, team) = self.flow_and_team(parent)?;
-        let kinds = [
-            (abi::Resource::Memory, Resource::Memory),
-            (abi::Resource::Processor, Resource::Processor),
-            (abi::Resource::Bandwidth, Resource::Rate),
-        ];
-        let given = kinds.into_iter().filter(|(bit, _)| give & 1 << *bit as u32 != 0);
-        let donated = given.fold(Donated::NOTHING, |donated, (_, resource)| donated.and(resource));
+        let given = (0..).map_while(abi::Resource::of).filter(|resource| give & 1 << *resource as u32 != 0);
+        let donated = given.fold(Donated::NOTHING, |donated, resource| donated.and(resource.kind()));
         Some(Ok((team, donated, budget.within(&self.teams.get(team)?.budget))))
     }
 
@@ -86,9 +81,8 @@ impl Node {
         let Some((_, team)) = self.flow_and_team(parent) else { return };
         let Some(member) = self.teams.get_mut(team) else { return };
         member.counters.refused += 1;
-        if member.conduct.refused(now.mono, Resource::Teams) == Verdict::End {
-            self.struck_out(now, parent, "it kept starting more than it may have");
-        }
+        let verdict = member.conduct.refused(now.mono, Resource::Teams);
+        self.judged(now, parent, verdict, "it kept starting more than it may have");
     }
 
     /// A flow that another one started runs, or has ended.
@@ -114,22 +108,10 @@ impl Node {
     }
 
     /// A flow lowers the budget of one that it started.
-    pub(super) fn child_limit(
-        &mut self,
-        now: Now,
-        parent: Handle,
-        child: Handle,
-        resource: abi::Resource,
-        most: u64,
-    ) {
-        let Some(handle) = self.child_of(parent, child) else { return };
-        let mut lower = Budgets::default();
-        match resource {
-            abi::Resource::Memory => lower.memory = Some(most),
-            abi::Resource::Processor => lower.event_us = Some(u32::try_from(most).unwrap_or(u32::MAX)),
-            abi::Resource::Bandwidth => lower.rate = Some(most),
+    pub(super) fn child_limit(&mut self, now: Now, parent: Handle, child: Handle, lower: &Budgets) {
+        if let Some(handle) = self.child_of(parent, child) {
+            self.limit_flow(now, handle, lower);
         }
-        self.limit_flow(now, handle, &lower);
     }
 
     /// Lowers a flow's budgets.

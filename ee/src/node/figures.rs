@@ -174,6 +174,9 @@ const TEAM: &[Family<TeamId>] = &[
     counter("bees_team_refused_total", "Operations refused for want of budget.", |v, id| {
         count(v.team(*id)?.counters.refused)
     }),
+    counter("bees_team_throttled_seconds_total", "Time in which its budgets held it back.", |v, id| {
+        Some(Value::Micros(v.team(*id)?.throttled(v.now.mono).as_micros() as u64))
+    }),
     gauge("bees_team_strikes", "Strikes that stand.", |v, id| n(v.team(*id)?.conduct.strikes() as usize)),
     counter("bees_flow_received_capsules_total", "Capsules that the flow processed.", |v, id| {
         count(v.capsules(*id)?.0)

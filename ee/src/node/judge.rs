@@ -213,6 +213,9 @@ impl Node {
         if let Err(error) = fits {
             return self.end_flow(now, handle, End::failed(Erred::Principal, error));
         }
+        if self.teams.get(team).is_some_and(Team::may_warn) {
+            self.warn(team);
+        }
         self.counters.add(Count::FlowsClamped);
         self.audit(now, || format!("clamp {name}: it goes on with less"));
     }

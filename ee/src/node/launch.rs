@@ -102,7 +102,7 @@ impl Node {
     }
 
     /// A flow that cannot run must not make the node find that out again and again.
-    fn keep_away(&mut self, now: Now, handle: Handle) {
+    pub(super) fn keep_away(&mut self, now: Now, handle: Handle) {
         if let Some(flow) = self.flows.get(handle) {
             self.bans.for_a_while(now.mono, flow.hash);
         }
@@ -185,18 +185,29 @@ impl Node {
         })
     }
 
-    /// Ends a flow and gives everything back.
+    /// Ends a flow and gives everything back. A flow that may clean up while it is in the middle of an event in
+    /// the background first gets that over, for which it has a part of an event's time; until then it takes
+    /// nothing in.
     pub(super) fn end_flow(&mut self, now: Now, handle: Handle, mut end: End) {
         shorten(&mut end.why);
+        let sandbox = self.flows.get_mut(handle).and_then(|f| f.sandbox());
+        let cleans_up = end.graceful && sandbox.as_ref().is_some_and(|s| !s.has_ended());
+        if let Some(sandbox) = sandbox.filter(|s| cleans_up && s.is_suspended()) {
+            sandbox.hasten();
+            self.endings.entry(handle).or_insert(end);
+            return;
+        }
         self.end_children(now, handle);
-        if end.graceful && self.flows.get_mut(handle).is_some_and(|f| f.sandbox().is_some()) {
+        if cleans_up {
             self.deliver(now, handle, Some(Event::Stop));
         }
         let mut info = match self.flow_info(handle) {
             Some(info) => info,
             None => return,
         };
-        let Some(flow) = self.flows.remove(handle) else { return };
+        let Some(mut flow) = self.flows.remove(handle) else { return };
+        self.endings.remove(&handle);
+        self.suspended -= usize::from(flow.sandbox().is_some_and(|s| s.is_suspended()));
         for id in &flow.ids {
             self.registry.remove(id);
             self.questions.refuse(now.mono, *id);
@@ -227,6 +238,7 @@ impl Node {
         }
         if let Some((team, _)) = flow.team {
             let above = self.teams.get(team).and_then(Team::parent);
+            self.unthrottle(now, team);
             self.sched.remove(team);
             // What a flow still had to say when it was stopped is said at the expense of who is above it.
             let heir = above.filter(|_| end.graceful);

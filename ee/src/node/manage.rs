@@ -310,7 +310,7 @@ impl Node {
                     |(_, n): (_, &crate::neighbor::Neighbor)| Neighbors::info(n, link(n.out.link), now.mono);
                 Answer::Neighbors(self.neighbors.iter().map(info).collect())
             }
-            Request::TeamShow { from } => Answer::Teams(page(self.team_infos(), from)),
+            Request::TeamShow { from } => Answer::Teams(page(self.team_infos(now), from)),
             Request::FlowShow { from } => {
                 let running = self.flows.iter().filter_map(|(handle, _)| self.flow_info(handle));
                 let all = running.chain(self.flows.ended().cloned());
@@ -366,7 +366,7 @@ impl Node {
         let Ok(charge) = self.uploads.account().charge(tuple_bytes(bytes.len())) else {
             return failed(Erred::Operator, "too much waits to be injected");
         };
-        self.bans.lift(&hash);
+        self.bans.lift(now.mono, &hash);
         self.flows.forget(&hash);
         let flow =
             Flow::new(hash, Source::Injected { principal: principal.to_string() }, Stage::Judging, now.mono);
@@ -407,7 +407,7 @@ impl Node {
         }
     }
 
-    fn team_infos(&self) -> Vec<TeamInfo> {
+    fn team_infos(&self, now: Now) -> Vec<TeamInfo> {
         let per_micro = self.platform.meter.per_micro().max(1);
         let info = |(id, team): (TeamId, &Team)| TeamInfo {
             id: id.0.raw(),
@@ -424,6 +424,7 @@ impl Node {
             events: (team.counters.events, self.sched.queued(id) as u32, team.counters.dropped),
             sent: (self.sent_by(id), Some(team.budget.rate)),
             refused: team.counters.refused,
+            throttled_us: team.throttled(now.mono).as_micros() as u64,
             strikes: team.conduct.strikes(),
         };
         self.teams.iter().map(info).collect()

@@ -16,6 +16,7 @@
 //! | `groups`   | teams above those of flows: of a principal, of the system            |
 //! | `store`    | blobs, and the device that they are written to                   |
 //! | `run`      | events to teams, their effects to links and sessions             |
+//! | `throttle` | teams that go on with less for a while                           |
 //! | `serve`    | answers to other nodes' translation and download requests        |
 //! | `manage`   | control clients and what they may ask                            |
 //! | `sessions` | programs that talk to protocols                                  |
@@ -39,8 +40,9 @@ mod sense;
 mod serve;
 mod sessions;
 mod store;
+mod throttle;
 
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::fmt;
 use std::sync::Arc;
 
@@ -88,6 +90,7 @@ use run::Queued;
 use sessions::Sessions;
 pub use sessions::{SessionError, SessionId};
 use store::Storage;
+use throttle::Throttles;
 
 /// What a platform lends to a node.
 #[derive(Clone)]
@@ -138,6 +141,11 @@ pub struct Node {
     arriving: Vec<Handle>,
     /// When flows' next timers or expiries are due: one entry for each flow at most.
     wakes: BTreeSet<(Instant, Handle)>,
+    throttles: Throttles,
+    /// Flows in the middle of an event in the background.
+    suspended: usize,
+    /// Flows that end when the event that they are in the middle of is over.
+    endings: BTreeMap<Handle, End>,
     /// Kept to be used again.
     effects: Vec<Effect>,
     cache: CodeCache,
@@ -233,6 +241,9 @@ impl Node {
             flows: Flows::new(flows),
             arriving: Vec::new(),
             wakes: BTreeSet::new(),
+            throttles: Throttles::default(),
+            suspended: 0,
+            endings: BTreeMap::new(),
             effects: Vec::new(),
             cache: CodeCache::new(config.node.memory.0),
             agent: AgentHost::new(agent, config.node.policy.clone().unwrap_or_default()),
@@ -320,6 +331,7 @@ impl Node {
         self.agent_due(now);
         self.uploads.due(now.mono);
         self.sense(now);
+        self.throttles_due(now);
         self.timers_due(now);
         let more = self.run_teams(now);
         self.store_due(now);
@@ -351,6 +363,7 @@ impl Node {
             self.downloads_deadline(),
             self.agent.deadline(),
             self.wakes.first().map(|(at, _)| *at),
+            self.throttles.deadline(),
             self.clients.deadline(),
             self.sessions.deadline(),
             self.scrapes.deadline(),

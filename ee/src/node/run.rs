@@ -2,7 +2,7 @@
 //!
 //! An event waits in its team's queue until the scheduler picks the team; the guest runs on the spot, with
 //! a deadline, and what it wants done is carried out when it has returned. A guest that trapped or ran
-//! out of time has done nothing, and its team gets a strike.
+//! out of time has done nothing, and its team ends.
 
 use std::fmt;
 
@@ -10,24 +10,23 @@ use nodeos::account::Charge;
 use nodeos::buf::{BLOCK, Buf};
 use nodeos::platform::Now;
 use nodeos::slab::Handle;
-use nodeos::team::{Fault, Resource, Team, Verdict};
+use nodeos::team::{Fault, Resource, Team, TeamId, Verdict};
 use wire::control::Erred;
 use wire::id::CapsuleId;
 use wire::integrity::Mark;
 
 use super::charge::Labour;
+use super::throttle::held_until;
 use super::{End, Node, label};
 use crate::abi;
 use crate::counters::Count;
-use crate::flow::{Flow, Stage};
+use crate::flow::Stage;
 use crate::integrity::Unsound;
 use crate::neighbor::NeighborId;
 use crate::sandbox::{Effect, Event, GuestFault, Refused, SessionInput};
 
 /// Guest calls between two looks at the links.
 const EVENTS_PER_POLL: usize = 32;
-/// Capsules of a flow between two looks at how near its limits it is.
-const EVENTS_PER_LOOK: u64 = 64;
 /// Timers and expiries of one team that are turned into events at a time.
 const DUE_PER_TEAM: usize = 16;
 
@@ -83,6 +82,10 @@ impl Node {
     pub(super) fn push_event(&mut self, handle: Handle, event: Event) -> bool {
         let Some((_, team)) = self.flow_and_team(handle) else { return false };
         let Some(member) = self.teams.get_mut(team) else { return false };
+        if self.endings.contains_key(&handle) {
+            member.counters.dropped += 1;
+            return false;
+        }
         let bytes = match &event {
             Event::Capsule { .. } => BLOCK,
             Event::Session { what: SessionInput::Packet(packet), .. } => packet.len(),
@@ -119,6 +122,12 @@ impl Node {
         for _ in 0..EVENTS_PER_POLL {
             let Some((team, queued)) = self.sched.next() else { return false };
             let Some(handle) = self.flows.by_team(team) else { continue };
+            if queued.event.is_some() && self.throttles.any() && self.hold_back(now, team) {
+                let _ = self.sched.put_back(team, queued);
+                self.sched.hold(team);
+                self.plan_wake(handle);
+                continue;
+            }
             // The guest holds the buffer while it runs; its queue slot is free.
             let Queued { event, charge } = queued;
             if self.deliver(now, handle, event) {
@@ -133,10 +142,8 @@ impl Node {
     /// Whether whoever has something to do is in the middle of an event in the background. A platform whose jobs
     /// run only while the node waits gives them their turn then: long work has no end that could be waited for.
     pub fn only_long_work(&self) -> bool {
-        let suspended =
-            |f: &Flow| matches!(&f.stage, Stage::Running { sandbox, .. } if sandbox.is_suspended());
-        let count = self.flows.iter().filter(|(_, f)| suspended(f)).count();
-        count > 0 && count == self.sched.busy()
+        // Each of these has its next slice in front of its queue, and is not held back.
+        self.suspended > 0 && self.suspended == self.sched.busy()
     }
 
     /// Gives one event to a flow's guest, or the next slice of the one that it is in the middle of, and carries
@@ -147,17 +154,19 @@ impl Node {
         let Stage::Running { sandbox, .. } = &mut flow.stage else { return false };
         let Some(member) = self.teams.get_mut(team) else { return false };
         if event.is_some() && member.count_event().is_err() {
+            self.keep_away(now, handle);
             let why = "it has had all the events that it may have";
             self.end_flow(now, handle, End::failed(Erred::Guest, why));
             return false;
         }
         let is_capsule = matches!(event, Some(Event::Capsule { .. }));
+        let before = usize::from(sandbox.is_suspended());
         let outcome = match event {
             Some(event) => sandbox.deliver(now, event),
             None => sandbox.resume(now),
         };
+        self.suspended = self.suspended + usize::from(outcome.more) - before;
         flow.capsules.0 += u64::from(is_capsule);
-        let look = flow.capsules.0 % EVENTS_PER_LOOK == 0;
         self.sched.used(team, outcome.units);
         if let Some(member) = self.teams.get_mut(team) {
             member.counters.units += outcome.units;
@@ -168,27 +177,42 @@ impl Node {
             self.counters.add(Count::Slices);
             return true;
         }
-        match outcome.end {
-            Ok(()) => self.effects(now, handle),
-            Err(fault) => {
+        let ending = self.endings.remove(&handle);
+        match (outcome.end, ending) {
+            (Ok(()), None) => self.effects(now, handle),
+            // The event that the flow was in when it was to be stopped: its own clean-up is next.
+            (Ok(()), Some(end)) => {
+                self.effects(now, handle);
+                self.end_flow(now, handle, end);
+                return false;
+            }
+            (Err(fault), None) => {
                 self.fault(now, handle, &fault);
                 return false;
             }
-        }
-        if look || outcome.refused.memory > 0 {
-            self.warn(handle);
+            (Err(fault), Some(end)) => {
+                self.end_flow(now, handle, End::killed(format!("{}: {fault}", end.why)));
+                return false;
+            }
         }
         if outcome.refused != Refused::default() {
             self.conduct(now, handle, &outcome.refused);
         }
+        if outcome.near {
+            self.short_of(now, team, Resource::Processor);
+        }
+        if self.teams.get(team).is_some_and(Team::may_warn) {
+            self.warn(team);
+        }
         false
     }
 
-    /// What a guest was refused counts against it; near a limit it is warned (the policy is
-    /// [`nodeos::team`]'s).
+    /// What a guest was refused counts against it (the policy is [`nodeos::team`]'s); not in its clean-up, which
+    /// is the end anyway.
     fn conduct(&mut self, now: Now, handle: Handle, refused: &Refused) {
         let Some((_, team)) = self.flow_and_team(handle) else { return };
-        let Some(member) = self.teams.get_mut(team) else { return };
+        let lives = self.flows.get_mut(handle).and_then(|f| f.sandbox()).is_some_and(|s| !s.has_ended());
+        let Some(member) = self.teams.get_mut(team).filter(|_| lives) else { return };
         let kinds = [
             (Resource::Memory, refused.memory),
             (Resource::Rate, refused.rate),
@@ -199,38 +223,69 @@ impl Node {
         for (resource, count) in kinds {
             for _ in 0..count {
                 member.counters.refused += 1;
-                verdict = verdict.worse(member.conduct.refused(now.mono, resource));
+                verdict = verdict.max(member.conduct.refused(now.mono, resource));
             }
         }
         for _ in 0..refused.pointers {
-            verdict = verdict.worse(member.conduct.fault(now.mono, Fault::Pointer));
+            verdict = verdict.max(member.conduct.fault(now.mono, Fault::Pointer));
         }
-        if verdict == Verdict::End {
-            self.struck_out(now, handle, "it kept asking for what it may not have");
+        if refused.rate > 0 {
+            self.short_of(now, team, Resource::Rate);
+        }
+        self.judged(now, handle, verdict, "it kept asking for what it may not have");
+    }
+
+    /// Warns a team that came near a limit, and those above it whose limit it is. Where there is no room for the
+    /// event now, a later event of the team finds it again.
+    #[cold]
+    pub(super) fn warn(&mut self, team: TeamId) {
+        let mut at = Some(team);
+        while let Some(team) = at {
+            let Some(member) = self.teams.get_mut(team) else { return };
+            at = member.parent();
+            for resource in member.warnings() {
+                if !self.tell(team, resource)
+                    && let Some(member) = self.teams.get_mut(team)
+                {
+                    member.warn_later(resource);
+                }
+            }
         }
     }
 
-    /// Warns a team that passed the soft threshold of a budget.
-    fn warn(&mut self, handle: Handle) {
-        let Some(flow) = self.flows.get_mut(handle) else { return };
-        let Some((team, _)) = flow.team else { return };
-        let Some(usage) = flow.sandbox().map(|s| s.usage()) else { return };
+    /// Warns a team that had less of its rate, or of the processor's time, than it wanted.
+    pub(super) fn short_of(&mut self, now: Now, team: TeamId, resource: Resource) {
         let Some(member) = self.teams.get_mut(team) else { return };
-        let mut memory = false;
-        for (resource, used, limit) in usage {
-            let first = member.conduct.used(resource, used, limit);
-            memory |= first && resource == Resource::Memory;
+        if member.conduct.short_of(now.mono, resource)
+            && !self.tell(team, resource)
+            && let Some(member) = self.teams.get_mut(team)
+        {
+            member.warn_later(resource);
         }
-        if memory {
-            self.push_event(handle, Event::Warning(abi::Resource::Memory));
+    }
+
+    /// Queues a warning for whoever has a handler for it; `false`: it does not run yet, or there is no room.
+    fn tell(&mut self, team: TeamId, resource: Resource) -> bool {
+        let Some(handle) = self.flows.by_team(team) else { return true };
+        let Some(sandbox) = self.flows.get_mut(handle).and_then(|f| f.sandbox()) else { return false };
+        match abi::Resource::of_kind(resource).filter(|_| sandbox.hears_warnings()) {
+            Some(number) => self.has_room(handle) && self.push_event(handle, Event::Warning(number)),
+            None => true,
         }
     }
 
     /// Enters the flow's next deadline.
-    fn plan_wake(&mut self, handle: Handle) {
+    pub(super) fn plan_wake(&mut self, handle: Handle) {
         let Some(flow) = self.flows.get_mut(handle) else { return };
         let Stage::Running { sandbox, wake, .. } = &mut flow.stage else { return };
-        let due = sandbox.deadline();
+        let mut due = sandbox.deadline();
+        // A team that is held back, its queue full, is not looked at over and over.
+        if self.throttles.any()
+            && let Some((team, _)) = &flow.team
+            && let Some(until) = self.teams.get(*team).and_then(held_until)
+        {
+            due = due.map(|at| at.max(until));
+        }
         if due == *wake {
             return;
         }
@@ -262,7 +317,8 @@ impl Node {
     pub(super) fn has_room(&self, handle: Handle) -> bool {
         let Some((_, team)) = self.flow_and_team(handle) else { return false };
         let own = |t: &Team| self.sched.queued(team) < usize::from(t.budget.queue);
-        self.teams.get(team).is_some_and(own) && self.sched.has_room(team)
+        let ends = self.endings.contains_key(&handle);
+        !ends && self.teams.get(team).is_some_and(own) && self.sched.has_room(team)
     }
 
     fn effects(&mut self, now: Now, handle: Handle) {
@@ -283,9 +339,7 @@ impl Node {
                 Effect::FlowStop { child, kill } => {
                     self.work_for(handle, Labour::Start, |node| node.child_stop(now, handle, child, kill));
                 }
-                Effect::FlowLimit { child, resource, most } => {
-                    self.child_limit(now, handle, child, resource, most);
-                }
+                Effect::FlowLimit { child, lower } => self.child_limit(now, handle, child, &lower),
                 Effect::Log { level, text } => {
                     let Some(flow) = self.flows.get(handle) else { continue };
                     let name = label(flow);
@@ -317,7 +371,7 @@ impl Node {
         }
     }
 
-    /// The guest erred: a strike, and the end after too many.
+    /// The guest erred in a way that ends it.
     fn fault(&mut self, now: Now, handle: Handle, fault: &GuestFault) {
         let Some(flow) = self.flows.get_mut(handle) else { return };
         let name = label(flow);
@@ -330,16 +384,175 @@ impl Node {
         self.log_limited(now, || format!("guest {name}: {fault}"));
         let Some((_, team)) = self.flow_and_team(handle) else { return };
         let kind = if overrun { Fault::Deadline } else { Fault::Trap };
-        let verdict = self.teams.get_mut(team).map(|member| member.conduct.fault(now.mono, kind));
-        if verdict == Some(Verdict::End) {
-            self.struck_out(now, handle, fault);
-        }
+        let Some(member) = self.teams.get_mut(team) else { return };
+        let verdict = member.conduct.fault(now.mono, kind);
+        self.judged(now, handle, verdict, fault);
     }
 
-    pub(super) fn struck_out(&mut self, now: Now, handle: Handle, why: impl fmt::Display) {
-        let Some(flow) = self.flows.get(handle) else { return };
-        self.counters.add(Count::StruckOut);
-        self.bans.for_a_while(now.mono, flow.hash);
-        self.end_flow(now, handle, End::failed(Erred::Guest, why));
+    /// Carries out what the policy says about a flow's team.
+    pub(super) fn judged(&mut self, now: Now, handle: Handle, verdict: Verdict, why: impl fmt::Display) {
+        let Some((flow, team)) = self.flow_and_team(handle) else { return };
+        match verdict {
+            Verdict::Go | Verdict::Strike(_) => {}
+            Verdict::Throttle(time) => {
+                let name = label(flow);
+                self.counters.add(Count::Throttled);
+                self.log_limited(now, || format!("flow {name} goes on with less for {time:?}: {why}"));
+                self.throttle(now, team, time);
+            }
+            Verdict::Stop | Verdict::Kill => {
+                let end = End { graceful: verdict == Verdict::Stop, ..End::failed(Erred::Guest, why) };
+                let hash = flow.hash;
+                self.counters.add(Count::StruckOut);
+                self.bans.for_a_while(now.mono, hash);
+                self.end_flow(now, handle, end);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use nodeos::buf::BufPool;
+    use nodeos::platform::{Instant, NoSensors, Still};
+    use wire::control::{Answer, Request};
+    use wire::id::{PartHash, TupleHash};
+    use wire::tuple::{
+        Body, CapsuleType, Credentials, Events, Part, Privilege, Protocol, Tuple, VERSION, Validity,
+    };
+
+    use super::*;
+    use crate::config::{ADMIN, NodeConfig};
+    use crate::flow::Flow;
+    use crate::{Engine, Metering, Platform};
+
+    /// Of a packet: `l` is long, `s` is short, `t` traps in its second slice.
+    const GUEST: &str = r#"(module (memory (export "memory") 1 1) (func (export "bees_abi_1"))
+        (global (export "bees_inbox") i32 (i32.const 0))
+        (func (export "on_session") (param i32 i32 i32 i32) (local $n i32) (local $most i32)
+            (if (i32.ne (local.get 2) (i32.const 1)) (then (return)))
+            (if (i32.eq (i32.load8_u (i32.const 0)) (i32.const 115)) (then (return)))
+            (local.set $most (select (i32.const 9000) (i32.const 3000)
+                (i32.eq (i32.load8_u (i32.const 0)) (i32.const 108))))
+            (loop $l (local.set $n (i32.add (local.get $n) (i32.const 1)))
+                (br_if $l (i32.lt_u (local.get $n) (local.get $most))))
+            (if (i32.eq (i32.load8_u (i32.const 0)) (i32.const 116)) (then (unreachable)))))"#;
+
+    fn flow(nonce: u8) -> (Vec<u8>, Vec<u8>) {
+        let module = wat::parse_str(GUEST).unwrap();
+        let protocol = Protocol {
+            name: format!("p{nonce}"),
+            code: Part::of(&module).unwrap(),
+            data: vec![],
+            capsules: vec![CapsuleType { name: "k".into(), limits: Default::default(), derives: vec![] }],
+            events: Events::default(),
+            session: true,
+            params: vec![],
+            companions: vec![],
+        };
+        let asked = Privilege { name: crate::cap::BACKGROUND.into(), optional: false };
+        let body = Body {
+            version: VERSION,
+            nonce: [nonce; 16],
+            protocols: vec![protocol],
+            request: wire::tuple::Request { privileges: vec![asked], ..Default::default() },
+            validity: Validity::default(),
+            replaces: None,
+            extensions: vec![],
+        };
+        (module, Tuple { body, credentials: Credentials::None }.encode())
+    }
+
+    /// Flows in the middle of an event, and teams with something to do, found by looking at all of them.
+    fn looked_up(node: &Node) -> (usize, usize) {
+        let suspended =
+            |f: &&Flow| matches!(&f.stage, Stage::Running { sandbox, .. } if sandbox.is_suspended());
+        let busy = |id: &TeamId| {
+            let held = node.teams.get(*id).and_then(held_until).is_some();
+            !held && node.sched.queued(*id) > 0
+        };
+        let flows = node.flows.iter().map(|(_, flow)| flow);
+        (flows.filter(suspended).count(), node.teams.iter().map(|(id, _)| id).filter(busy).count())
+    }
+
+    #[test]
+    fn who_is_in_the_middle_of_an_event_is_counted_through_all_ends() {
+        let platform = Platform {
+            name: "test",
+            meter: Arc::new(Still),
+            interrupter: Arc::new(Still),
+            entropy: Arc::new(Still),
+            sensors: Arc::new(NoSensors),
+            engine: Engine::new(Metering::Fuel).unwrap(),
+            buffers: BufPool::new(64),
+            disk: None,
+        };
+        let config = "[node]\nname = \"b\"\n[team]\nevent = \"10us\"\nbackground = \"200us\"\nqueue = 4";
+        let mut now = Now::mono(Instant(0));
+        let mut node = Node::new(&NodeConfig::parse(config).unwrap(), platform, now).unwrap();
+        let (mut seed, mut seen, mut ends) = (1u64, [0usize; 2], 0);
+        let mut sessions = std::collections::HashMap::new();
+        let mut random = |bound: u64| {
+            seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            (seed >> 33) % bound
+        };
+        for _ in 0..3000 {
+            let nonce = 1 + random(4) as u8;
+            let (module, tuple) = flow(nonce);
+            let (hash, part) = (TupleHash::of(&tuple), PartHash::of(&module));
+            match (node.flows.by_hash(&hash), random(40)) {
+                (None, _) => {
+                    let put = Request::PartPut { part, total: module.len() as u32, offset: 0, bytes: module };
+                    assert_eq!(node.control(now, ADMIN, put), Answer::Done);
+                    assert_eq!(
+                        node.control(now, ADMIN, Request::FlowInject { tuple }),
+                        Answer::Injected(hash)
+                    );
+                    while let Some(job) = node.job() {
+                        let done = job.run();
+                        node.job_done(now, done);
+                    }
+                }
+                (Some(_), kill @ 0..2) => {
+                    ends += 1;
+                    let stop = Request::FlowStop { flow: hash, kill: kill == 1 };
+                    assert_eq!(node.control(now, ADMIN, stop), Answer::Done);
+                }
+                (Some(handle), 2) => {
+                    let team = node.flow_and_team(handle).unwrap().1;
+                    node.throttle(now, team, std::time::Duration::from_millis(30));
+                }
+                (Some(handle), n @ 3..12) => {
+                    let packet = if n == 3 {
+                        b"t"
+                    } else if n < 8 {
+                        b"l"
+                    } else {
+                        b"s"
+                    };
+                    if node.sessions.count(handle) == 0
+                        && let Ok(session) = node.session_open(now, &format!("p{nonce}"))
+                    {
+                        sessions.insert(nonce, session);
+                    }
+                    if let Some(session) = sessions.get(&nonce) {
+                        let _ = node.session_send(now, *session, packet);
+                    }
+                }
+                _ => {
+                    now.mono.0 += random(5000);
+                    node.poll(now);
+                }
+            }
+            let (suspended, busy) = looked_up(&node);
+            assert_eq!((node.suspended, node.sched.busy()), (suspended, busy));
+            let only = suspended > 0 && suspended == busy;
+            assert_eq!(node.only_long_work(), only);
+            seen[usize::from(only)] += 1;
+        }
+        assert!(seen[0] > 100 && seen[1] > 100 && ends > 50, "{seen:?}, {ends} ends");
+        assert!(node.counters.get(Count::Traps) > 0 && node.counters.get(Count::Throttled) == 0);
     }
 }

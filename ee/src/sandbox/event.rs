@@ -5,6 +5,7 @@ use std::fmt;
 use nodeos::buf::Buf;
 use nodeos::slab::Handle;
 use wasmtime::{Trap, WasmBacktrace};
+use wire::tuple::Budgets;
 
 #[cfg(doc)]
 use super::Sandbox;
@@ -75,6 +76,8 @@ pub struct Outcome {
     pub end: Result<(), GuestFault>,
     /// What the guest was refused during the event.
     pub refused: Refused,
+    /// It took three quarters of what an event may take, or more.
+    pub near: bool,
     /// The event is not over: the guest waits for [`Sandbox::resume`], and there is nothing to carry out yet.
     pub more: bool,
 }
@@ -82,7 +85,7 @@ pub struct Outcome {
 impl Outcome {
     /// Nothing ran.
     pub(super) fn ended() -> Self {
-        Self { units: 0, end: Err(GuestFault::Ended), refused: Refused::default(), more: false }
+        Self { units: 0, end: Err(GuestFault::Ended), refused: Refused::default(), near: false, more: false }
     }
 }
 
@@ -170,10 +173,8 @@ pub enum Effect {
     FlowLimit {
         /// Which.
         child: Handle,
-        /// Of what.
-        resource: abi::Resource,
-        /// The bound: bytes, microseconds, bytes per second.
-        most: u64,
+        /// The new bounds.
+        lower: Budgets,
     },
     /// A log line.
     Log {

@@ -37,6 +37,8 @@ pub(super) struct Fiber {
     run: Pin<Box<dyn Future<Output = Finished> + Send>>,
     /// Slices that it may still take.
     left: u32,
+    /// With as many left it has taken three quarters of its time.
+    near: u32,
     /// Units of a slice.
     allowance: u64,
     /// The interrupter looks at it this often.
@@ -85,12 +87,14 @@ impl Sandbox {
         let slices = self.budget.background.as_nanos().div_ceil(slice.as_nanos().max(1)).max(1);
         let one = last || !background.granted;
         let micros = u64::try_from(slice.as_micros()).unwrap_or(u64::MAX);
+        let left = if one { 1 } else { u32::try_from(slices).unwrap_or(u32::MAX) };
         let fiber = Fiber {
             run: Box::pin(async move {
                 let result = program.handle(event).await;
                 (program, result)
             }),
-            left: if one { 1 } else { u32::try_from(slices).unwrap_or(u32::MAX) },
+            left,
+            near: left / 4,
             allowance: micros.saturating_mul(background.meter.per_micro().max(1)).max(1),
             look: slice / LOOKS,
             fuel: 0,
@@ -107,20 +111,29 @@ impl Sandbox {
             return Outcome::ended();
         };
         let (units, polled) = background.slice(&mut fiber, now);
+        let near = fiber.left <= fiber.near;
         let fault = match polled {
             Poll::Ready((program, result)) => {
                 self.guest = Guest::Idle(program);
-                return self.settle(result.map(|_| units).map_err(|(_, fault)| (units, fault)));
+                let outcome = self.settle(result.map(|_| units).map_err(|(_, fault)| (units, fault)));
+                return Outcome { near, ..outcome };
             }
             Poll::Pending if fiber.left > 1 && background.granted => {
                 fiber.left -= 1;
                 self.guest = Guest::Suspended(fiber);
-                return Outcome { units, end: Ok(()), refused: Refused::default(), more: true };
+                return Outcome { units, end: Ok(()), refused: Refused::default(), near, more: true };
             }
             Poll::Pending => GuestFault::Deadline,
         };
         self.ended = true;
-        Outcome { units, end: Err(fault), refused: Refused::default(), more: false }
+        Outcome { units, end: Err(fault), refused: Refused::default(), near, more: false }
+    }
+
+    /// The flow is to be stopped: the event that is not over gets at most a part of the slices of an event.
+    pub fn hasten(&mut self) {
+        if let Guest::Suspended(fiber) = &mut self.guest {
+            fiber.left = fiber.left.min(fiber.near.max(1));
+        }
     }
 
     /// Whether an event is not over: [`resume`](Self::resume) goes on with it, and nothing else can run.

@@ -49,7 +49,7 @@ pub(super) struct Handlers {
     timer: Option<TypedFunc<(u32, u32, i64), ()>>,
     session: Option<TypedFunc<(u32, u32, i32, u32), ()>>,
     pub expiry: Option<TypedFunc<u32, i32>>,
-    warning: Option<TypedFunc<i32, ()>>,
+    pub warning: Option<TypedFunc<i32, ()>>,
     flow: Option<TypedFunc<(u32, i32), ()>>,
     stop: Option<TypedFunc<(), ()>>,
 }

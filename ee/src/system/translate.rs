@@ -117,15 +117,20 @@ impl Questions {
         while self.refused.front().is_some_and(|(until, _)| *until <= now) {
             self.refused.pop_front();
         }
-        self.refused.iter().any(|(_, refused)| refused == id)
+        self.refused.iter().any(|(until, refused)| now < *until && refused == id)
     }
 
     /// Remembers that the identifier is not wanted for a while.
     pub fn refuse(&mut self, now: Instant, id: CapsuleId) {
+        self.refuse_until(now + REFUSED_FOR, id);
+    }
+
+    /// Remembers that the identifier is not wanted until then, or until [`MAX_REFUSED`] others are not either.
+    pub fn refuse_until(&mut self, until: Instant, id: CapsuleId) {
         if self.refused.len() == MAX_REFUSED {
             self.refused.pop_front();
         }
-        self.refused.push_back((now + REFUSED_FOR, id));
+        self.refused.push_back((until, id));
     }
 
     /// An answer arrived: takes the question out if it was asked of this neighbor.

@@ -7,6 +7,7 @@ use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::mem::size_of;
 use core::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use core::time::Duration;
 
 use spin::{Mutex, MutexGuard};
 
@@ -83,6 +84,18 @@ impl Bucket {
         }
     }
 
+    /// When `amount` can be taken at the earliest, from it and from all above it; `None` if that never comes.
+    fn when(&self, now: Instant, amount: usize) -> Option<Instant> {
+        let own = match self.own() {
+            Some(own) => own.bucket.when(now, amount)?,
+            None => now,
+        };
+        match &self.0.parent {
+            Some(above) => Some(own.max(above.when(now, amount)?)),
+            None => Some(own),
+        }
+    }
+
     fn available(&self, now: Instant) -> u64 {
         let own = self.own().map_or(u64::MAX, |own| own.bucket.available(now));
         self.0.parent.as_ref().map_or(own, |above| own.min(above.available(now)))
@@ -126,6 +139,17 @@ pub struct Bandwidth {
     sum: Option<Bucket>,
     /// Packets on all links.
     packets: Option<Bucket>,
+    /// When a frame was wanted that could not be had.
+    short: Arc<Mutex<Short>>,
+}
+
+/// Stretches of time: from a refusal to the moment when what was refused would pass.
+#[derive(Debug, Default)]
+struct Short {
+    /// The end of the last one.
+    until: Instant,
+    /// Of all together, up to that end.
+    sum: Duration,
 }
 
 impl Bandwidth {
@@ -133,7 +157,8 @@ impl Bandwidth {
     pub fn root(links: usize, budget: &Budget) -> Self {
         let [link, sum, packets] = bounds(budget);
         let bucket = |(rate, burst)| (rate != u64::MAX).then(|| Bucket::new(None, rate, burst));
-        Self { links: (0..links).map(|_| bucket(link)).collect(), sum: bucket(sum), packets: bucket(packets) }
+        let links = (0..links).map(|_| bucket(link)).collect();
+        Self { links, sum: bucket(sum), packets: bucket(packets), short: Arc::default() }
     }
 
     /// The bandwidth of a child. `None`: its parent has less than is to be donated.
@@ -146,7 +171,7 @@ impl Bandwidth {
             // Also one without a bound: it may get one while it lives, and so its children.
             None => Some(Some(Bucket::new(None, rate, burst))),
         };
-        let mut made = Self { links: Arc::from([]), sum: None, packets: None };
+        let mut made = Self { links: Arc::from([]), sum: None, packets: None, short: Arc::default() };
         let mut links = Vec::with_capacity(self.links.len());
         let complete = (|| {
             made.sum = below(&self.sum, sum)?;
@@ -195,10 +220,31 @@ impl Bandwidth {
                 buckets[..at].iter().filter_map(|(b, n)| Some((b.as_ref()?, n))).for_each(|(b, n)| {
                     b.put_back(*n);
                 });
+                self.refused(now, &buckets);
                 return false;
             }
         }
         true
+    }
+
+    /// A frame was refused: until when it would have had to wait.
+    #[cold]
+    fn refused(&self, now: Instant, buckets: &[(&Option<Bucket>, usize)]) {
+        let mut wanted = buckets.iter().filter_map(|(bucket, amount)| Some((bucket.as_ref()?, *amount)));
+        let Some(until) = wanted.try_fold(now, |at, (bucket, n)| Some(at.max(bucket.when(now, n)?))) else {
+            // It never passes: that is not for want of time.
+            return;
+        };
+        let mut short = self.short.lock();
+        let from = short.until.max(now);
+        short.sum += until.since(from);
+        short.until = short.until.max(until);
+    }
+
+    /// How long a frame or more was wanted that could not be had yet.
+    pub(super) fn short(&self, now: Instant) -> Duration {
+        let short = self.short.lock();
+        short.sum.saturating_sub(short.until.since(now))
     }
 
     /// Bytes that are left on the link that has the least.
@@ -215,7 +261,9 @@ impl Bandwidth {
 
     /// The bytes that this takes for so many links.
     pub(super) const fn bytes(links: usize) -> usize {
-        (links + 2) * (size_of::<Inner>() + 2 * size_of::<usize>()) + links * size_of::<Option<Bucket>>()
+        let counted = 2 * size_of::<usize>();
+        let short = size_of::<Mutex<Short>>() + counted;
+        (links + 2) * (size_of::<Inner>() + counted) + links * size_of::<Option<Bucket>>() + short
     }
 }
 
@@ -298,6 +346,24 @@ mod tests {
             child.give_back(Instant(n * 1000), &parent);
         }
         assert_eq!(sent, 0);
+    }
+
+    #[test]
+    fn time_is_short_from_the_refusal_until_it_would_pass() {
+        let team = Bandwidth::root(1, &budget(1000));
+        assert!(team.take(Instant(0), LINK, 1000) && team.short(Instant(0)).is_zero());
+        // A tenth of a second, and while it is short a second refusal that needs more: their union counts.
+        assert!(!team.take(Instant(0), LINK, 100));
+        assert_eq!(team.short(Instant(60_000)), Duration::from_millis(60));
+        assert!(!team.take(Instant(60_000), LINK, 200));
+        assert!(!team.take(Instant(60_000), LINK, 1001), "it never passes");
+        assert_eq!(team.short(Instant(150_000)), Duration::from_millis(150));
+        assert_eq!(team.short(Instant(9_000_000)), Duration::from_millis(200));
+        // A child is short of what it shares; its parent wanted nothing.
+        let child = team.below(Instant(9_000_000), false, &Budget::UNLIMITED).unwrap();
+        assert!(child.take(Instant(9_000_000), LINK, 1000) && !child.take(Instant(9_000_000), LINK, 500));
+        assert_eq!(child.short(Instant(99_000_000)), Duration::from_millis(500));
+        assert_eq!(team.short(Instant(99_000_000)), Duration::from_millis(200));
     }
 
     #[test]

@@ -6,34 +6,35 @@ use core::time::Duration;
 use super::Resource;
 use crate::platform::Instant;
 
-/// Strikes that end a team.
+/// The strike that ends a team.
 pub const MAX_STRIKES: u32 = 8;
 /// A strike is forgiven after so long without another.
 const FORGIVE: Duration = Duration::from_secs(60);
 /// Refusals are counted within this time.
 const WINDOW: Duration = Duration::from_secs(1);
 
-/// One line of the policy table.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Policy {
-    /// Warn when this many percent of the limit are used.
-    pub warn_percent: Option<u8>,
-    /// This many refusals within a second make a strike.
-    pub refusals_per_strike: Option<u16>,
-}
+/// From this strike on a team is throttled.
+pub const FIRST_THROTTLING: u32 = 2;
+/// For how long the first time; each further strike doubles it.
+pub const SHORTEST_THROTTLE: Duration = Duration::from_secs(1);
+/// At most so long, counted from the last strike.
+pub const LONGEST_THROTTLE: Duration = Duration::from_secs(32);
+/// The part of its shares of processor time that is left to a throttled team.
+pub const THROTTLED_PART: u32 = 8;
+/// The time between the beginnings of two events of a throttled team.
+pub const THROTTLED_PACE: Duration = Duration::from_millis(10);
+/// Whoever was told that his rate or his processor time is short is told so again after so long without.
+const QUIET: Duration = Duration::from_secs(1);
 
 impl Resource {
-    /// The policy for this resource.
-    pub const fn policy(self) -> Policy {
-        let (warn_percent, refusals_per_strike) = match self {
-            Self::Memory => (Some(75), Some(16)),
-            Self::Timers | Self::TimersTotal | Self::Sessions => (Some(75), Some(64)),
-            Self::Teams | Self::TeamsTotal => (None, Some(64)),
-            Self::CacheEntries => (Some(75), None),
-            Self::EventsTotal | Self::Download | Self::Compile | Self::Code => (None, None),
-            Self::Queue | Self::Rate | Self::Processor => (None, None),
-        };
-        Policy { warn_percent, refusals_per_strike }
+    /// How many refusals within a second make a strike; `None` where none do.
+    pub const fn refusals_per_strike(self) -> Option<u16> {
+        match self {
+            Self::Memory => Some(16),
+            Self::Timers | Self::TimersTotal | Self::Sessions | Self::Teams | Self::TeamsTotal => Some(64),
+            Self::CacheEntries | Self::EventsTotal | Self::Download | Self::Compile | Self::Code => None,
+            Self::Queue | Self::Rate | Self::Processor => None,
+        }
     }
 }
 
@@ -77,28 +78,31 @@ pub enum FaultPolicy {
     End,
 }
 
-/// What the policy says about a team after something went wrong.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// What the policy says about a team after something went wrong; the later, the graver.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 #[must_use = "the caller carries the verdict out"]
 pub enum Verdict {
     /// Go on.
     Go,
     /// Go on; that was a strike, and now there are this many.
     Strike(u32),
-    /// End the team.
-    End,
+    /// That was a strike: go on with less for this time.
+    Throttle(Duration),
+    /// That was the last strike: end the team after its own clean-up.
+    Stop,
+    /// End the team at once.
+    Kill,
 }
 
-impl Verdict {
-    /// The graver of two.
-    pub fn worse(self, other: Self) -> Self {
-        match (self, other) {
-            (Self::End, _) | (_, Self::End) => Self::End,
-            (Self::Strike(a), Self::Strike(b)) => Self::Strike(a.max(b)),
-            (Self::Strike(n), Self::Go) | (Self::Go, Self::Strike(n)) => Self::Strike(n),
-            (Self::Go, Self::Go) => Self::Go,
-        }
-    }
+/// A team goes on with less for a while.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Throttle {
+    /// Until then.
+    pub until: Instant,
+    /// Before that its next event does not begin.
+    pub next: Instant,
+    /// Since when an event has been held back, if one is.
+    pub held: Option<Instant>,
 }
 
 /// How a team has kept to its budget: what the policy table works on.
@@ -108,7 +112,10 @@ pub struct Conduct {
     trusted: bool,
     strikes: u32,
     last_strike: Instant,
-    warned: [bool; Resource::COUNT],
+    /// Bits of the resources that it was warned of, and that have not been relieved since.
+    warned: u16,
+    /// When it was last short of its rate, and of processor time.
+    short: [Option<Instant>; 2],
     window: Instant,
     in_window: [u16; Resource::COUNT],
 }
@@ -120,26 +127,43 @@ impl Conduct {
         Self { trusted: true, ..Self::default() }
     }
 
-    /// Notes that `used` of `limit` are in use now. True if the team is to be warned: the first time that
-    /// it reaches the soft threshold after having been below half of it.
-    pub fn used(&mut self, resource: Resource, used: u64, limit: u64) -> bool {
-        let Some(percent) = resource.policy().warn_percent else { return false };
-        let threshold = u128::from(limit) * u128::from(percent);
-        let use_ = u128::from(used) * 100;
-        let warned = &mut self.warned[resource as usize];
-        if !*warned && use_ >= threshold && used > 0 {
-            *warned = true;
-            return true;
+    /// The bits of what it was warned of and what has not been relieved since.
+    #[inline]
+    pub(super) fn warned(&self) -> u32 {
+        self.warned.into()
+    }
+
+    /// Notes that the account of `resource` was found near its limit (`near`) or well below (`relieved`). True if
+    /// the team is to be warned: the first time since it was well below.
+    pub(super) fn level(&mut self, resource: Resource, near: bool, relieved: bool) -> bool {
+        let bit = 1 << resource as u16;
+        if relieved {
+            self.warned &= !bit;
+            return false;
         }
-        if use_ * 2 < threshold {
-            *warned = false;
+        let first = near && self.warned & bit == 0;
+        self.warned |= if near { bit } else { 0 };
+        first
+    }
+
+    /// It could not be told: it is to be warned again.
+    pub(super) fn untold(&mut self, resource: Resource) {
+        self.warned &= !(1 << resource as u16);
+        if let Some(at) = place(resource) {
+            self.short[at] = None;
         }
-        false
+    }
+
+    /// Notes that the team had to do with less than it wanted of what comes with time: its rate, or the
+    /// processor's. True if it is to be warned: the first time after a second without.
+    pub fn short_of(&mut self, now: Instant, resource: Resource) -> bool {
+        let Some(at) = place(resource) else { return false };
+        self.short[at].replace(now).is_none_or(|before| now.since(before) >= QUIET)
     }
 
     /// Notes that the team was refused more of `resource`.
     pub fn refused(&mut self, now: Instant, resource: Resource) -> Verdict {
-        let Some(most) = resource.policy().refusals_per_strike else { return Verdict::Go };
+        let Some(most) = resource.refusals_per_strike() else { return Verdict::Go };
         if self.trusted {
             return Verdict::Go;
         }
@@ -160,7 +184,7 @@ impl Conduct {
     pub fn fault(&mut self, now: Instant, fault: Fault) -> Verdict {
         match fault.policy() {
             FaultPolicy::Strike => self.strike(now),
-            FaultPolicy::End => Verdict::End,
+            FaultPolicy::End => Verdict::Kill,
         }
     }
 
@@ -173,7 +197,22 @@ impl Conduct {
         let forgiven = now.since(self.last_strike).as_secs() / FORGIVE.as_secs();
         self.strikes = self.strikes.saturating_sub(u32::try_from(forgiven).unwrap_or(u32::MAX)) + 1;
         self.last_strike = now;
-        if self.strikes >= MAX_STRIKES { Verdict::End } else { Verdict::Strike(self.strikes) }
+        match self.strikes.checked_sub(FIRST_THROTTLING) {
+            _ if self.strikes >= MAX_STRIKES => Verdict::Stop,
+            None => Verdict::Strike(self.strikes),
+            Some(doublings) => {
+                Verdict::Throttle((SHORTEST_THROTTLE * 2u32.pow(doublings.min(16))).min(LONGEST_THROTTLE))
+            }
+        }
+    }
+}
+
+/// Where what comes with time has its place.
+const fn place(resource: Resource) -> Option<usize> {
+    match resource {
+        Resource::Rate => Some(0),
+        Resource::Processor => Some(1),
+        _ => None,
     }
 }
 
@@ -182,14 +221,20 @@ mod tests {
     use super::*;
 
     #[test]
-    fn whoever_keeps_trying_is_ended() {
+    fn whoever_keeps_trying_goes_on_with_less_and_is_ended() {
         let mut conduct = Conduct::default();
-        let mut tries = 0;
-        while conduct.refused(Instant(tries), Resource::Memory) != Verdict::End {
+        let (mut tries, mut verdicts) = (0, alloc::vec::Vec::new());
+        while verdicts.last() != Some(&Verdict::Stop) {
+            let verdict = conduct.refused(Instant(tries), Resource::Memory);
+            verdicts.extend((verdict != Verdict::Go).then_some(verdict));
             tries += 1;
             assert!(tries < 1000);
         }
-        assert_eq!(tries + 1, 16 * u64::from(MAX_STRIKES));
+        assert_eq!(tries, 16 * u64::from(MAX_STRIKES));
+        let throttles = [1, 2, 4, 8, 16, 32].map(|s| Verdict::Throttle(Duration::from_secs(s)));
+        assert_eq!(verdicts[0], Verdict::Strike(1));
+        assert_eq!(verdicts[1..7], throttles);
+        assert_eq!(LONGEST_THROTTLE, Duration::from_secs(32));
     }
 
     #[test]
@@ -200,11 +245,23 @@ mod tests {
         }
         for n in 0..1000 {
             let verdict = conduct.fault(Instant(n * 61_000_000), Fault::Pointer);
-            assert!(matches!(verdict, Verdict::Strike(_)));
+            assert!(matches!(verdict, Verdict::Strike(_) | Verdict::Throttle(SHORTEST_THROTTLE)));
         }
         assert!(conduct.strikes() <= 2);
-        assert_eq!(conduct.fault(Instant(0), Fault::Trap), Verdict::End);
-        assert_eq!(conduct.fault(Instant(0), Fault::Deadline), Verdict::End);
+        assert_eq!(conduct.fault(Instant(0), Fault::Trap), Verdict::Kill);
+        assert_eq!(conduct.fault(Instant(0), Fault::Deadline), Verdict::Kill);
+    }
+
+    #[test]
+    fn what_is_forgiven_lowers_the_degree() {
+        let mut conduct = Conduct::default();
+        for expected in [0, 1, 2, 4] {
+            let verdict = conduct.fault(Instant(0), Fault::Pointer);
+            let throttle = Verdict::Throttle(Duration::from_secs(expected));
+            assert!(verdict == throttle || expected == 0);
+        }
+        // Four stand; three minutes later it is the second again.
+        assert_eq!(conduct.fault(Instant(180_000_000), Fault::Pointer), Verdict::Throttle(SHORTEST_THROTTLE));
     }
 
     #[test]
@@ -221,20 +278,42 @@ mod tests {
         let mut conduct = Conduct::trusted();
         assert!((0..100_000).all(|_| conduct.refused(Instant(0), Resource::Memory) == Verdict::Go));
         assert_eq!(conduct.fault(Instant(0), Fault::Pointer), Verdict::Strike(1));
-        assert_eq!(conduct.fault(Instant(0), Fault::Deadline), Verdict::End);
+        assert_eq!(conduct.fault(Instant(0), Fault::Deadline), Verdict::Kill);
+    }
+
+    #[test]
+    fn the_graver_verdict_counts() {
+        let time = Duration::from_secs(1);
+        let rising = [Verdict::Go, Verdict::Strike(1), Verdict::Throttle(time), Verdict::Stop, Verdict::Kill];
+        assert!(rising.is_sorted_by(|a, b| a < b));
     }
 
     #[test]
     fn a_warning_comes_once() {
         let mut conduct = Conduct::default();
-        assert!(!conduct.used(Resource::Timers, 74, 100));
-        assert!(conduct.used(Resource::Timers, 75, 100));
-        assert!(!conduct.used(Resource::Timers, 100, 100));
-        assert!(!conduct.used(Resource::Timers, 40, 100));
-        assert!(!conduct.used(Resource::Timers, 80, 100), "it has not been low enough since");
-        assert!(!conduct.used(Resource::Timers, 10, 100));
-        assert!(conduct.used(Resource::Timers, 80, 100));
-        assert!(!conduct.used(Resource::Rate, 100, 100));
-        assert!(conduct.used(Resource::Memory, u64::MAX, u64::MAX));
+        assert!(!conduct.level(Resource::Timers, false, false));
+        assert!(conduct.level(Resource::Timers, true, false));
+        assert!(
+            !conduct.level(Resource::Timers, true, false) && conduct.level(Resource::Memory, true, false)
+        );
+        assert!(!conduct.level(Resource::Timers, false, false), "not low enough");
+        assert!(!conduct.level(Resource::Timers, true, false));
+        assert!(!conduct.level(Resource::Timers, false, true) && conduct.warned() != 0);
+        assert!(conduct.level(Resource::Timers, true, false));
+        conduct.untold(Resource::Timers);
+        assert!(conduct.level(Resource::Timers, true, false));
+    }
+
+    #[test]
+    fn who_is_short_all_the_time_is_told_once() {
+        let mut conduct = Conduct::default();
+        let told = (0..100).filter(|n| conduct.short_of(Instant(n * 100_000), Resource::Rate)).count();
+        assert_eq!(told, 1);
+        assert!(conduct.short_of(Instant(0), Resource::Processor));
+        assert!(conduct.short_of(Instant(20_000_000), Resource::Rate));
+        assert!(!conduct.short_of(Instant(20_000_000), Resource::Rate));
+        conduct.untold(Resource::Rate);
+        assert!(conduct.short_of(Instant(20_000_000), Resource::Rate));
+        assert!(!conduct.short_of(Instant(0), Resource::Memory));
     }
 }

@@ -12,23 +12,33 @@
 //! [`OWN_SHARES`], of which it may donate; a child that shares competes beside them.
 //!
 //! # Policy
-//! A team is warned once when it passes a soft threshold, refused at the hard limit, given a strike when
-//! it keeps trying, and ended with its last strike. [`Resource::policy`] and [`Fault::policy`] are the table:
+//! A team is warned when it comes near a limit, refused at the limit, and given a strike when it keeps trying:
 //!
-//! | what                      | warned at | refusals in 1 s that make a strike | why                                 |
-//! |---------------------------|-----------|------------------------------------|-------------------------------------|
-//! | memory                    | 75 %      | 16                                 | the guest is told (`on_warning`)    |
-//! | timers, sessions          | 75 %      | 64                                 |                                     |
-//! | teams                     | never     | 64                                 | it started more than it may         |
-//! | soft-state entries        | 75 %      | never                              | an older one gives way              |
-//! | event queue, code         | never     | never                              | others fill it; had at the start    |
-//! | events, downloads, compile time in all | never | never: the flow ends       | without them it cannot go on        |
-//! | rates, processor          | never     | never                              | others' capsules may cause it       |
-//! | a lie about a pointer     | -         | each one is a strike               | a mistake, but ours to survive      |
-//! | deadline passed           | -         | ends the team                      | its state is no longer known        |
-//! | trap                      | -         | ends the team                      | its state is no longer known        |
+//! | what                      | warned                | refusals in 1 s that make a strike | why                                |
+//! |---------------------------|-----------------------|------------------------------------|------------------------------------|
+//! | memory                    | at 75 %               | 16                                 | the guest was told                 |
+//! | timers, sessions, teams, each also in all | at 75 % | 64                               |                                    |
+//! | soft-state entries        | at 75 %               | never                              | an older one gives way             |
+//! | code                      | at 75 %               | never                              | had at the start                   |
+//! | events, downloads, compile time in all | at 75 %  | never: the flow ends               | without them it cannot go on       |
+//! | rates                     | when a frame is refused | never                            | others' capsules may cause it      |
+//! | processor                 | when an event took 75 % of its time, or one was held back | never | others' capsules may cause it |
+//! | event queue               | never                 | never                              | others fill it                     |
+//! | a lie about a pointer     | -                     | each one is a strike               | a mistake, but ours to survive     |
+//! | deadline passed, trap     | -                     | none: the end at once              | its state is no longer known       |
 //!
-//! Eight strikes end a team; a strike is forgiven after a minute without another.
+//! What follows from strikes has degrees:
+//!
+//! | strike  | what follows |
+//! |---------|--------------|
+//! | 1st     | nothing yet |
+//! | 2nd-7th | *throttled* for 1 s, 2 s, ... 32 s from that strike on: an eighth of its shares, and 10 ms between its events' beginnings |
+//! | 8th     | *stopped*: ended after its own clean-up; and its flow is *banned*, longer each time |
+//! | trap, deadline | *killed*: no instruction more; and banned likewise |
+//!
+//! A strike is forgiven after a minute without another. What is counted is warned of once until the use has been below
+//! half of the threshold (of what is shared: an eighth below it); what comes with time (rates, the processor) once until a second has passed without. An account that a team shares is near its
+//! limit for whoever takes from it then, and for whose account it is: both are warned.
 
 mod accounts;
 mod bandwidth;
@@ -39,13 +49,17 @@ use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::fmt;
 use core::mem::size_of;
+use core::time::Duration;
 
 use wire::tuple::Budgets;
 
 pub use self::accounts::Accounts;
 pub use self::bandwidth::Bandwidth;
 pub use self::budget::{Budget, DEFAULT_SHARES, Donated, Resource};
-pub use self::conduct::{Conduct, Fault, FaultPolicy, MAX_STRIKES, Policy, Verdict};
+pub use self::conduct::{
+    Conduct, FIRST_THROTTLING, Fault, FaultPolicy, LONGEST_THROTTLE, MAX_STRIKES, SHORTEST_THROTTLE,
+    THROTTLED_PACE, THROTTLED_PART, Throttle, Verdict,
+};
 use crate::account::{Account, Charge, Refused};
 use crate::platform::Instant;
 use crate::sched::Shares;
@@ -88,6 +102,8 @@ pub struct Counters {
     pub sent: u64,
     /// Operations refused for want of budget.
     pub refused: u64,
+    /// Microseconds in which an event of it was held back.
+    pub held_us: u64,
 }
 
 /// One team.
@@ -101,6 +117,8 @@ pub struct Team {
     pub counters: Counters,
     /// How it keeps to its budget.
     pub conduct: Conduct,
+    /// It goes on with less for a while.
+    pub throttle: Option<Throttle>,
     parent: Option<TeamId>,
     depth: u8,
     accounts: Accounts,
@@ -136,9 +154,47 @@ impl Team {
         &self.bandwidth
     }
 
-    /// Its weight for the scheduler.
+    /// Its weight for the scheduler: less while it is throttled.
     pub fn shares(&self) -> Shares {
-        self.shares
+        let part = if self.throttle.is_some() { THROTTLED_PART } else { 1 };
+        Shares { among: (self.shares.among / part).max(1), ..self.shares }
+    }
+
+    /// Whether [`warnings`](Self::warnings) has something to do.
+    #[inline]
+    pub fn may_warn(&self) -> bool {
+        self.accounts.bell().is_rung() || self.conduct.warned() != 0
+    }
+
+    /// The resources that it is to be warned of now.
+    pub fn warnings(&mut self) -> impl Iterator<Item = Resource> + use<> {
+        let is = |list: u32, resource: Resource| list & 1 << resource as u32 != 0;
+        let rung = self.accounts.bell().take();
+        let look = rung | self.conduct.warned();
+        let mut warn = 0;
+        for resource in Resource::accounts().filter(|resource| is(look, *resource)) {
+            let relieved = self.accounts.of(resource).is_none_or(Account::is_relieved);
+            if self.conduct.level(resource, is(rung, resource), relieved) {
+                warn |= 1 << resource as u32;
+            }
+        }
+        Resource::accounts().filter(move |resource| is(warn, *resource))
+    }
+
+    /// It could not be warned now, so it is to be warned later.
+    pub fn warn_later(&mut self, resource: Resource) {
+        self.conduct.untold(resource);
+        if self.accounts.of(resource).is_some() {
+            self.accounts.bell().ring(resource as u8);
+        }
+    }
+
+    /// The time in which it was held back by its own budgets: an event of it by [`Throttle`], or a frame that was
+    /// refused by its bandwidth, from the refusal to when it would have passed. Both count.
+    pub fn throttled(&self, now: Instant) -> Duration {
+        let held =
+            self.throttle.and_then(|throttle| throttle.held).map_or(Duration::ZERO, |at| now.since(at));
+        Duration::from_micros(self.counters.held_us) + held + self.bandwidth.short(now)
     }
 
     /// What its parent donated to it.
@@ -215,6 +271,7 @@ impl Teams {
             budget,
             counters: Counters::default(),
             conduct: Conduct::default(),
+            throttle: None,
             parent: None,
             depth: 0,
             accounts,
@@ -277,6 +334,7 @@ impl Teams {
             budget,
             counters: Counters::default(),
             conduct: Conduct::default(),
+            throttle: None,
             parent: Some(parent),
             depth: above.depth + 1,
             accounts,

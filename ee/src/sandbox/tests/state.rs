@@ -253,7 +253,8 @@ fn the_node_and_the_flow() {
         "(i32.wrap_i64 (call $budget_left (i32.const 2)))",
         "(i64.gt_s (call $budget_left (i32.const 0)) (i64.const 100000))",
         "(i64.gt_s (call $budget_left (i32.const 1)) (i64.const 100000))",
-        "(i32.wrap_i64 (call $budget_left (i32.const 3)))",
+        "(i32.wrap_i64 (call $budget_left (i32.const 4)))",
+        "(i32.wrap_i64 (call $budget_left (i32.const 13)))",
         "(call $log (i32.const 4) (i32.const 0) (i32.const 0))",
     ]);
     let mut b = Bench::new(&on_capsule(&body));
@@ -280,6 +281,7 @@ fn the_node_and_the_flow() {
         4000,
         1,
         1,
+        2,
         CODE(Error::BadArgument),
         CODE(Error::BadArgument),
     ];
