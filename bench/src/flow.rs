@@ -1,4 +1,4 @@
-//! The flow that the benchmarks relay: its module, its tuple, its identifier.
+//! The flows of the benchmarks: module, tuple, identifier. The one that is relayed, and any other.
 
 use anyhow::{Context, Result};
 use wire::id::{CapsuleId, PartHash, Path, TupleHash};
@@ -26,9 +26,14 @@ pub struct RelayFlow {
 }
 
 impl RelayFlow {
-    /// Assembles the module and writes the tuple.
+    /// Assembles the relay's module and writes its tuple.
     pub fn new() -> Result<Self> {
-        let module = wat::parse_str(MODULE)?;
+        Self::of("relay", MODULE, |body| body.nonce = *b"relay benchmark\0")
+    }
+
+    /// A flow of this guest, one of whose capsules may be sent once, unless `edit` changes that.
+    pub fn of(name: &str, guest: &str, edit: impl FnOnce(&mut Body)) -> Result<Self> {
+        let module = wat::parse_str(guest)?;
         let code = Part::of(&module).context("the module is too long")?;
         let relay = CapsuleType {
             name: "Relay".into(),
@@ -36,7 +41,7 @@ impl RelayFlow {
             derives: Vec::new(),
         };
         let protocol = Protocol {
-            name: "relay".into(),
+            name: name.into(),
             code,
             data: Vec::new(),
             capsules: vec![relay],
@@ -45,15 +50,16 @@ impl RelayFlow {
             params: Vec::new(),
             companions: Vec::new(),
         };
-        let body = Body {
+        let mut body = Body {
             version: VERSION,
-            nonce: *b"relay benchmark\0",
+            nonce: [0; 16],
             protocols: vec![protocol],
             request: Request::default(),
             validity: Validity::default(),
             replaces: None,
             extensions: Vec::new(),
         };
+        edit(&mut body);
         let tuple = Tuple { body, credentials: Credentials::None };
         tuple.check()?;
         let tuple = tuple.encode();

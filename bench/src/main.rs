@@ -10,7 +10,7 @@ use host::link::Link;
 
 use bench::instructions::budget::Budget;
 use bench::instructions::relays::Kind;
-use bench::{image, instructions, relay};
+use bench::{accounting, fairness, image, instructions, relay, teams};
 
 /// Benchmarks of the active node. docs/benchmarks.md explains the figures.
 ///
@@ -33,6 +33,12 @@ enum Command {
     Instructions(instructions::Options),
     /// The bootable node in QEMU: relay rate, boot stages, size, memory, download from hop to hop
     Image(image::Options),
+    /// A thousand teams on one node: memory, time to make and kill one, cost of an event
+    Teams(teams::Options),
+    /// Processor time and bandwidth of teams that compete, against their shares
+    Fairness(fairness::Options),
+    /// What measuring and stopping guests costs: Fib, Sort, and the relay
+    Accounting(accounting::Options),
     /// What is counted: relays capsules on links in memory
     #[command(hide = true)]
     Count {
@@ -42,6 +48,34 @@ enum Command {
         capsules: u64,
         /// Payload size in bytes
         payload: usize,
+    },
+    /// What is counted: events of many teams
+    #[command(hide = true)]
+    CountTeams {
+        /// Of what
+        load: teams::Load,
+        /// How many teams
+        teams: u16,
+        /// How many events
+        events: u64,
+    },
+    /// What is counted: a program that is looked at in some way
+    #[command(hide = true)]
+    CountProgram {
+        /// How it is looked at
+        way: accounting::Way,
+        /// Which
+        program: String,
+        /// Its size
+        size: i32,
+        /// How often
+        times: u32,
+    },
+    /// What is counted: what accounts for capsules
+    #[command(hide = true)]
+    CountAccounting {
+        /// How many
+        capsules: u64,
     },
     /// The NodeOS row's process: configuration on standard input
     #[command(hide = true)]
@@ -84,6 +118,24 @@ fn run(arguments: &Arguments) -> Result<()> {
             Ok(())
         }
         Command::Count { kind, capsules, payload } => instructions::relays::relay(*kind, *capsules, *payload),
+        Command::Teams(options) => {
+            let figures = teams::run(options)?;
+            print(arguments.json, &figures, teams::report(&figures))
+        }
+        Command::Fairness(options) => {
+            let parts = fairness::run(options)?;
+            print(arguments.json, &parts, fairness::report(&parts))?;
+            fairness::judge(&parts)
+        }
+        Command::Accounting(options) => {
+            let figures = accounting::run(options)?;
+            print(arguments.json, &figures, accounting::report(&figures))
+        }
+        Command::CountTeams { load, teams, events } => teams::load(*load, *teams, *events),
+        Command::CountProgram { way, program, size, times } => {
+            accounting::program(*way, program, *size, *times)
+        }
+        Command::CountAccounting { capsules } => accounting::capsules(*capsules),
         Command::ServeNative => {
             let (config, links) = relay_links()?;
             relay::native::run(&config, links)

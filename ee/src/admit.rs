@@ -146,6 +146,8 @@ pub struct Admitted {
     pub inbox: u32,
     /// Functions of the module's own.
     pub functions: u32,
+    /// How many functions it imports.
+    pub imports: u32,
     /// What the module says about itself.
     pub description: Option<Description>,
 }
@@ -385,7 +387,7 @@ impl Walk {
             return wrong("bees_inbox", "must be an immutable i32, the address of 64 bytes in the memory");
         };
         let functions = self.functions.len() as u32 - self.imported;
-        Ok(Admitted { inbox, functions, description: self.description })
+        Ok(Admitted { inbox, imports: self.imported, functions, description: self.description })
     }
 
     /// The value of an immutable `i32` global.

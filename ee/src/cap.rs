@@ -11,6 +11,7 @@ mod neighbors;
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use nodeos::account::{Account, Charge, Refused};
 use nodeos::slab::{Handle, Slab};
 
 pub(crate) use self::neighbors::Neighbors;
@@ -128,8 +129,17 @@ struct Shared {
 }
 
 /// What other teams hold of a team's capabilities. Who has a clone cuts it without the table.
-#[derive(Clone, Default)]
-pub(crate) struct Lines(Arc<Mutex<Vec<Shared>>>);
+#[derive(Clone)]
+pub(crate) struct Lines(Arc<Mutex<Table>>);
+
+struct Table {
+    shared: Vec<Shared>,
+    /// For each of them.
+    charge: Charge,
+}
+
+/// Bytes of a line, and of its place in a list that may be moved.
+const SHARED_BYTES: usize = 2 * size_of::<Shared>() + 64;
 
 impl Lines {
     /// What other teams have of the target is void from now on.
@@ -138,7 +148,7 @@ impl Lines {
     }
 
     fn cut(&self, which: impl Fn(&Shared) -> bool) {
-        self.list().retain(|s| {
+        self.open().retain(|s| {
             let goes = which(s);
             if goes {
                 s.line.cut();
@@ -147,8 +157,23 @@ impl Lines {
         });
     }
 
-    fn list(&self) -> MutexGuard<'_, Vec<Shared>> {
+    fn open(&self) -> MutexGuard<'_, Table> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Table {
+    fn retain(&mut self, keep: impl FnMut(&Shared) -> bool) {
+        let before = self.shared.len();
+        self.shared.retain(keep);
+        self.charge.shrink(((before - self.shared.len()) * SHARED_BYTES) as u64);
+    }
+
+    fn push(&mut self, shared: Shared) -> Result<(), Error> {
+        self.charge.grow(SHARED_BYTES as u64).map_err(|_| Error::NoMemory)?;
+        self.shared.reserve_exact(1);
+        self.shared.push(shared);
+        Ok(())
     }
 }
 
@@ -169,20 +194,22 @@ pub(crate) struct Caps {
 }
 
 impl Caps {
-    /// The most bytes that the table takes for so many neighbors and privileges.
+    /// The most bytes that the table takes for so many neighbors and privileges, beside itself, the capabilities,
+    /// and what it shares with other teams: these are charged as they come.
     pub const fn bytes(neighbors: usize, privileges: usize) -> usize {
-        Slab::<Cap>::bytes(MAX_CAPS + neighbors + privileges)
-            + (privileges + MAX_LENT) * 64
+        (privileges + MAX_LENT) * 64
             + MAX_GROUPS * neighbors.div_ceil(64) * 8
             + Slab::<Child>::bytes(MAX_CHILDREN)
-            + MAX_SHARED * (size_of::<Shared>() + 64)
-            + size_of::<Self>()
     }
 
-    pub fn new(neighbors: usize, privileges: &[String]) -> Self {
+    pub fn new(neighbors: usize, privileges: &[String], memory: &Account) -> Result<Self, Refused> {
         let own = |name: &String| Privilege { name: name.as_str().into(), own: true };
-        Self {
-            slab: Slab::new(MAX_CAPS + neighbors + privileges.len()),
+        let mut slab = Slab::charged(MAX_CAPS + neighbors + privileges.len(), memory)?;
+        // What asking gives for the first time is always there.
+        slab.make_room(1 + neighbors + privileges.len())?;
+        let shared = Table { shared: Vec::new(), charge: memory.charge(0)? };
+        Ok(Self {
+            slab,
             next_family: 0,
             named: vec![None; 1 + privileges.len()],
             privileges: privileges.iter().map(own).collect(),
@@ -190,8 +217,8 @@ impl Caps {
             groups: [const { None }; MAX_GROUPS],
             lent: [const { None }; MAX_LENT],
             children: Slab::new(MAX_CHILDREN),
-            shared: Lines::default(),
-        }
+            shared: Lines(Arc::new(Mutex::new(shared))),
+        })
     }
 
     fn entry(&self, raw: u32, needed: u32) -> Result<&Cap, Error> {
@@ -567,18 +594,18 @@ impl Caps {
 
     /// The family's line to other teams.
     fn line(&mut self, family: u64, target: Target) -> Result<Arc<Line>, Error> {
-        let mut shared = self.shared.list();
-        if let Some(known) = shared.iter().find(|s| s.family == family) {
+        let mut table = self.shared.open();
+        if let Some(known) = table.shared.iter().find(|s| s.family == family) {
             return Ok(known.line.clone());
         }
         // Nobody hangs on those that only this table knows.
-        shared.retain(|s| Arc::strong_count(&s.line) > 1);
+        table.retain(|s| Arc::strong_count(&s.line) > 1);
         let before = match target {
             Target::Lent(at) => self.lent[usize::from(at)].as_ref().map(|l| l.line.clone()),
             _ => None,
         };
-        let line = Line::after(before).filter(|_| shared.len() < MAX_SHARED).ok_or(Error::NoRoom)?;
-        shared.push(Shared { family, target, line: line.clone() });
+        let line = Line::after(before).filter(|_| table.shared.len() < MAX_SHARED).ok_or(Error::NoRoom)?;
+        table.push(Shared { family, target, line: line.clone() })?;
         Ok(line)
     }
 }

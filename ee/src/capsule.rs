@@ -4,6 +4,7 @@
 //! handler, or until it is sent. It carries the counts of operations that are left, where the capsule
 //! came from, and the host's packet buffer with the payload, which is sent without being copied.
 
+use nodeos::account::{Account, Refused};
 use nodeos::buf::Buf;
 use nodeos::slab::{Handle, Slab};
 use wire::grant::Grant;
@@ -96,10 +97,11 @@ pub(crate) struct Objects {
 }
 
 impl Objects {
-    pub const BYTES: usize = Slab::<Object>::bytes(MAX_OBJECTS);
-
-    pub fn new() -> Self {
-        Self { slab: Slab::new(MAX_OBJECTS) }
+    /// The capsule that an event brings has its place at once; others are charged as they come.
+    pub fn new(memory: &Account) -> Result<Self, Refused> {
+        let mut slab = Slab::charged(MAX_OBJECTS, memory)?;
+        slab.make_room(1)?;
+        Ok(Self { slab })
     }
 
     pub fn insert(&mut self, object: Object) -> Result<Handle, Error> {

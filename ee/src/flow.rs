@@ -16,7 +16,7 @@ use nodeos::platform::Instant;
 use nodeos::slab::{Handle, Slab};
 use nodeos::team::TeamId;
 use wire::control::{Arrival, FlowInfo, FlowState};
-use wire::grant::Grant;
+use wire::grant::{Grant, Neighbors};
 use wire::id::{CapsuleId, PartHash, Path, TupleHash};
 use wire::tuple::{Part, Tuple};
 
@@ -276,12 +276,62 @@ impl Flows {
 
 /// The fewest digits of a hash that name a flow.
 const MIN_DIGITS: usize = 8;
-/// Bytes of a flow's record and of its identifiers in the registry, at most.
+/// Bytes of a flow's record, and of what is read from a small tuple, at most.
 const FLOW_BYTES: u64 = 8 * 1024;
+/// Bytes of an entry of a hash table for each of its own, at most: directly after it has grown.
+const HASHED: usize = 3;
+/// Bytes beside what a shared pointer points to.
+const SHARED: usize = 2 * size_of::<usize>();
 
-/// What a tuple of `len` bytes is charged: its bytes, what is read from them, and the flow's record.
+/// What a tuple of `len` bytes is charged that nobody has judged yet: its bytes, what is read from them, and the
+/// flow's record.
 pub fn tuple_bytes(len: usize) -> u64 {
     2 * len as u64 + FLOW_BYTES
+}
+
+/// What a flow is charged from its grant on: the tuple's bytes, what was read from them, the flow's record, its
+/// grant and its identifiers.
+pub fn flow_bytes(data: &TupleData, grant: &Grant) -> u64 {
+    let protocols = &data.tuple.body.protocols;
+    let kinds: usize = protocols.iter().map(|p| p.capsules.len()).sum();
+    let ids = kinds + 1 + data.parts.len();
+    let named = size_of::<CapsuleId>() + size_of::<Handle>() * 4;
+    let record = size_of::<Flow>()
+        + size_of::<Sandbox>()
+        + HASHED * (size_of::<TupleHash>() + size_of::<TeamId>() + 2 * size_of::<Handle>())
+        + 2 * size_of::<(Instant, Handle)>()
+        + ids * (HASHED * named + 2 * size_of::<CapsuleId>())
+        + kinds * size_of::<CapsuleId>()
+        + data.parts.len() * (size_of::<Part>() + size_of::<PartData>() + SHARED + size_of::<usize>());
+    (record + data.bytes.len() + SHARED + read_from(&data.tuple, data.bytes.len()) + held_by(grant)) as u64
+}
+
+/// What a tuple takes that was read from `len` bytes: every name and every value is among those bytes.
+fn read_from(tuple: &Tuple, len: usize) -> usize {
+    let body = &tuple.body;
+    let lists = |p: &wire::tuple::Protocol| {
+        size_of_val(p)
+            + size_of_val(&*p.data)
+            + size_of_val(&*p.capsules)
+            + size_of_val(&*p.params)
+            + size_of_val(&*p.companions)
+    };
+    SHARED
+        + size_of::<Tuple>()
+        + len
+        + body.protocols.iter().map(lists).sum::<usize>()
+        + size_of_val(&*body.request.privileges)
+        + size_of_val(&*body.extensions)
+}
+
+fn held_by(grant: &Grant) -> usize {
+    let names = |names: &Vec<String>| names.iter().map(|n| size_of_val(n) + n.len()).sum::<usize>();
+    let neighbors = match &grant.neighbors {
+        Neighbors::All => 0,
+        Neighbors::Only(list) | Neighbors::Except(list) => names(list),
+    };
+    // A flow that runs in the background knows its privileges twice.
+    neighbors + 2 * names(&grant.privileges) + size_of_val(&*grant.clamps)
 }
 
 impl Flow {

@@ -9,10 +9,11 @@
 use std::hash::Hasher;
 use std::time::Duration;
 
-use nodeos::account::{Account, Charge};
+use nodeos::account::{Account, Charge, Refused};
 use nodeos::platform::Instant;
 use nodeos::pool::{Pool, PoolLimits};
-use nodeos::slab::{Handle, Slab};
+use nodeos::slab::{Handle, NoSlot, Slab};
+use nodeos::team::Accounts;
 use nodeos::timer::Timers;
 
 use crate::abi::{self, Error};
@@ -50,20 +51,20 @@ pub(crate) struct Soft {
 }
 
 impl Soft {
-    /// Room for `limit` entries; their index is charged now, keys and values as they come, and each entry to
-    /// `entries`.
+    /// Room for `limit` entries. The heads of their index are charged now, all else as it comes, and each entry
+    /// to `entries`.
     pub fn new(account: &Account, entries: &Account, limit: usize, seed: u64) -> Result<Self, Error> {
         let limit = limit.min(abi::MAX_NAMED);
         let buckets = limit.next_power_of_two();
-        let index = Slab::<Entry>::bytes(limit) + buckets * size_of::<Option<Handle>>() + timer_bytes(limit);
-        let charge = account.charge(index as u64).map_err(|_| Error::NoMemory)?;
+        let heads = (buckets * size_of::<Option<Handle>>()) as u64;
+        let charge = account.charge(heads).map_err(|_| Error::NoMemory)?;
         // One chunk for each entry, and one while an entry is replaced.
-        let limits = PoolLimits { first_segment: 4 << 10, chunks: limit + 1, ..PoolLimits::default() };
+        let limits = PoolLimits { first_segment: 1 << 10, chunks: limit + 1, ..PoolLimits::default() };
         let pool = Pool::new(account, limits).map_err(|_| Error::NoMemory)?;
         Ok(Self {
-            entries: Slab::new(limit),
+            entries: Slab::charged(limit, account).map_err(|_| Error::NoMemory)?,
             buckets: vec![None; buckets].into(),
-            order: Timers::new(limit),
+            order: Timers::charged(limit, account).map_err(|_| Error::NoMemory)?,
             oldest: None,
             newest: None,
             pool,
@@ -79,6 +80,10 @@ impl Soft {
         let expires = after(now, ttl_ms)?;
         if self.limit == 0 {
             return Err(Error::NoRoom);
+        }
+        if self.entries.len() < self.limit {
+            no_memory(self.entries.reserve())?;
+            no_memory(self.order.reserve())?;
         }
         let chunk = self.pool.alloc(key.len() + value.len()).map_err(|_| Error::NoMemory)?;
         if let Some(bytes) = self.pool.get_mut(chunk) {
@@ -304,18 +309,24 @@ pub(crate) struct TimerTable {
 const MAX_INTERVAL: u64 = 366 * 24 * 3600 * 1_000_000;
 
 impl TimerTable {
-    /// The most bytes that `limit` timers take.
-    pub fn bytes(limit: usize) -> usize {
-        Slab::<Timer>::bytes(limit) + timer_bytes(limit)
-    }
-
-    /// At most `limit` timers at once, charged to `held`, and each that is set to `total`; intervals within
-    /// the bounds.
-    pub fn new(limit: usize, held: Charge, total: Account, min_us: Option<u32>, max_us: Option<u64>) -> Self {
+    /// At most `limit` timers at once, each charged to the team's timers, each that is set to those it may have in
+    /// all, and what the table takes to its memory; intervals within the bounds.
+    pub fn new(
+        limit: usize,
+        accounts: &Accounts,
+        min_us: Option<u32>,
+        max_us: Option<u64>,
+    ) -> Result<Self, Refused> {
         let limit = limit.min(abi::MAX_NAMED);
-        let max = max_us.unwrap_or(u64::MAX).min(MAX_INTERVAL);
-        let min = u64::from(min_us.unwrap_or(0));
-        Self { timers: Slab::new(limit), order: Timers::new(limit), limit, min, max, held, total }
+        Ok(Self {
+            timers: Slab::charged(limit, accounts.memory())?,
+            order: Timers::charged(limit, accounts.memory())?,
+            limit,
+            min: u64::from(min_us.unwrap_or(0)),
+            max: max_us.unwrap_or(u64::MAX).min(MAX_INTERVAL),
+            held: accounts.timers().charge(0)?,
+            total: accounts.timers_total().clone(),
+        })
     }
 
     /// Lowers how many may run at once, and narrows the intervals. Timers that run go on; periodic ones
@@ -334,7 +345,12 @@ impl TimerTable {
             0 => 0,
             us => us.max(self.min).max(1),
         };
-        if self.timers.len() >= self.limit || self.held.grow(1).is_err() {
+        if self.timers.len() >= self.limit {
+            return Err(Error::NoRoom);
+        }
+        no_memory(self.timers.reserve())?;
+        no_memory(self.order.reserve())?;
+        if self.held.grow(1).is_err() {
             return Err(Error::NoRoom);
         }
         if self.total.spend(1).is_err() {
@@ -387,11 +403,9 @@ impl TimerTable {
     }
 }
 
-/// The most bytes that [`Timers`] takes for `limit` handles: its slab, and an order that holds cancelled
-/// ones too until there are more of them than of others.
-fn timer_bytes(limit: usize) -> usize {
-    let order = (2 * limit + 16).next_power_of_two();
-    Slab::<Handle>::bytes(limit) + order * size_of::<(Instant, u64, Handle)>()
+/// A table below its limit grows unless the team's memory is used up.
+fn no_memory(reserved: Result<(), NoSlot>) -> Result<(), Error> {
+    reserved.map_err(|why| if why == NoSlot::Full { Error::NoRoom } else { Error::NoMemory })
 }
 
 fn after(now: Instant, ttl_ms: u32) -> Result<Instant, Error> {
@@ -401,6 +415,7 @@ fn after(now: Instant, ttl_ms: u32) -> Result<Instant, Error> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use nodeos::team::Budget;
     use proptest::prelude::*;
 
     fn soft(limit: usize) -> (Account, Soft) {
@@ -410,8 +425,8 @@ mod tests {
     }
 
     fn table(limit: usize, min: Option<u32>, max: Option<u64>) -> TimerTable {
-        let held = Account::root(64).charge(0).unwrap();
-        TimerTable::new(limit, held, Account::root(u64::MAX), min, max)
+        let accounts = Accounts::new(Account::root(1 << 20), &Budget::UNLIMITED);
+        TimerTable::new(limit, &accounts, min, max).unwrap()
     }
 
     #[test]
@@ -433,8 +448,9 @@ mod tests {
 
     #[test]
     fn timers_are_bounded_at_once_and_in_all() {
-        let (running, total) = (Account::root(2), Account::root(4));
-        let mut t = TimerTable::new(9, running.charge(0).unwrap(), total.clone(), None, None);
+        let budget = Budget { timers: 2, timers_total: 4, ..Budget::UNLIMITED };
+        let accounts = Accounts::new(Account::root(1 << 20), &budget);
+        let mut t = TimerTable::new(9, &accounts, None, None).unwrap();
         let first = t.set(Instant(0), 10, 0, 1).unwrap();
         t.set(Instant(0), 20, 0, 2).unwrap();
         assert_eq!(t.set(Instant(0), 30, 0, 3), Err(Error::NoRoom));
@@ -444,9 +460,10 @@ mod tests {
         t.set(Instant(20), 30, 0, 4).unwrap();
         assert!(t.due(Instant(30)).is_some());
         assert_eq!(t.set(Instant(30), 30, 0, 5), Err(Error::NoRoom), "four in all");
-        assert_eq!((running.used(), total.used()), (1, 4));
+        assert_eq!((accounts.timers().used(), accounts.timers_total().used()), (1, 4));
         drop(t);
-        assert_eq!((running.used(), total.used()), (0, 4));
+        assert_eq!((accounts.timers().used(), accounts.timers_total().used()), (0, 4));
+        assert_eq!(accounts.memory().used(), 0);
     }
 
     fn get(soft: &mut Soft, now: u64, key: &[u8]) -> Option<Vec<u8>> {
@@ -493,6 +510,30 @@ mod tests {
         s.put(Instant(0), b"a", b"old", 1000).unwrap();
         assert_eq!(s.put(Instant(0), b"a", &[0; 65_000], 1000), Err(Error::NoMemory));
         assert_eq!(get(&mut s, 0, b"a").as_deref(), Some(&b"old"[..]));
+    }
+
+    /// A table that cannot grow loses nothing: neither an entry nor a timer that would never fire.
+    #[test]
+    fn tables_that_cannot_grow_refuse() {
+        let accounts = Accounts::new(Account::root(1000), &Budget::UNLIMITED);
+        let mut t = TimerTable::new(64, &accounts, None, None).unwrap();
+        let set = (1..).take_while(|us| t.set(Instant(0), *us, 0, 0) != Err(Error::NoMemory)).count();
+        assert!((4..32).contains(&set) && accounts.timers().used() == set as u64, "{set}");
+        let fired = (0..).map_while(|_| t.due(Instant(100))).count();
+        assert_eq!((fired, t.len(), accounts.timers().used()), (set, 0, 0));
+
+        let account = Account::root(14_000);
+        let mut s = Soft::new(&account, &Account::root(2000), 1000, 7).unwrap();
+        let kept = (0..1000u16)
+            .take_while(|k| match s.put(Instant(0), &k.to_le_bytes(), b"", 10) {
+                Ok(()) => true,
+                Err(error) => error != Error::NoMemory,
+            })
+            .count();
+        assert!((4..500).contains(&kept), "{kept}");
+        assert_eq!(s.len(), kept);
+        assert!((0..kept as u16).all(|k| get(&mut s, 1, &k.to_le_bytes()).is_some()));
+        assert_eq!((0..).map_while(|_| s.due(Instant(1 << 40)).map(|e| s.remove(e))).count(), kept);
     }
 
     #[test]

@@ -371,6 +371,10 @@ fn programs_that_write_faster_than_a_flow_reads() {
     let flow = flow("slow", guest::module(slow), |b| b.request.budgets.memory = Some(400_000));
     let hash = world.start(0, &flow);
     let session = world.session(0, "slow");
+    // The slots of its queue stay.
+    let now = world.time();
+    while world.stations[0].node.session_send(now, session, &[7; 16_000]).is_ok() {}
+    world.run(SECOND);
     let before = world.holds(0);
     let now = world.time();
     let node = &mut world.stations[0].node;

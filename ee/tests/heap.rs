@@ -1,9 +1,13 @@
-//! What sandboxes take from the heap: what they are charged bounds it, all of it comes back, and relaying
-//! a capsule takes nothing.
+//! What sandboxes and whole flows take from the heap: what they are charged bounds it whatever they do, all of it
+//! comes back, and relaying a capsule takes nothing.
+
+mod common;
 
 use std::sync::Arc;
 use std::time::Duration;
 
+use common::guest;
+use common::{Options, World};
 use ee::job::{Done, Job, JobId, Work};
 use ee::sandbox::{Effect, Event, NeighborId, NeighborRef, Sandbox, Setup};
 use ee::{Engine, Metering};
@@ -13,6 +17,7 @@ use nodeos::link::LinkId;
 use nodeos::platform::{Instant, Now, Still};
 use nodeos::team::{Accounts, Bandwidth, Budget};
 use peak_alloc::PeakAlloc;
+use wire::control::{FlowState, Request as Ask};
 use wire::grant::Grant;
 use wire::id::{PartHash, TupleHash};
 use wire::limits::{Limits, Operation};
@@ -114,9 +119,80 @@ fn now(at: u64) -> Now {
     Now::mono(Instant(at))
 }
 
+/// The most that an idle team may be charged beside its linear memory and the code that it shares (issue: seed
+/// 000's agents took 10 KB of state).
+const IDLE: u64 = 24 << 10;
+
+/// Takes more of each table with every packet of a program: timers, soft state, capabilities and their duplicates,
+/// lines to other teams, sessions.
+const TAKES: &str = r#"
+    (data (i32.const 128) "neighborhood")
+    (global $n (mut i32) (i32.const 0))
+    (func (export "on_session") (param $c i32) (param $s i32) (param $what i32) (param $len i32)
+        (local $cap i32) (local $i i32)
+        (local.set $cap (call $cap_lookup (i32.const 128) (i32.const 12)))
+        (loop $more
+            (global.set $n (i32.add (global.get $n) (i32.const 1)))
+            (i32.store (i32.const 512) (global.get $n))
+            (drop (call $timer_set (i64.const 900000000) (i64.const 0) (i64.const 3)))
+            (drop (call $cache_put (i32.const 512) (i32.const 4) (i32.const 512) (i32.const 40) (i32.const 900000)))
+            (drop (call $cap_duplicate (local.get $cap) (i32.const -1)))
+            (drop (call $cap_duplicate (local.get $cap) (i32.const 1)))
+            (local.set $i (i32.add (local.get $i) (i32.const 1)))
+            (br_if $more (i32.lt_u (local.get $i) (i32.const 20)))))
+    (func (export "on_timer") (param i32 i32 i64))
+    (func (export "on_capsule") (param i32 i32 i32 i32))"#;
+
+/// A full node's flows: what each is charged is at least what it takes, when it has just started and whatever it
+/// does then.
+fn flows_are_accounted_for() {
+    const FLOWS: u32 = 64;
+    let options = Options { node: "flows = 65\nmemory = \"64M\"", ..Options::default() };
+    let mut world = World::line_with(2, options);
+    let module = guest::module(TAKES);
+    let flow =
+        |n: u32| guest::flow("takes", module.clone(), |b| b.nonce[..4].copy_from_slice(&n.to_le_bytes()));
+    // Once for what is made once, and then kept.
+    let flows: Vec<_> = (0..FLOWS).map(flow).collect();
+    world.start(0, &flow(1000));
+    let charged = |world: &mut World| world.holds(0).0;
+    let run = |world: &mut World, flow: &guest::Flow| {
+        world.control(0, Ask::FlowInject { tuple: flow.tuple.clone() });
+        world.run(Duration::from_millis(20));
+        assert_eq!(world.state(0, flow.hash()), Some(FlowState::Running));
+    };
+    // The logs are full, as they are at a node that has run for a while.
+    for n in 2000..2400 {
+        run(&mut world, &flow(n));
+        world.stop(0, flow(n).hash(), true);
+    }
+    let code = world.code_bytes(0);
+    let (heap, paid) = (HEAP.current_usage(), charged(&mut world));
+    flows.iter().for_each(|flow| run(&mut world, flow));
+    let idle = (HEAP.current_usage().saturating_sub(heap) as u64, charged(&mut world) - paid);
+    // Every flow is charged the code that all share.
+    let each = |(taken, paid): (u64, u64)| (taken / u64::from(FLOWS), paid / u64::from(FLOWS) - code);
+    let sessions: Vec<_> = flows.iter().map(|flow| world.session(0, &flow.hash().to_string())).collect();
+    for round in 0..8 {
+        for session in &sessions {
+            world.say(0, *session, b"more");
+        }
+        world.run(Duration::from_millis(50));
+        let busy = (HEAP.current_usage().saturating_sub(heap) as u64, charged(&mut world) - paid);
+        let (taken, charged) = each(busy);
+        eprintln!("round {round}: {taken} bytes of heap, {charged} charged");
+        assert!(taken <= charged, "round {round}: {taken} bytes of heap, {charged} charged");
+    }
+    let (taken, charged) = each(idle);
+    const PAGE: u64 = 1 << 16;
+    eprintln!("idle flow: {} bytes of heap, {} charged, beside one page", taken - PAGE, charged - PAGE);
+    assert!(taken <= charged && charged - PAGE <= IDLE, "{taken} bytes of heap, {charged} charged");
+}
+
 /// One test, because all threads of a process share the heap that is measured.
 #[test]
 fn the_heap_is_accounted_for() {
+    flows_are_accounted_for();
     let engine = Engine::new(Metering::Epoch).unwrap();
     let module: Arc<[u8]> = wat::parse_str(RELAY).unwrap().into();
     let compile_of = |module: &Arc<[u8]>| {

@@ -22,7 +22,7 @@
 #![allow(unsafe_code)]
 
 use crate::account::{Account, Charge, Refused};
-use crate::slab::{Handle, Slab};
+use crate::slab::{Handle, NoSlot, Slab, pay_for_move};
 use alloc::alloc::{alloc_zeroed, dealloc};
 use alloc::vec::Vec;
 use core::alloc::Layout;
@@ -91,8 +91,8 @@ pub struct Pool {
     chunks: Slab<Chunk>,
     account: Account,
     limits: PoolLimits,
-    /// For the tables.
-    _own: Charge,
+    /// For the table of segments; that of chunks has a charge of its own.
+    table: Option<Charge>,
 }
 
 struct Chunk {
@@ -102,7 +102,7 @@ struct Chunk {
 }
 
 impl Pool {
-    /// An empty pool. Its tables are charged to `account` at once, its contents as they come.
+    /// An empty pool. Its tables and its contents are charged to `account` as they come.
     pub fn new(account: &Account, limits: PoolLimits) -> Result<Self, Refused> {
         let clean = |bytes: usize| bytes.clamp(256, 1 << 30) / GRAIN * GRAIN;
         let first_segment = clean(limits.first_segment);
@@ -112,22 +112,21 @@ impl Pool {
             segments: limits.segments.min(1024),
             chunks: limits.chunks,
         };
-        let tables = Slab::<Chunk>::bytes(limits.chunks) + limits.segments * size_of::<Option<Segment>>();
-        let own = account.charge(tables as u64)?;
-        let mut segments = Vec::new();
-        segments.resize_with(limits.segments, || None);
-        Ok(Self { segments, chunks: Slab::new(limits.chunks), account: account.clone(), limits, _own: own })
+        let chunks = Slab::charged(limits.chunks, account)?;
+        let table = Some(account.charge(0)?);
+        Ok(Self { segments: Vec::new(), chunks, account: account.clone(), limits, table })
     }
 
     /// A new chunk of `len` zero bytes.
     pub fn alloc(&mut self, len: usize) -> Result<Handle, AllocError> {
-        if self.chunks.is_full() {
-            return Err(AllocError::TooManyChunks);
-        }
         let layout = layout(len).ok_or(AllocError::TooLong)?;
         if layout.size() > self.limits.largest_segment {
             return Err(AllocError::TooLong);
         }
+        self.chunks.reserve().map_err(|why| match why {
+            NoSlot::Full => AllocError::TooManyChunks,
+            NoSlot::Memory(refused) => AllocError::Memory(refused),
+        })?;
         let (segment, offset) = match self.place(layout) {
             Some(place) => place,
             None => self.place_in_new_segment(layout)?,
@@ -214,8 +213,28 @@ impl Pool {
         segments.find_map(|(n, segment)| Some((n, segment.alloc(layout)?)))
     }
 
+    /// A place for one more segment.
+    fn add_place(&mut self) -> Result<usize, AllocError> {
+        let (there, segments) = (self.segments.len(), &mut self.segments);
+        if there >= self.limits.segments {
+            return Err(AllocError::TooManySegments);
+        }
+        if there == segments.capacity() {
+            let more = there.max(2).min(self.limits.segments - there);
+            let bytes = |n: usize| n * size_of::<Option<Segment>>();
+            let work = || segments.reserve_exact(more);
+            pay_for_move(&mut self.table, bytes(there), bytes(there + more), work)
+                .map_err(AllocError::Memory)?;
+        }
+        segments.push(None);
+        Ok(there)
+    }
+
     fn place_in_new_segment(&mut self, layout: Layout) -> Result<(usize, usize), AllocError> {
-        let free = self.segments.iter().position(Option::is_none).ok_or(AllocError::TooManySegments)?;
+        let free = match self.segments.iter().position(Option::is_none) {
+            Some(free) => free,
+            None => self.add_place()?,
+        };
         let present = self.segments.iter().flatten().count() as u32;
         let doubled = self.limits.first_segment.checked_shl(present).unwrap_or(usize::MAX);
         let usual = doubled.min(self.limits.largest_segment).max(layout.size());
@@ -320,6 +339,10 @@ mod tests {
         PoolLimits { first_segment: 1024, largest_segment: 8192, segments: 6, chunks: 100 }
     }
 
+    fn tables(pool: &Pool) -> u64 {
+        pool.table.as_ref().map_or(0, Charge::bytes) + pool.chunks.paid()
+    }
+
     #[test]
     fn a_pool_can_move_between_threads() {
         fn is_send<T: Send>() {}
@@ -330,11 +353,10 @@ mod tests {
     fn everything_comes_back_when_the_pool_goes() {
         let account = Account::root(1 << 20);
         let mut pool = Pool::new(&account, limits()).unwrap();
-        let tables = account.used();
         for n in 0..50 {
             pool.alloc(n * 7).unwrap();
         }
-        assert_eq!(account.used(), tables + pool.held());
+        assert_eq!(account.used(), tables(&pool) + pool.held());
         drop(pool);
         assert_eq!(account.used(), 0);
     }
@@ -401,7 +423,6 @@ mod tests {
         ) {
             let account = Account::root(limit);
             let Ok(mut pool) = Pool::new(&account, limits()) else { return Ok(()) };
-            let tables = account.used();
             let mut model: Vec<(Handle, Vec<u8>)> = vec![];
             for (n, (op, len, pick)) in ops.into_iter().enumerate() {
                 match op {
@@ -427,7 +448,7 @@ mod tests {
                     }
                     _ => (),
                 }
-                prop_assert_eq!(account.used(), tables + pool.held());
+                prop_assert_eq!(account.used(), tables(&pool) + pool.held());
                 prop_assert!(account.used() <= limit);
                 let rounded: usize = model.iter().map(|(_, b)| layout(b.len()).unwrap().size()).sum();
                 prop_assert_eq!(pool.used(), rounded as u64);

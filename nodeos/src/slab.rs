@@ -4,11 +4,15 @@
 //! compared. Removing a member changes its slot's generation: an old handle then finds nothing. Freed
 //! slots are reused in the order in which they were freed, so that a generation comes back only after
 //! 65 535 turns of all free slots.
+//!
+//! Slots are made as they are needed, and stay. A [`Slab::charged`] pays for them before they are made.
 
 use alloc::vec::Vec;
 use core::fmt;
 use core::mem::size_of;
 use core::num::NonZeroU32;
+
+use crate::account::{Account, Charge, Refused};
 
 /// The most members that a slab can have: what an index has room for.
 pub const MAX: usize = 1 << 16;
@@ -76,6 +80,21 @@ impl fmt::Display for Full {
 
 impl core::error::Error for Full {}
 
+/// Why a table does not grow.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum NoSlot {
+    /// It has as many members as it may.
+    Full,
+    /// Whoever pays for it has too little left.
+    Memory(Refused),
+}
+
+impl From<NoSlot> for Full {
+    fn from(_: NoSlot) -> Self {
+        Self
+    }
+}
+
 /// At most `limit` values, each named by a [`Handle`].
 pub struct Slab<T> {
     slots: Vec<Slot<T>>,
@@ -84,6 +103,8 @@ pub struct Slab<T> {
     last_free: u32,
     len: usize,
     limit: usize,
+    /// For the slots.
+    charge: Option<Charge>,
 }
 
 struct Slot<T> {
@@ -100,7 +121,12 @@ impl<T> Slab<T> {
     /// A slab of at most `limit` members (and never more than [`MAX`]). Memory grows with use.
     pub const fn new(limit: usize) -> Self {
         let limit = if limit < MAX { limit } else { MAX };
-        Self { slots: Vec::new(), first_free: NONE, last_free: NONE, len: 0, limit }
+        Self { slots: Vec::new(), first_free: NONE, last_free: NONE, len: 0, limit, charge: None }
+    }
+
+    /// The same, its slots at the expense of `account`. Where that has too little left the slab is full.
+    pub fn charged(limit: usize, account: &Account) -> Result<Self, Refused> {
+        Ok(Self { charge: Some(account.charge(0)?), ..Self::new(limit) })
     }
 
     /// The most bytes that a slab of `limit` members takes, not counting what the members own.
@@ -173,6 +199,35 @@ impl<T> Slab<T> {
         matches!(slot.state, State::Taken(_)).then(|| Handle::new(index, slot.generation))
     }
 
+    /// Sees to it that the next insertion finds a slot.
+    pub fn reserve(&mut self) -> Result<(), NoSlot> {
+        let there = self.slots.len();
+        if self.first_free != NONE || there < self.slots.capacity().min(self.limit) {
+            return Ok(());
+        }
+        if there >= self.limit {
+            return Err(NoSlot::Full);
+        }
+        self.make_slots(there.max(4).min(self.limit - there)).map_err(NoSlot::Memory)
+    }
+
+    /// Makes slots for the first members, as many as `n`, at once: the first `n` insertions cannot be refused.
+    pub fn make_room(&mut self, n: usize) -> Result<(), Refused> {
+        self.make_slots(n.min(self.limit).saturating_sub(self.slots.len()))
+    }
+
+    fn make_slots(&mut self, more: usize) -> Result<(), Refused> {
+        let (there, slots) = (self.slots.len(), &mut self.slots);
+        pay_for_move(&mut self.charge, Self::bytes(there), Self::bytes(there + more), || {
+            slots.reserve_exact(more);
+        })
+    }
+
+    /// Bytes that are charged for its slots.
+    pub fn paid(&self) -> u64 {
+        self.charge.as_ref().map_or(0, Charge::bytes)
+    }
+
     /// How many members there are.
     pub fn len(&self) -> usize {
         self.len
@@ -242,16 +297,29 @@ impl<T> Slab<T> {
 
     /// One more slot, in steps that never reserve more than `limit` slots.
     fn grow(&mut self) -> Result<usize, Full> {
+        self.reserve()?;
         let index = self.slots.len();
-        if index >= self.limit {
-            return Err(Full);
-        }
-        if index == self.slots.capacity() {
-            self.slots.reserve_exact((index.max(4)).min(self.limit - index));
-        }
         self.slots.push(Slot { generation: 1, state: State::Free { next: NONE } });
         Ok(index)
     }
+}
+
+/// Does what moves a table of `before` bytes to one of `after`, when somebody pays for it: while it moves
+/// both are there.
+pub(crate) fn pay_for_move(
+    charge: &mut Option<Charge>,
+    before: usize,
+    after: usize,
+    work: impl FnOnce(),
+) -> Result<(), Refused> {
+    if let Some(charge) = charge {
+        charge.grow(after as u64)?;
+    }
+    work();
+    if let Some(charge) = charge {
+        charge.shrink(before as u64);
+    }
+    Ok(())
 }
 
 impl<T: fmt::Debug> fmt::Debug for Slab<T> {
@@ -301,6 +369,34 @@ mod tests {
         while slab.insert([0u8; 24]).is_ok() {}
         assert_eq!(slab.len(), 100);
         assert!(slab.slots.capacity() * size_of::<Slot<[u8; 24]>>() <= Slab::<[u8; 24]>::bytes(100));
+    }
+
+    #[test]
+    fn slots_are_paid_for_before_they_are_made() {
+        let account = Account::root(400);
+        let mut slab = Slab::charged(100, &account).unwrap();
+        assert_eq!((account.used(), slab.paid()), (0, 0));
+        while slab.insert(0u64).is_ok() {
+            assert_eq!(account.used(), Slab::<u64>::bytes(slab.slots.capacity()) as u64);
+        }
+        // Sixteen more would have been beside these sixteen for a moment.
+        assert_eq!((slab.len(), account.peak()), (8, 12 * size_of::<Slot<u64>>() as u64));
+        assert!(matches!(slab.reserve(), Err(NoSlot::Memory(_))));
+        let first = slab.handle_at(0).unwrap();
+        slab.remove(first).unwrap();
+        assert_eq!(slab.reserve(), Ok(()));
+        drop(slab);
+        assert_eq!(account.used(), 0);
+    }
+
+    #[test]
+    fn room_for_the_first_is_made_at_once() {
+        let account = Account::root(1000);
+        let mut slab = Slab::charged(5, &account).unwrap();
+        slab.make_room(3).unwrap();
+        account.set_limit(0);
+        assert_eq!(account.used(), Slab::<u32>::bytes(3) as u64);
+        assert_eq!([1, 2, 3, 4].map(|n: u32| slab.insert(n).is_ok()), [true, true, true, false]);
     }
 
     proptest! {

@@ -4,10 +4,12 @@
 //! in the order that is swept out later; the sweeps are rare enough that every operation takes O(log n)
 //! on average.
 
+use crate::account::{Account, Charge, Refused};
 use crate::platform::Instant;
-use crate::slab::{Full, Handle, Slab};
+use crate::slab::{Full, Handle, NoSlot, Slab, pay_for_move};
 use alloc::collections::BinaryHeap;
 use core::cmp::Reverse;
+use core::mem::size_of;
 
 /// At most `limit` values that wait for their time.
 #[derive(Debug)]
@@ -16,16 +18,43 @@ pub struct Timers<T> {
     /// The entry at the front is never a cancelled one.
     order: BinaryHeap<Reverse<(Instant, u64, Handle)>>,
     turn: u64,
+    /// For the order.
+    charge: Option<Charge>,
 }
 
 impl<T> Timers<T> {
     /// Room for `limit` values.
     pub const fn new(limit: usize) -> Self {
-        Self { values: Slab::new(limit), order: BinaryHeap::new(), turn: 0 }
+        Self { values: Slab::new(limit), order: BinaryHeap::new(), turn: 0, charge: None }
+    }
+
+    /// The same at the expense of `account`. Where that has too little left there is no room.
+    pub fn charged(limit: usize, account: &Account) -> Result<Self, Refused> {
+        let (values, charge) = (Slab::charged(limit, account)?, Some(account.charge(0)?));
+        Ok(Self { values, order: BinaryHeap::new(), turn: 0, charge })
+    }
+
+    /// Sees to it that the next [`set`](Self::set) finds room.
+    pub fn reserve(&mut self) -> Result<(), NoSlot> {
+        self.values.reserve()?;
+        let there = self.order.len();
+        if there < self.order.capacity() {
+            return Ok(());
+        }
+        let (more, order) = (there.max(4), &mut self.order);
+        let bytes = |n: usize| n * size_of::<(Instant, u64, Handle)>();
+        let paid =
+            pay_for_move(&mut self.charge, bytes(there), bytes(there + more), || order.reserve_exact(more));
+        match paid {
+            Err(_) if there > self.values.len() => self.sweep(),
+            paid => paid.map_err(NoSlot::Memory)?,
+        }
+        Ok(())
     }
 
     /// Adds a value that is due at `at`. When there is no room the value is dropped.
     pub fn set(&mut self, at: Instant, value: T) -> Result<Handle, Full> {
+        self.reserve()?;
         let handle = self.values.insert(value)?;
         self.turn += 1;
         self.order.push(Reverse((at, self.turn, handle)));
@@ -36,8 +65,7 @@ impl<T> Timers<T> {
     pub fn cancel(&mut self, handle: Handle) -> Option<T> {
         let value = self.values.remove(handle)?;
         if self.order.len() > 2 * self.values.len() + 16 {
-            let values = &self.values;
-            self.order.retain(|Reverse((_, _, handle))| values.contains(*handle));
+            self.sweep();
         }
         self.drop_cancelled();
         Some(value)
@@ -80,6 +108,11 @@ impl<T> Timers<T> {
         self.values.limit()
     }
 
+    fn sweep(&mut self) {
+        let values = &self.values;
+        self.order.retain(|Reverse((_, _, handle))| values.contains(*handle));
+    }
+
     fn drop_cancelled(&mut self) {
         while let Some(Reverse((_, _, handle))) = self.order.peek()
             && !self.values.contains(*handle)
@@ -119,6 +152,28 @@ mod tests {
             assert!(timers.order.len() <= 20);
         }
         assert_eq!(timers.deadline(), Some(Instant(1)));
+    }
+
+    #[test]
+    fn room_is_paid_for_before_it_is_there() {
+        let account = Account::root(2000);
+        let mut timers = Timers::charged(1000, &account).unwrap();
+        assert_eq!(account.used(), 0);
+        let set = (0..1000u64).take_while(|n| timers.set(Instant(*n), *n).is_ok()).count();
+        assert_eq!(set, 32);
+        let paid = timers.values.paid() + timers.order.capacity() as u64 * 24;
+        assert!(account.used() == paid && account.peak() <= 2000, "{account:?}");
+        assert!(matches!(timers.reserve(), Err(NoSlot::Memory(_))));
+        // In the place of others there is always room, however many of those were cancelled.
+        assert_eq!(timers.due(Instant(9)).map(|(_, n)| n), Some(0));
+        let mut last = timers.set(Instant(100), 7).unwrap();
+        for n in 0..100 {
+            timers.cancel(last).unwrap();
+            last = timers.set(Instant(100 + n), n).unwrap();
+        }
+        assert!(account.peak() <= 2000);
+        drop(timers);
+        assert_eq!(account.used(), 0);
     }
 
     proptest! {

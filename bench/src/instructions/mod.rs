@@ -17,7 +17,7 @@ use anyhow::{Context, Result, bail};
 use serde::Serialize;
 
 use crate::table::{Align, Table};
-use callgrind::Profile;
+pub(crate) use callgrind::Profile;
 use relays::Kind;
 
 /// Capsules of the short run and of the long one.
@@ -93,13 +93,19 @@ pub fn count(program: &Path, kind: Kind, payload: usize) -> Result<Cost> {
 
 fn profile(program: &Path, kind: Kind, capsules: u64, payload: usize) -> Result<Profile> {
     eprintln!("counting: {kind}, {capsules} capsules of {payload} bytes");
-    let file = std::env::temp_dir().join(format!("bees-bench-{}-{kind}-{capsules}", std::process::id()));
+    callgrind(program, &["count", &kind.to_string(), &capsules.to_string(), &payload.to_string()])
+}
+
+/// What callgrind counts in `program` with these arguments.
+pub(crate) fn callgrind(program: &Path, arguments: &[&str]) -> Result<Profile> {
+    let file =
+        std::env::temp_dir().join(format!("bees-bench-{}-{}", std::process::id(), arguments.join("-")));
     let output = Command::new("valgrind")
         // Compiled guest code is written into memory before it runs.
         .args(["--tool=callgrind", "--smc-check=all-non-file"])
         .arg(format!("--callgrind-out-file={}", file.display()))
         .arg(program)
-        .args(["count", &kind.to_string(), &capsules.to_string(), &payload.to_string()])
+        .args(arguments)
         .output()
         .context("cannot run valgrind")?;
     if !output.status.success() {

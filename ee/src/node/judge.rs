@@ -17,11 +17,12 @@ use wire::tuple::{Provider, Tuple};
 
 use super::authority::described;
 use super::charge::Labour;
+use super::run::ends_of_sessions;
 use super::{End, Node};
 use crate::admit;
 use crate::capsule::Kinds;
 use crate::counters::Count;
-use crate::flow::{Source, Stage, tuple_bytes};
+use crate::flow::{Source, Stage, flow_bytes};
 use crate::job::Work;
 use crate::neighbor::NeighborId;
 use crate::registry::{Object, Target};
@@ -229,7 +230,7 @@ impl Node {
         if let Err((erred, why)) = admissible(&data.tuple, &grant) {
             return self.end_flow(now, handle, End::failed(erred, why));
         }
-        let name = data.tuple.main().name.clone();
+        let (name, bytes) = (data.tuple.main().name.clone(), flow_bytes(data, &grant));
         let budget = self.most_for(handle).clamp(&grant.budgets);
         let place = match self.place_of(now, handle, budget) {
             Some(place) => place,
@@ -257,6 +258,7 @@ impl Node {
         self.sched.add(team, below, shares, most_waiting(&budget));
         self.net.add_team(team, below, shares);
         self.weigh(below);
+        self.charge_queue(team);
         let owed = self.flows.get_mut(handle).map_or(0, |flow| std::mem::take(&mut flow.owed));
         self.charge_units(team, owed, Labour::Start);
         let privileges = grant.privileges.join(" ");
@@ -268,7 +270,7 @@ impl Node {
         // From here on the flow pays for itself.
         let paid = self.teams.get(team).map(|t| t.account().clone());
         let Some(data) = self.flows.get_mut(handle).and_then(|f| f.tuple.as_mut()) else { return };
-        match paid.and_then(|account| account.charge(tuple_bytes(data.bytes.len())).ok()) {
+        match paid.and_then(|account| account.charge(bytes + ends_of_sessions(budget.sessions)).ok()) {
             Some(charge) => data.charge = charge,
             None => {
                 let why = "the tuple does not fit the flow's memory budget";

@@ -9,6 +9,7 @@ use std::fmt;
 use nodeos::account::Charge;
 use nodeos::buf::{BLOCK, Buf};
 use nodeos::platform::Now;
+use nodeos::sched::Scheduler;
 use nodeos::slab::Handle;
 use nodeos::team::{Fault, Resource, Team, TeamId, Verdict};
 use wire::control::Erred;
@@ -16,6 +17,7 @@ use wire::id::CapsuleId;
 use wire::integrity::Mark;
 
 use super::charge::Labour;
+use super::sessions::MAX_SESSIONS;
 use super::throttle::held_until;
 use super::{End, Node, label};
 use crate::abi;
@@ -36,6 +38,11 @@ pub(super) struct Queued {
     /// `None`: the next slice of the one that the team is in the middle of.
     event: Option<Event>,
     charge: Option<Charge>,
+}
+
+/// What a team is charged from the start for queueing the ends of so many sessions, which must not be lost.
+pub(super) fn ends_of_sessions(sessions: u16) -> u64 {
+    Scheduler::<Queued>::slot_bytes(usize::from(sessions).min(MAX_SESSIONS)) as u64
 }
 
 impl Node {
@@ -77,6 +84,14 @@ impl Node {
         self.log_limited(now, || format!("peer {name} sent a capsule {what}"));
     }
 
+    /// A new team pays for the slots of its queue.
+    pub(super) fn charge_queue(&mut self, team: TeamId) {
+        if let Some(member) = self.teams.get(team) {
+            // An empty queue costs nothing.
+            let _ = self.sched.charge_queue(team, member.account());
+        }
+    }
+
     /// Queues an event for a flow's team, and charges the team for what it holds. What does not fit is
     /// dropped and counted.
     pub(super) fn push_event(&mut self, handle: Handle, event: Event) -> bool {
@@ -89,6 +104,8 @@ impl Node {
         let bytes = match &event {
             Event::Capsule { .. } => BLOCK,
             Event::Session { what: SessionInput::Packet(packet), .. } => packet.len(),
+            // Its end may have to be queued behind it.
+            Event::Session { what: SessionInput::Open, .. } => Scheduler::<Queued>::slot_bytes(1),
             _ => 0,
         };
         let charge = match bytes {

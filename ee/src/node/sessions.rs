@@ -23,7 +23,7 @@ use crate::sandbox::{Event, SessionInput};
 pub use crate::sandbox::SessionId;
 
 /// Sessions of a node at a time.
-const MAX_SESSIONS: usize = 256;
+pub(super) const MAX_SESSIONS: usize = 256;
 /// Bytes that may wait for a program to read them.
 const MAX_OUTPUT: u64 = 64 * 1024;
 /// Bytes in front of a packet on a stream.

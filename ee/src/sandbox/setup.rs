@@ -21,7 +21,7 @@ use super::{NeighborRef, Refused, SessionId};
 use crate::abi;
 use crate::cap::{Caps, Neighbors};
 use crate::capsule::{Kinds, Objects};
-use crate::engine::{Code, Engine, FUNCTION_BYTES, STORE_BYTES};
+use crate::engine::{Code, Engine, FUNCTION_BYTES, IMPORT_BYTES, STORE_BYTES};
 use crate::envelope::Maker;
 use crate::guest::random::Random;
 use crate::integrity::Integrity;
@@ -107,15 +107,15 @@ impl From<account::Refused> for StartError {
     }
 }
 
-/// The bytes that a team takes from the start, beside its linear memory and table.
+/// The bytes that a team takes from the start, beside its linear memory, its table, and what is charged as it
+/// grows.
 pub(super) fn footprint(code: &Code, setup: &Setup) -> u64 {
-    let tables = Objects::BYTES
-        + Caps::bytes(setup.neighbors.len(), setup.grant.privileges.len())
+    let tables = Caps::bytes(setup.neighbors.len(), setup.grant.privileges.len())
         + Neighbors::bytes(&setup.neighbors)
-        + TimerTable::bytes(setup.budget.timers.into())
-        + Slab::<SessionId>::bytes(setup.budget.sessions.into());
+        + Slab::<SessionId>::bytes(usize::from(setup.budget.sessions).min(abi::MAX_NAMED));
     let data: usize = setup.data.iter().map(|(_, bytes)| bytes.len()).sum();
-    let instance = STORE_BYTES + u64::from(code.admitted().functions) * FUNCTION_BYTES;
+    let (functions, imports) = (code.admitted().functions, code.admitted().imports);
+    let instance = STORE_BYTES + u64::from(functions) * FUNCTION_BYTES + u64::from(imports) * IMPORT_BYTES;
     code.size() + instance + (tables + data) as u64 + Background::bytes(&setup.grant.privileges)
 }
 
@@ -126,10 +126,11 @@ pub(super) fn state(
     kinds: Kinds,
     now: Now,
 ) -> Result<(TeamState, Option<Background>), StartError> {
-    let caps = Caps::new(setup.neighbors.len(), &setup.grant.privileges);
+    let memory = setup.accounts.memory();
+    let caps = Caps::new(setup.neighbors.len(), &setup.grant.privileges, memory)?;
     let mut mailbox = None;
     if is_granted(&setup.grant.privileges) {
-        let integrity = Integrity::new(setup.accounts.memory().charge(0)?);
+        let integrity = Integrity::new(memory.charge(0)?);
         mailbox = Some(Arc::new(Mailbox::new(&setup, caps.lines(), integrity, now)));
     }
     let background = Background::new(engine, &setup, mailbox.clone());
@@ -172,19 +173,13 @@ pub(super) fn state(
         seen: 0,
         charged: 0,
         now,
-        objects: Objects::new(),
+        objects: Objects::new(accounts.memory())?,
         caps,
         neighbors: Neighbors::new(neighbors, bandwidth),
         soft: None,
         soft_limit: budget.cache_entries.into(),
         soft_seed: u64::from_le_bytes(soft_seed),
-        timers: TimerTable::new(
-            budget.timers.into(),
-            accounts.timers().charge(0)?,
-            accounts.timers_total().clone(),
-            grant.min_timer_us,
-            grant.max_timer_us,
-        ),
+        timers: TimerTable::new(budget.timers.into(), &accounts, grant.min_timer_us, grant.max_timer_us)?,
         sessions: Slab::new(usize::from(budget.sessions).min(abi::MAX_NAMED)),
         maker: Maker::new(shared.envelopes.clone()),
         shared,

@@ -498,6 +498,14 @@ impl World {
         (info.memory.0, info.buffers.0, info.flows.0, teams)
     }
 
+    /// What each flow of a node that runs one module is charged for its code.
+    pub fn code_bytes(&mut self, node: usize) -> u64 {
+        match self.control(node, Request::ProtocolShow) {
+            Answer::Protocols(list) => list.iter().map(|p| p.compiled).sum(),
+            other => panic!("{other:?}"),
+        }
+    }
+
     /// A node's log.
     pub fn log(&mut self, node: usize) -> Vec<String> {
         match self.control(node, Request::Log { from: 0 }) {

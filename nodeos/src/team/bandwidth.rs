@@ -108,25 +108,43 @@ impl Bucket {
         self.0.bounded.store(state.rate != u64::MAX, Relaxed);
     }
 
-    /// A bucket with a part of this one's rate, which this one then lacks.
+    /// A bucket with a part of this one's rate, which this one and all that share theirs with it then lack.
     fn donate(&self, now: Instant, rate: u64, burst: u64) -> Option<Self> {
-        let mut state = self.0.state.lock();
-        let given = state.given.checked_add(rate).filter(|given| *given <= state.rate)?;
-        state.given = given;
-        let own = state.bucket.burst();
-        state.adjust(now, own);
+        self.give(now, rate)?;
         // Empty: a burst comes out of the rate, or whoever is made again and again would have it each time.
         let bucket = TokenBucket::empty(now, rate, burst);
         // Those above share what the donor has, and so what it gave away.
         Some(Self::of(State { bucket, rate, given: 0 }, self.0.parent.clone(), rate))
     }
 
+    /// Gives a part of its rate away, and of those of all above it that it shares, or nothing.
+    fn give(&self, now: Instant, rate: u64) -> Option<()> {
+        {
+            let mut state = self.0.state.lock();
+            state.given = state.given.checked_add(rate).filter(|given| *given <= state.rate)?;
+            let burst = state.bucket.burst();
+            state.adjust(now, burst);
+        }
+        let given = self.0.parent.as_ref().is_none_or(|above| above.give(now, rate).is_some());
+        if !given {
+            self.had_back(now, rate);
+        }
+        given.then_some(())
+    }
+
     /// What this one donated comes back.
     fn take_back(&self, now: Instant, gift: u64) {
+        self.had_back(now, gift);
+        if let Some(above) = &self.0.parent {
+            above.take_back(now, gift);
+        }
+    }
+
+    fn had_back(&self, now: Instant, gift: u64) {
         let mut state = self.0.state.lock();
         state.given = state.given.saturating_sub(gift);
-        let own = state.bucket.burst();
-        state.adjust(now, own);
+        let burst = state.bucket.burst();
+        state.adjust(now, burst);
     }
 }
 
@@ -378,17 +396,39 @@ mod tests {
         assert!(team.take(Instant(5_000_000), LINK, 6000) && !team.take(Instant(5_000_000), LINK, 1));
     }
 
+    /// Who shares cannot give away what is the parent's as well.
+    #[test]
+    fn what_is_shared_is_given_once() {
+        let root = Bandwidth::root(1, &budget(100_000));
+        let shares = root.below(Instant(0), false, &budget(80_000)).unwrap();
+        let given = shares.below(Instant(0), true, &budget(60_000)).unwrap();
+        assert_eq!((root.rates(), shares.rates()), (std::vec![40_000], std::vec![20_000]));
+        let (a, b) = (passes(&given, 0), passes(&root, 0));
+        assert!(a + b <= 101_000, "{a} {b}");
+        assert!(root.below(Instant(0), true, &budget(40_001)).is_none());
+        // Where one above cannot give, nobody has given.
+        let more = shares.below(Instant(0), false, &Budget::UNLIMITED).unwrap();
+        assert!(more.below(Instant(0), true, &budget(20_001)).is_none());
+        assert_eq!((root.rates(), shares.rates()), (std::vec![40_000], std::vec![20_000]));
+        given.give_back(Instant(0), &shares);
+        assert_eq!((root.rates(), shares.rates()), (std::vec![100_000], std::vec![80_000]));
+    }
+
     proptest! {
-        /// Whatever is donated and given back, the rates of the tree add up to what the root was granted.
+        /// Whatever is donated, shared and given back, the rates of those that share with nobody add up to what the
+        /// root was granted.
         #[test]
-        fn no_rate_is_made_or_lost(ops in proptest::collection::vec((any::<bool>(), any::<prop::sample::Index>(), 0u64..500), 1..100)) {
+        fn no_rate_is_made_or_lost(ops in proptest::collection::vec((0u8..4, any::<prop::sample::Index>(), 0u64..500), 1..100)) {
             let mut all = std::vec![(Bandwidth::root(1, &budget(1000)), None)];
-            let rate = |b: &Bandwidth| b.links[0].as_ref().unwrap().0.state.lock().bucket.rate();
-            for (create, at, part) in ops {
+            let rate = |b: &Bandwidth| {
+                let bucket = b.links[0].as_ref().unwrap();
+                if bucket.0.parent.is_some() { 0 } else { bucket.0.state.lock().bucket.rate() }
+            };
+            for (op, at, part) in ops {
                 let at = at.index(all.len());
                 let parent = |n: usize, all: &[(Bandwidth, Option<usize>)]| all.iter().any(|(_, p)| *p == Some(n));
-                if create {
-                    if let Some(child) = all[at].0.below(Instant(0), true, &budget(part)) {
+                if op < 3 {
+                    if let Some(child) = all[at].0.below(Instant(0), op > 0, &budget(part)) {
                         all.push((child, Some(at)));
                     }
                 } else if at + 1 == all.len() && !parent(at, &all) && let Some((child, Some(above))) = all.pop_if(|(_, p)| p.is_some()) {

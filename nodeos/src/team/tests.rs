@@ -1,6 +1,7 @@
 use super::*;
 use core::time::Duration;
 use proptest::prelude::*;
+use std::collections::HashMap;
 use wire::budget::Kind;
 
 use crate::link::LinkId;
@@ -217,11 +218,17 @@ fn shares_are_lowered_but_not_those_that_were_donated() {
 enum Op {
     Create { memory: u64, timers: u16, shares: u32, rate: u64, donated: u16 },
     End,
-    Hold { bytes: u64, timers: u64 },
-    Spend { us: u64 },
+    Hold { bytes: u64, few: u64 },
+    Spend { amount: u64 },
     Release,
     Lower { kind: prop::sample::Index, bound: u64 },
 }
+
+/// What is had for a while and comes back, beside memory, of which teams themselves take some.
+const KEPT: [Resource; 3] = [Resource::Timers, Resource::Sessions, Resource::CacheEntries];
+/// What is spent.
+const SPENT: [Resource; 4] =
+    [Resource::TimersTotal, Resource::EventsTotal, Resource::Download, Resource::Compile];
 
 fn ops() -> impl Strategy<Value = Vec<(prop::sample::Index, Op)>> {
     let op = prop_oneof![
@@ -229,8 +236,8 @@ fn ops() -> impl Strategy<Value = Vec<(prop::sample::Index, Op)>> {
             |(memory, timers, shares, rate, donated)| Op::Create { memory, timers, shares, rate, donated }
         ),
         1 => Just(Op::End),
-        3 => (0u64..50_000, 0u64..10).prop_map(|(bytes, timers)| Op::Hold { bytes, timers }),
-        1 => (0u64..1000).prop_map(|us| Op::Spend { us }),
+        3 => (0u64..50_000, 0u64..10).prop_map(|(bytes, few)| Op::Hold { bytes, few }),
+        2 => (0u64..1000).prop_map(|amount| Op::Spend { amount }),
         1 => Just(Op::Release),
         1 => (any::<prop::sample::Index>(), 0u64..500_000).prop_map(|(kind, bound)| Op::Lower { kind, bound }),
     ];
@@ -239,40 +246,71 @@ fn ops() -> impl Strategy<Value = Vec<(prop::sample::Index, Op)>> {
 
 proptest! {
     /// Whatever is donated, shared, made, used and ended: nothing is used beyond its limit anywhere, what
-    /// is in a team adds up, and in the end everything but what was spent is back.
+    /// is in a team adds up, of every kind, and in the end everything but what was spent is back.
     #[test]
     fn no_unit_is_made_or_lost(ops in ops()) {
-        let all = Budget { timers: 100, compile: Duration::from_millis(20), ..budget(2 << 20) };
+        let all = Budget {
+            timers: 100,
+            sessions: 80,
+            cache_entries: 90,
+            compile: Duration::from_millis(20),
+            download: 20_000,
+            timers_total: 15_000,
+            events_total: 18_000,
+            ..budget(2 << 20)
+        };
         let mut teams = Teams::new(all, 30, 2).unwrap();
         let root = teams.root();
         let idle = teams.get(root).unwrap().account().used();
         let mut alive = std::vec![root];
         let mut held: Vec<(TeamId, Charge)> = Vec::new();
         let mut lowered: Vec<TeamId> = Vec::new();
-        let mut spent = 0;
+        // What a team has spent, and those below it that have ended.
+        let mut spent: HashMap<(TeamId, Resource), u64> = HashMap::new();
         for (at, op) in ops {
             let id = alive[at.index(alive.len())];
             match op {
                 Op::Create { memory, timers, shares, rate, donated } => {
-                    let part = Budget { memory, timers, shares, rate, compile: Duration::from_millis(5), ..all };
+                    let part = Budget {
+                        memory,
+                        timers,
+                        sessions: timers / 2,
+                        cache_entries: timers / 3,
+                        shares,
+                        rate,
+                        compile: Duration::from_millis(5),
+                        download: 4000,
+                        timers_total: 3000,
+                        events_total: 5000,
+                        ..all
+                    };
                     let donated = Resource::ALL.into_iter().filter(|r| donated & 1 << *r as u16 != 0);
                     let donated = donated.fold(Donated::NOTHING, Donated::and);
                     alive.extend(teams.create(NOW, id, "t", part, donated));
                 }
                 Op::End => {
+                    let below: Vec<(TeamId, TeamId)> =
+                        teams.below(id).into_iter().filter_map(|id| Some((id, teams.get(id)?.parent()?))).collect();
                     let ended = teams.end(NOW, id);
                     alive.retain(|id| !ended.contains(id));
                     held.retain(|(id, _)| !ended.contains(id));
+                    for ((gone, above), resource) in below.into_iter().flat_map(|pair| SPENT.map(|r| (pair, r))) {
+                        let its = spent.remove(&(gone, resource)).unwrap_or(0);
+                        *spent.entry((above, resource)).or_default() += its;
+                    }
                 }
-                Op::Hold { bytes, timers } => {
+                Op::Hold { bytes, few } => {
                     let team = teams.get(id).unwrap();
-                    for (resource, amount) in [(Resource::Memory, bytes), (Resource::Timers, timers)] {
+                    for resource in KEPT.into_iter().chain([Resource::Memory]) {
+                        let amount = if resource == Resource::Memory { bytes } else { few };
                         held.extend(team.accounts().of(resource).unwrap().charge(amount).ok().map(|c| (id, c)));
                     }
                 }
-                Op::Spend { us } => {
-                    let compile = teams.get(id).unwrap().accounts().of(Resource::Compile).unwrap();
-                    spent += if compile.spend(us).is_ok() { us } else { 0 };
+                Op::Spend { amount } => {
+                    for resource in SPENT {
+                        let account = teams.get(id).unwrap().accounts().of(resource).unwrap();
+                        *spent.entry((id, resource)).or_default() += if account.spend(amount).is_ok() { amount } else { 0 };
+                    }
                 }
                 Op::Release => held.truncate(held.len() / 2),
                 Op::Lower { kind, bound } if id != root => {
@@ -292,23 +330,38 @@ proptest! {
                     let fits = account.used() <= account.limit() || lowered.contains(&id);
                     prop_assert!(fits, "{resource} of {}", team.name);
                 }
-                let timers = |t: &Team| t.accounts().of(Resource::Timers).unwrap().clone();
-                let inside: u64 = children().map(|t| {
-                    if timers(t).is_donated() { timers(t).limit() } else { timers(t).used() }
-                }).sum();
-                let own: u64 = held.iter().filter(|(h, c)| *h == id && c.account().is(&timers(team))).map(|(_, c)| c.bytes()).sum();
-                prop_assert_eq!(timers(team).used(), inside + own);
+                for resource in KEPT.into_iter().chain(SPENT) {
+                    let account = |t: &Team| t.accounts().of(resource).unwrap().clone();
+                    let inside: u64 = children().map(|t| {
+                        if account(t).is_donated() { account(t).limit() } else { account(t).used() }
+                    }).sum();
+                    let own: u64 = held.iter().filter(|(h, c)| *h == id && c.account().is(&account(team))).map(|(_, c)| c.bytes()).sum();
+                    let spent = spent.get(&(id, resource)).copied().unwrap_or(0);
+                    prop_assert_eq!(account(team).used(), inside + own + spent, "{} of {}", resource, team.name);
+                }
             }
+            // Who shares bandwidth has none of its own; the others have, together, all that there is.
+            let own = teams.iter().filter(|(id, t)| *id == root || t.donated().has(Resource::Rate));
+            let sums = own.fold([0, 0], |sums, (_, t)| {
+                let rates = t.bandwidth().rates();
+                [sums[0] + rates[0], sums[1] + rates[1]]
+            });
+            prop_assert_eq!(sums, [1_000_000; 2]);
         }
         held.clear();
+        let left: Vec<((TeamId, Resource), u64)> = spent.into_iter().collect();
+        let mut spent = HashMap::new();
+        for ((_, resource), amount) in left {
+            *spent.entry((root, resource)).or_insert(0) += amount;
+        }
         for id in alive.split_off(1) {
             teams.end(NOW, id);
         }
         prop_assert!(teams.is_empty());
-        let root = teams.get(root).unwrap();
+        let (id_of_root, root) = (root, teams.get(root).unwrap());
         prop_assert_eq!(root.account().used(), idle);
         for resource in Resource::accounts().filter(|r| ![Resource::Memory, Resource::TeamsTotal].contains(r)) {
-            let spent = if resource == Resource::Compile { spent } else { 0 };
+            let spent = spent.get(&(id_of_root, resource)).copied().unwrap_or(0);
             prop_assert_eq!(root.accounts().of(resource).unwrap().used(), spent, "{}", resource);
         }
         prop_assert_eq!(root.bandwidth().rates(), std::vec![1_000_000, 1_000_000]);

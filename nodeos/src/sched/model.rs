@@ -1,0 +1,240 @@
+//! What the scheduler should do, written down plainly: no heap, no entries that are put right later, every choice a
+//! look at all members. A random run of the scheduler is compared with it step by step.
+
+use super::*;
+use crate::slab::Slab;
+use alloc::format;
+use alloc::string::String;
+use proptest::prelude::*;
+use std::collections::BTreeMap;
+
+/// A team, and what competes in it.
+#[derive(Debug)]
+struct Node {
+    parent: Option<TeamId>,
+    shares: Shares,
+    limit: usize,
+    queue: VecDeque<u64>,
+    /// Its pass among its parent's members.
+    pass: u128,
+    /// While it has children: the pass of its own events, and of whoever was served last in it.
+    inside: Option<(u128, u128)>,
+}
+
+#[derive(Debug, Default)]
+struct Model {
+    nodes: BTreeMap<TeamId, Node>,
+    /// The pass of whoever was served last among those without a parent.
+    at: u128,
+}
+
+fn grown(pass: u128, units: u64, shares: u32) -> u128 {
+    pass + u128::from(units.max(1)) * STRIDE / u128::from(shares.max(1))
+}
+
+impl Model {
+    fn children(&self, of: Option<TeamId>) -> impl Iterator<Item = TeamId> {
+        self.nodes.iter().filter(move |(_, n)| n.parent == of).map(|(id, _)| *id)
+    }
+
+    /// Events in a team and below it.
+    fn pending(&self, team: TeamId) -> usize {
+        self.nodes[&team].queue.len()
+            + self.children(Some(team)).map(|child| self.pending(child)).sum::<usize>()
+    }
+
+    fn at(&self, group: Option<TeamId>) -> u128 {
+        group.map_or(self.at, |team| self.nodes[&team].inside.map_or(0, |(_, at)| at))
+    }
+
+    fn path(&self, team: TeamId) -> Vec<TeamId> {
+        let mut path: Vec<_> = core::iter::successors(Some(team), |team| self.nodes[team].parent).collect();
+        path.reverse();
+        path
+    }
+
+    fn add(&mut self, team: TeamId, parent: Option<TeamId>, shares: Shares, limit: usize) {
+        self.remove(team);
+        let parent = parent.filter(|parent| self.nodes.contains_key(parent));
+        if let Some(above) = parent.and_then(|parent| self.nodes.get_mut(&parent)) {
+            above.inside.get_or_insert((0, 0));
+        }
+        let pass = self.at(parent);
+        let node = Node { parent, shares, limit, queue: VecDeque::new(), pass, inside: None };
+        self.nodes.insert(team, node);
+    }
+
+    fn remove(&mut self, team: TeamId) -> VecDeque<u64> {
+        for child in self.children(Some(team)).collect::<Vec<_>>() {
+            self.remove(child);
+        }
+        let Some(node) = self.nodes.remove(&team) else { return VecDeque::new() };
+        if let Some(above) = node.parent
+            && self.children(Some(above)).next().is_none()
+            && let Some(above) = self.nodes.get_mut(&above)
+        {
+            above.inside = None;
+        }
+        node.queue
+    }
+
+    fn has_room(&self, team: TeamId) -> bool {
+        self.path(team).iter().all(|team| self.pending(*team) < self.nodes[team].limit)
+    }
+
+    /// Whoever had nothing to do starts no lower than where the others are.
+    fn put(&mut self, team: TeamId, event: u64, in_front: bool) {
+        for member in self.path(team) {
+            let at = self.at(self.nodes[&member].parent);
+            if self.pending(member) == 0
+                && let Some(node) = self.nodes.get_mut(&member)
+            {
+                node.pass = node.pass.max(at);
+            }
+        }
+        let Some(node) = self.nodes.get_mut(&team) else { return };
+        if let (Some((own, at)), true) = (&mut node.inside, node.queue.is_empty()) {
+            *own = (*own).max(*at);
+        }
+        if in_front { node.queue.push_front(event) } else { node.queue.push_back(event) }
+    }
+
+    /// Whether giving this team the next turn is right: on each level nobody who has something to do has a lower
+    /// pass. Takes the event out.
+    fn serve(&mut self, team: TeamId) -> Result<u64, String> {
+        let mut group = None;
+        for member in self.path(team).into_iter().map(Some).chain([None]) {
+            let own = group
+                .and_then(|team| self.nodes[&team].inside.filter(|_| !self.nodes[&team].queue.is_empty()));
+            let busy = self.children(group).filter(|child| self.pending(*child) > 0);
+            let passes = busy.map(|child| self.nodes[&child].pass).chain(own.map(|(own, _)| own));
+            let lowest = passes.min();
+            let chosen = match member {
+                Some(member) => Some(self.nodes[&member].pass),
+                // The team's own events, where they compete with others.
+                None if self.nodes[&team].inside.is_some() => own.map(|(own, _)| own),
+                None => break,
+            };
+            if chosen != lowest {
+                return Err(format!("in {group:?}: {member:?} has {chosen:?}, the lowest is {lowest:?}"));
+            }
+            let served = chosen.unwrap_or(0);
+            match group.and_then(|team| self.nodes.get_mut(&team)) {
+                None => self.at = self.at.max(served),
+                Some(node) => node.inside = node.inside.map(|(own, at)| (own, at.max(served))),
+            }
+            group = member;
+        }
+        let node = self.nodes.get_mut(&team).ok_or("no such team")?;
+        node.queue.pop_front().ok_or_else(|| "no event".into())
+    }
+
+    fn used(&mut self, team: TeamId, units: u64) {
+        if let Some(node) = self.nodes.get_mut(&team) {
+            node.inside = node.inside.map(|(own, at)| (grown(own, units, node.shares.own), at));
+        }
+        for member in if self.nodes.contains_key(&team) { self.path(team) } else { Vec::new() } {
+            if let Some(node) = self.nodes.get_mut(&member) {
+                node.pass = grown(node.pass, units, node.shares.among);
+            }
+        }
+    }
+}
+
+#[derive(Debug, Clone)]
+enum Op {
+    Add {
+        parent: Option<usize>,
+        among: u32,
+        own: u32,
+        limit: usize,
+    },
+    Remove,
+    Push,
+    Always,
+    Shares {
+        among: u32,
+        own: u32,
+    },
+    Late {
+        units: u64,
+    },
+    /// The next event, and what it costs; whether it is put back as one that is not over.
+    Serve {
+        units: u64,
+        back: bool,
+    },
+}
+
+const TEAMS: usize = 8;
+
+fn ops() -> impl Strategy<Value = Vec<(usize, Op)>> {
+    let shares = || (0u32..40, 0u32..40);
+    let op = prop_oneof![
+        2 => (proptest::option::of(0..TEAMS), shares(), 1usize..9)
+            .prop_map(|(parent, (among, own), limit)| Op::Add { parent, among, own, limit }),
+        1 => Just(Op::Remove),
+        8 => Just(Op::Push),
+        2 => Just(Op::Always),
+        1 => shares().prop_map(|(among, own)| Op::Shares { among, own }),
+        1 => (0u64..5000).prop_map(|units| Op::Late { units }),
+        9 => (0u64..5000, proptest::bool::weighted(0.2)).prop_map(|(units, back)| Op::Serve { units, back }),
+    ];
+    proptest::collection::vec((0..TEAMS, op), 1..400)
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(1000))]
+    /// Every choice that the scheduler makes is one that the model allows, and unless two members are level there
+    /// is only one; queues, bounds and counts are the same.
+    #[test]
+    fn every_choice_is_the_models(ops in ops()) {
+        let mut slab = Slab::new(TEAMS);
+        let ids: Vec<TeamId> = (0..TEAMS).map(|_| TeamId(slab.insert(()).unwrap())).collect();
+        let (mut scheduler, mut model) = (Scheduler::new(), Model::default());
+        for (event, (team, op)) in (0u64..).zip(ops) {
+            let id = ids[team];
+            match op {
+                Op::Add { parent, among, own, limit } => {
+                    // A parent is made before its children and has a lower number, so that there is no circle.
+                    let parent = parent.filter(|parent| *parent < team).map(|parent| ids[parent]);
+                    scheduler.add(id, parent, Shares { among, own }, limit);
+                    model.add(id, parent, Shares { among, own }, limit);
+                }
+                Op::Remove => prop_assert_eq!(scheduler.remove(id), model.remove(id)),
+                Op::Push | Op::Always => {
+                    let there = model.nodes.contains_key(&id);
+                    let fits = there && (matches!(op, Op::Always) || model.has_room(id));
+                    let pushed = match op {
+                        Op::Always => scheduler.push_always(id, event),
+                        _ => scheduler.push(id, event),
+                    };
+                    prop_assert_eq!(pushed.is_ok(), fits);
+                    if fits { model.put(id, event, false); }
+                }
+                Op::Shares { among, own } => {
+                    scheduler.set_shares(id, Shares { among, own });
+                    model.nodes.entry(id).and_modify(|node| node.shares = Shares { among, own });
+                }
+                Op::Late { units } => {
+                    scheduler.used(id, units);
+                    model.used(id, units);
+                }
+                Op::Serve { units, back } => match scheduler.next() {
+                    Some((who, got)) => {
+                        prop_assert_eq!(model.serve(who), Ok(got));
+                        scheduler.used(who, units);
+                        model.used(who, units);
+                        if back {
+                            scheduler.put_back(who, got).unwrap();
+                            model.put(who, got, true);
+                        }
+                    }
+                    None => prop_assert!(model.nodes.values().all(|node| node.queue.is_empty())),
+                },
+            }
+            prop_assert_eq!(scheduler.len(), model.nodes.values().map(|n| n.queue.len()).sum::<usize>());
+            prop_assert!(model.nodes.keys().all(|id| scheduler.has_room(*id) == model.has_room(*id)));
+        }
+    }
+}
