@@ -8,6 +8,7 @@ use common::guest::{self, Flow, flow};
 use common::{Options, World};
 use ee::abi::Error;
 use ee::node::SessionId;
+use wire::budget::Kind;
 use wire::control::{FlowState, TeamInfo};
 use wire::tuple::{Budgets, DataPart, Part, Privilege};
 
@@ -244,7 +245,7 @@ fn the_one_above_stops_and_limits_it() {
         assert_eq!(home.tell(b'l', resource, most).0, error.code());
     }
     assert_eq!(home.tell(b'l', 4, 3).0, 0);
-    let timers = home.team("child").unwrap().budgets.into_iter().find(|b| b.resource == "timers").unwrap();
+    let timers = home.team("child").unwrap().budgets.into_iter().find(|b| b.kind == Kind::Timers).unwrap();
     assert_eq!(timers.limit, Some(3));
     // No other team gets a hold on it.
     assert_eq!(home.tell(b'e', 0, 0).0, Error::BadArgument.code());

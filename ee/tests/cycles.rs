@@ -11,6 +11,7 @@ use std::time::Duration;
 use common::guest::{self, Flow, flow};
 use common::{Options, Random, World};
 use peak_alloc::PeakAlloc;
+use wire::budget::Kind;
 use wire::control::{Answer, FlowState, Request, TeamInfo};
 use wire::id::TupleHash;
 use wire::tuple::{DataPart, Part, Privilege};
@@ -22,6 +23,9 @@ static HEAP: PeakAlloc = PeakAlloc;
 const SLACK: usize = 64 << 10;
 /// Flows at once.
 const ALIVE: usize = 4;
+/// What does not come back.
+const SPENT: [Kind; 5] =
+    [Kind::EventsTotal, Kind::TimersTotal, Kind::FlowsTotal, Kind::Download, Kind::Compile];
 
 /// With every event a bit of everything, and some of it once too often: memory, soft state, timers, logs, blobs,
 /// envelopes, capsules to all neighbors, answers, traps, and work that never ends.
@@ -122,9 +126,8 @@ type Held = ([((u64, u32, u32, usize), Vec<(String, u64)>); 2], usize);
 
 fn held(world: &mut World) -> Held {
     let root = |team: &TeamInfo| {
-        let kept = team.budgets.iter().filter(|b| !b.resource.ends_with("-total"));
-        let kept = kept.filter(|b| b.resource != "download" && b.resource != "compile");
-        kept.map(|b| (b.resource.clone(), b.used)).collect::<Vec<_>>()
+        let kept = team.budgets.iter().filter(|b| !SPENT.contains(&b.kind));
+        kept.filter_map(|b| Some((b.kind.name().to_string(), b.used?))).collect::<Vec<_>>()
     };
     let nodes = [0, 1].map(|node| (world.holds(node), root(&world.teams(node)[0])));
     (nodes, HEAP.current_usage())

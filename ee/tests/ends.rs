@@ -90,8 +90,9 @@ fn team(world: &mut World, node: usize, name: &str) -> TeamInfo {
     world.teams(node).into_iter().find(|t| t.name == name).expect("its team lives")
 }
 
-fn used(team: &TeamInfo, resource: &str) -> u64 {
-    team.budgets.iter().find(|b| b.resource == resource).expect("every resource is shown").used
+fn used(team: &TeamInfo, kind: &str) -> u64 {
+    let budget = team.budgets.iter().find(|b| b.kind.name() == kind);
+    budget.and_then(|b| b.used).expect("it is shown")
 }
 
 fn number(packet: &[u8]) -> i32 {

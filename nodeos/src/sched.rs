@@ -40,9 +40,6 @@ const KEPT: usize = 64;
 /// One unit of work of a member with one share, in units of pass.
 const STRIDE: u128 = 1 << 32;
 
-/// Events that an empty queue keeps room for: what a burst needed is not kept for ever.
-const KEEP: usize = 32;
-
 /// What a team weighs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Shares {
