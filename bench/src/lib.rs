@@ -4,6 +4,7 @@
 //! |------------------|---------------------------------------------------------------------|
 //! | [`relay`]        | packets per second of a C program, NodeOS and Bees, on one machine   |
 //! | [`image`]        | the bootable node: rate, boot, size, memory, download                |
+//! | [`isolation`]    | a node under attack against the same node at rest                    |
 //! | [`instructions`] | instructions per capsule, and their budget                           |
 //! | [`flow`]         | the flow that they relay                                            |
 //! | [`hop`]          | the node that gives the flow to the one under test                  |
@@ -14,6 +15,7 @@ pub mod flow;
 pub mod hop;
 pub mod image;
 pub mod instructions;
+pub mod isolation;
 pub mod relay;
 pub mod sys;
 pub mod table;
