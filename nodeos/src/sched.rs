@@ -5,7 +5,8 @@
 //! has a pass value that grows by the units of work it used, divided by its shares. Whoever has the lowest
 //! pass among the busy members is next, so over time members that are always busy get work in proportion
 //! to their shares, and nobody saves up while idle: who becomes busy starts no lower than where the others
-//! are. `next`, `used` and `push` take O(log n) of the busy members on each level and do not allocate once
+//! are, less an allowance ([`set_allowance`](Scheduler::set_allowance)): a member that uses little goes before
+//! all that are new or use much, so that it waits for one event and not for one of each of them. `next`, `used` and `push` take O(log n) of the busy members on each level and do not allocate once
 //! the queues have grown; a team without children costs nothing but its own level.
 //!
 //! What waits in a team's children waits in the team as well: a queue's limit bounds the whole subtree.
@@ -57,6 +58,7 @@ pub struct Scheduler<E> {
     top: Group,
     turn: u64,
     waiting: usize,
+    allowance: u64,
 }
 
 struct Entry<E> {
@@ -120,17 +122,23 @@ impl Member {
 
     /// No event is free: 0 units count as 1.
     fn used(&mut self, units: u64) {
-        self.pass = self.pass.saturating_add(u128::from(units.max(1)) * STRIDE / u128::from(self.shares));
+        self.pass = self.pass.saturating_add(self.pass_of(units.max(1)));
     }
 
-    /// Whether it was idle and now joins the busy; then its place among them.
-    fn wake(&mut self, at: u128) -> Option<u128> {
+    /// Whether it was idle and now joins the busy; then its place among them: no lower than `at`, less what
+    /// `allowance` units are for it.
+    fn wake(&mut self, at: u128, allowance: u64) -> Option<u128> {
         if self.busy {
             return None;
         }
         self.busy = true;
-        self.pass = self.pass.max(at);
+        self.pass = self.pass.max(at.saturating_sub(self.pass_of(allowance)));
         Some(self.pass)
+    }
+
+    /// By how much so many units move its pass.
+    fn pass_of(&self, units: u64) -> u128 {
+        u128::from(units) * STRIDE / u128::from(self.shares)
     }
 }
 
@@ -143,7 +151,14 @@ impl Group {
 impl<E> Scheduler<E> {
     /// A scheduler without teams.
     pub const fn new() -> Self {
-        Self { teams: Vec::new(), top: Group::new(1), turn: 0, waiting: 0 }
+        Self { teams: Vec::new(), top: Group::new(1), turn: 0, waiting: 0, allowance: 0 }
+    }
+
+    /// Lets members that were idle go before those that were not, until they have used `units` more than
+    /// their part: about what the longest event takes. Who is new comes as much later than they. In the long run
+    /// nobody gets more for it.
+    pub const fn set_allowance(&mut self, units: u64) {
+        self.allowance = units;
     }
 
     /// Admits a team with these shares and room for `queue` waiting events, as a member of `parent`, or
@@ -160,9 +175,13 @@ impl<E> Scheduler<E> {
         if let Some(above) = parent {
             self.open_group(above);
         }
+        let allowance = self.allowance;
         let group = self.group(parent);
         group.children += 1;
-        let member = Member::new(shares.among, group.at);
+        // Its first event counts as if it had been had already: whoever comes again and again under other names
+        // gets no more events for it.
+        let mut member = Member::new(shares.among, group.at);
+        member.pass = member.pass.saturating_add(member.pass_of(allowance));
         let own = shares.own;
         let (queue, limit) = (VecDeque::new(), queue);
         self.teams[index] =
@@ -208,15 +227,15 @@ impl<E> Scheduler<E> {
     /// A team has one more event.
     fn wake(&mut self, team: TeamId) {
         self.turn += 1;
-        let turn = self.turn;
+        let (turn, allowance) = (self.turn, self.allowance);
         if let Some(group) = entry(&mut self.teams, team).and_then(|entry| entry.group.as_mut())
-            && let Some(pass) = group.own.wake(group.at)
+            && let Some(pass) = group.own.wake(group.at, allowance)
         {
             group.busy.push(Reverse((pass, turn, None)));
         }
         self.climb(team, |entry, group| {
             entry.pending += 1;
-            if let Some(pass) = entry.member.wake(group.at) {
+            if let Some(pass) = entry.member.wake(group.at, allowance) {
                 group.busy.push(Reverse((pass, turn, Some(entry.id))));
             }
         });
@@ -578,6 +597,60 @@ mod tests {
         })
         .collect();
         assert_eq!(order, [1, 0, 1, 0, 1, 1, 1]);
+    }
+
+    /// A light member that wakes is next, before newcomers that were there first and before those that always
+    /// have something to do; what it may be ahead is bounded.
+    #[test]
+    fn who_uses_little_waits_for_one_event() {
+        let ids = teams(12);
+        let mut scheduler = Scheduler::new();
+        scheduler.set_allowance(1000);
+        let (light, hog) = (ids[0], ids[1]);
+        scheduler.add(light, None, among(100), 100);
+        scheduler.add(hog, None, among(100), 100);
+        let serve = |scheduler: &mut Scheduler<()>, units: &dyn Fn(TeamId) -> u64| {
+            let (id, ()) = scheduler.next().unwrap();
+            scheduler.used(id, units(id));
+            id
+        };
+        let cost = |id: TeamId| if id == light { 10 } else { 1000 };
+        for _ in 0..100 {
+            scheduler.push(hog, ()).unwrap();
+        }
+        for newcomers in ids[2..].chunks(5) {
+            for id in newcomers {
+                scheduler.add(*id, None, among(100), 1);
+                scheduler.push(*id, ()).unwrap();
+            }
+            for _ in 0..6 {
+                assert_ne!(serve(&mut scheduler, &cost), light);
+                scheduler.push(light, ()).unwrap();
+                assert_eq!(serve(&mut scheduler, &cost), light);
+            }
+        }
+        // Those that come under new names and go after one event do not get ahead, however long that goes on.
+        let mut served = 0;
+        for round in 0..2000 {
+            let id = ids[2 + round % 10];
+            scheduler.add(id, None, among(100), 1);
+            scheduler.push(id, ()).unwrap();
+            scheduler.push(light, ()).unwrap();
+            assert_eq!(serve(&mut scheduler, &cost), light);
+            served += usize::from(serve(&mut scheduler, &cost) != light);
+            scheduler.remove(id);
+            if scheduler.queued(hog) == 0 {
+                scheduler.push(hog, ()).unwrap();
+            }
+        }
+        assert_eq!(served, 2000);
+        // Once it wants all that it can get it is ahead by the allowance and no more.
+        for _ in 0..80 {
+            scheduler.push(light, ()).unwrap();
+            scheduler.push(hog, ()).unwrap();
+        }
+        let first = (0..80).map(|_| serve(&mut scheduler, &|_| 1000)).filter(|id| *id == light).count();
+        assert!((40..=42).contains(&first), "{first}");
     }
 
     #[test]

@@ -33,7 +33,7 @@ pub trait Attack {
 pub enum Name {
     /// Flows that never return from their first event, one after the other
     Loop,
-    /// A flow whose events take three quarters of their time, and always wait
+    /// A flow whose events take half of their time, and always wait
     Busy,
     /// Flows that take all memory that they get, touch it, and go on
     Memory,
@@ -114,7 +114,7 @@ impl Name {
         };
         Ok(match self {
             Self::Loop => same("loop", flows::endless()?),
-            Self::Busy => one("busy", flows::busy(event * 3 / 4)?)?,
+            Self::Busy => one("busy", flows::busy(event / 2)?)?,
             Self::Memory => same("memory", flows::memory()?),
             Self::Timers => one("timers", flows::timers()?)?,
             Self::LinkFlood => {

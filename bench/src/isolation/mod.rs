@@ -18,7 +18,7 @@ use serde::Serialize;
 
 use crate::image::Image;
 use crate::sys::{pin, processors};
-use crate::table::{Align, Table, median, ratio};
+use crate::table::{Align, Table, kilo, median, ratio};
 use attack::Name;
 use node::Place;
 use world::{Pace, Phase, World};
@@ -76,6 +76,10 @@ pub struct Row {
     pub p99: f64,
     /// What it may be: at rest, an event, and the longest host call.
     pub bound: f64,
+    /// The median round trip over a line whose links take a millisecond in each direction, to that at rest.
+    pub trip: f64,
+    /// The 99th percentile of the time that the measuring program itself needed for a turn, at rest, and under attack.
+    pub turns: (f64, f64),
     /// Capsules relayed per second under attack, to those at rest.
     pub relay: f64,
     /// Per second, at rest.
@@ -84,6 +88,8 @@ pub struct Row {
     pub counted: Vec<(String, u64)>,
 }
 
+/// Microseconds that a ping and its answer are on the links of `emulab/line3.toml`.
+const LINKS: f64 = 4000.0;
 /// Time for what an attack leaves behind to go, and for one to begin.
 const SETTLE: Duration = Duration::from_millis(250);
 
@@ -135,7 +141,10 @@ fn row(place: &Place, name: Name, options: &Options, (cpu, home): (usize, usize)
         let Measured { rest, under, longest, counted } = measured;
         let middle = |phases: &[Phase], of: fn(&Phase) -> f64| median(phases.iter().map(of).collect());
         let sum = |phases: &[Phase]| phases.iter().fold((0, 0), |(s, l), p| (s + p.sent, l + p.lost));
-        let (p50, p99) = (|p: &Phase| percentile(p, 0.5), |p: &Phase| percentile(p, 0.99));
+        let (p50, p99) =
+            (|p: &Phase| percentile(&p.transits, 0.5), |p: &Phase| percentile(&p.transits, 0.99));
+        let turn = |p: &Phase| percentile(&p.turns, 0.99);
+        let trip = |phases: &[Phase]| LINKS + 2.0 * middle(phases, p50);
         let rest_p99 = middle(&rest, p99);
         let rest_rate = middle(&rest, |p| p.rate);
         Row {
@@ -148,6 +157,8 @@ fn row(place: &Place, name: Name, options: &Options, (cpu, home): (usize, usize)
             rest_p99,
             p99: middle(&under, p99),
             bound: rest_p99 + (event + longest).as_secs_f64() * 1e6,
+            trip: trip(&under) / trip(&rest),
+            turns: (middle(&rest, turn), middle(&under, turn)),
             relay: middle(&under, |p| p.rate) / rest_rate,
             rest_rate,
             counted,
@@ -190,9 +201,10 @@ fn phases(world: &mut World, name: Name, event: Duration, runs: usize, pace: &Pa
 /// What a node counts when nothing is wrong.
 const ORDINARY: [&str; 3] = ["capsules_received", "capsules_sent", "system_capsules_sent"];
 
-fn percentile(phase: &Phase, part: f64) -> f64 {
-    let last = phase.transits.len().saturating_sub(1);
-    phase.transits.get((last as f64 * part).round() as usize).copied().unwrap_or(f64::NAN)
+/// Of values in order of size.
+fn percentile(values: &[f64], part: f64) -> f64 {
+    let last = values.len().saturating_sub(1);
+    values.get((last as f64 * part).round() as usize).copied().unwrap_or(f64::NAN)
 }
 
 /// The rows as text.
@@ -203,9 +215,11 @@ pub fn table(rows: &[Row]) -> Table {
         ("lost", Align::Right),
         ("p50 us", Align::Right),
         ("ratio", Align::Right),
+        ("trip", Align::Right),
         ("p99 us", Align::Right),
         ("bound", Align::Right),
         ("relay", Align::Right),
+        ("turn p99 us", Align::Right),
         ("what the node counted", Align::Left),
     ]);
     for row in rows {
@@ -216,9 +230,11 @@ pub fn table(rows: &[Row]) -> Table {
             format!("{}/{}", row.loss.1, row.loss.0),
             format!("{:.0} -> {:.0}", row.rest_p50, row.p50),
             ratio(row.p50 / row.rest_p50),
+            ratio(row.trip),
             format!("{:.0} -> {:.0}", row.rest_p99, row.p99),
             format!("{:.0}", row.bound),
-            ratio(row.relay),
+            format!("{} of {}", ratio(row.relay), kilo(row.rest_rate)),
+            format!("{:.0} -> {:.0}", row.turns.0, row.turns.1),
             counted.collect::<Vec<_>>().join(", "),
         ]);
     }
@@ -228,13 +244,13 @@ pub fn table(rows: &[Row]) -> Table {
 /// The rows as comma-separated values.
 pub fn csv(rows: &[Row]) -> String {
     let mut text = String::from(
-        "node,attack,rest_sent,rest_lost,sent,lost,rest_p50_us,p50_us,rest_p99_us,p99_us,bound_us,\
-         rest_relay_per_s,relay_ratio,counted\n",
+        "node,attack,rest_sent,rest_lost,sent,lost,rest_p50_us,p50_us,trip_ratio,rest_p99_us,p99_us,bound_us,\
+         rest_turn_p99_us,turn_p99_us,rest_relay_per_s,relay_ratio,counted\n",
     );
     for r in rows {
         let counted: Vec<String> = r.counted.iter().map(|(name, value)| format!("{name}={value}")).collect();
         text += &format!(
-            "{},{},{},{},{},{},{:.1},{:.1},{:.1},{:.1},{:.1},{:.0},{:.3},{}\n",
+            "{},{},{},{},{},{},{:.1},{:.1},{:.3},{:.1},{:.1},{:.1},{:.1},{:.1},{:.0},{:.3},{}\n",
             r.place,
             r.attack,
             r.rest_loss.0,
@@ -243,9 +259,12 @@ pub fn csv(rows: &[Row]) -> String {
             r.loss.1,
             r.rest_p50,
             r.p50,
+            r.trip,
             r.rest_p99,
             r.p99,
             r.bound,
+            r.turns.0,
+            r.turns.1,
             r.rest_rate,
             r.relay,
             counted.join(" ")
