@@ -132,7 +132,9 @@ impl Member {
             return None;
         }
         self.busy = true;
-        self.pass = self.pass.max(at.saturating_sub(self.pass_of(allowance)));
+        if self.pass < at {
+            self.pass = self.pass.max(at.saturating_sub(self.pass_of(allowance)));
+        }
         Some(self.pass)
     }
 
@@ -617,6 +619,10 @@ mod tests {
         let cost = |id: TeamId| if id == light { 10 } else { 1000 };
         for _ in 0..100 {
             scheduler.push(hog, ()).unwrap();
+        }
+        // The light one was new once, too.
+        for _ in 0..4 {
+            assert_eq!(serve(&mut scheduler, &cost), hog);
         }
         for newcomers in ids[2..].chunks(5) {
             for id in newcomers {

@@ -95,9 +95,9 @@ const FORWARD: &str = r#"
             (then (drop (call $capsule_send (local.get $capsule) (global.get $c) (i32.const 0))) (return)))
         (if (i32.eq (local.get $kind) (i32.const 2))
             (then
-                (local.set $start (call $clock_mono))
+                (local.set $start (call $budget_left (i32.const 1)))
                 (drop (call $hash_sha256 (i32.const 0) (i32.const 8188) (i32.const 65504)))
-                (i64.store (i32.const 512) (i64.sub (call $clock_mono) (local.get $start)))
+                (i64.store (i32.const 512) (i64.sub (local.get $start) (call $budget_left (i32.const 1))))
                 (drop (call $capsule_write (local.get $capsule) (i32.const 0) (i32.const 512) (i32.const 8)))))
         (drop (call $capsule_send (local.get $capsule) (global.get $a) (i32.const 0))))
 "#;
@@ -125,12 +125,10 @@ pub fn crash() -> Result<Vec<u8>> {
     module(r#"(func (export "on_boot") (param i32) (unreachable))"#)
 }
 
-/// Works for so many microseconds in each event, and always has the next one waiting.
-pub fn busy(micros: u64) -> Result<Vec<u8>> {
+/// Works in each event until so many microseconds of its time are left, and always has the next one waiting.
+pub fn busy(left: u64) -> Result<Vec<u8>> {
     module(&storm(&format!(
-        r#"(local $until i64)
-        (local.set $until (i64.add (call $clock_mono) (i64.const {micros})))
-        (loop $l (br_if $l (i64.lt_s (call $clock_mono) (local.get $until))))"#
+        "(loop $l (br_if $l (i64.gt_s (call $budget_left (i32.const 1)) (i64.const {left}))))"
     )))
 }
 
