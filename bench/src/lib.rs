@@ -4,6 +4,7 @@
 //! |------------------|---------------------------------------------------------------------|
 //! | [`relay`]        | packets per second of a C program, NodeOS and Bees, on one machine   |
 //! | [`image`]        | the bootable node: rate, boot, size, memory, download                |
+//! | [`isolation`]    | a node under attack against the same node at rest                    |
 //! | [`instructions`] | instructions per capsule, and their budget                           |
 //! | [`teams`]        | memory, time and events of a thousand teams                          |
 //! | [`fairness`]     | processor time and bandwidth by shares                               |
@@ -20,6 +21,7 @@ pub mod flow;
 pub mod hop;
 pub mod image;
 pub mod instructions;
+pub mod isolation;
 pub mod local;
 pub mod relay;
 pub mod sys;

@@ -1,6 +1,7 @@
 //! `bench`: the benchmarks of the active node.
 
 use std::io::Read;
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::{Context, Result, bail};
@@ -10,7 +11,7 @@ use host::link::Link;
 
 use bench::instructions::budget::Budget;
 use bench::instructions::relays::Kind;
-use bench::{accounting, fairness, image, instructions, relay, teams};
+use bench::{accounting, fairness, image, instructions, isolation, relay, teams};
 
 /// Benchmarks of the active node. docs/benchmarks.md explains the figures.
 ///
@@ -39,6 +40,8 @@ enum Command {
     Fairness(fairness::Options),
     /// What measuring and stopping guests costs: Fib, Sort, and the relay
     Accounting(accounting::Options),
+    /// A node under attack against the same node at rest
+    Isolation(isolation::Options),
     /// What is counted: relays capsules on links in memory
     #[command(hide = true)]
     Count {
@@ -83,6 +86,12 @@ enum Command {
     /// The Bees row's process: configuration on standard input
     #[command(hide = true)]
     ServeBees,
+    /// The process of a node that is attacked: configuration on standard input
+    #[command(hide = true)]
+    ServeIsolated {
+        /// Where the sockets are
+        folder: PathBuf,
+    },
 }
 
 fn main() -> ExitCode {
@@ -117,6 +126,14 @@ fn run(arguments: &Arguments) -> Result<()> {
             }
             Ok(())
         }
+        Command::Isolation(options) => {
+            let rows = isolation::run(options)?;
+            if options.csv {
+                print!("{}", isolation::csv(&rows));
+                return Ok(());
+            }
+            print(arguments.json, &rows, isolation::table(&rows))
+        }
         Command::Count { kind, capsules, payload } => instructions::relays::relay(*kind, *capsules, *payload),
         Command::Teams(options) => {
             let figures = teams::run(options)?;
@@ -142,13 +159,9 @@ fn run(arguments: &Arguments) -> Result<()> {
         }
         Command::ServeBees => {
             let (config, links) = relay_links()?;
-            let console = host::console::Console::new(None)?;
-            let mut runner = match host::run::Runner::new(&config, links, None, console) {
-                Ok(runner) => runner,
-                Err(error) => bail!("the node does not start: {error}"),
-            };
-            Ok(runner.run(&host::signals::Signals::take()?)?)
+            serve(&config, links)
         }
+        Command::ServeIsolated { folder } => serve(&configuration()?, isolation::node::links(folder)?),
     }
 }
 
@@ -161,11 +174,25 @@ fn print(json: bool, figures: &impl serde::Serialize, table: impl std::fmt::Disp
     Ok(())
 }
 
-/// The configuration, and the relay's devices in its order.
-fn relay_links() -> Result<(NodeConfig, Vec<Link>)> {
+/// Runs a node as `bees-node` does.
+fn serve(config: &NodeConfig, links: Vec<Link>) -> Result<()> {
+    let console = host::console::Console::new(None)?;
+    let mut runner = match host::run::Runner::new(config, links, None, console) {
+        Ok(runner) => runner,
+        Err(error) => bail!("the node does not start: {error}"),
+    };
+    Ok(runner.run(&host::signals::Signals::take()?)?)
+}
+
+fn configuration() -> Result<NodeConfig> {
     let mut text = String::new();
     std::io::stdin().read_to_string(&mut text)?;
-    let config = NodeConfig::parse(&text)?;
+    Ok(NodeConfig::parse(&text)?)
+}
+
+/// The configuration, and the relay's devices in its order.
+fn relay_links() -> Result<(NodeConfig, Vec<Link>)> {
+    let config = configuration()?;
     let open = |(link, device): (&nodeos::config::LinkConfig, &str)| {
         let mac = link.mac.with_context(|| format!("link {}: no mac", link.name))?;
         Link::packet(device, mac.0).with_context(|| device.to_string())

@@ -55,6 +55,7 @@ impl Watchdog {
         let watched = shared.clone();
         let thread = thread::Builder::new().name("watchdog".into()).spawn(move || {
             crate::wait::exact_timers();
+            crate::wait::short_slices();
             watched.watch(&interrupt);
         })?;
         Ok(Self { shared, thread: Some(thread) })

@@ -7,8 +7,9 @@ use std::thread;
 
 use crate::wait::Waker;
 
-/// How much the worker gives way to others: nice(1).
-const NICE: libc::c_int = 10;
+/// How much the worker gives way to others: nice(1). As much as can be, but for the scheduling class that never
+/// runs on a busy machine.
+const NICE: libc::c_int = 19;
 
 /// A worker that turns jobs `J` into results `D`, one after another.
 pub struct Jobs<J, D> {

@@ -22,7 +22,7 @@ use crate::link::{Batch, Link, Received};
 use crate::meter::Cycles;
 use crate::sensors::Machine;
 use crate::signals::Signals;
-use crate::wait::{Set, exact_timers};
+use crate::wait::{Set, exact_timers, short_slices};
 
 /// How long to wait before a socket that had no room is tried again.
 const RETRY: Duration = Duration::from_micros(100);
@@ -91,6 +91,7 @@ impl Runner {
     /// Runs the node until a signal asks it to end.
     pub fn run(&mut self, signals: &Signals) -> io::Result<()> {
         exact_timers();
+        short_slices();
         let mut set = Set::default();
         self.ports.iter().for_each(|port| set.add(&port.link));
         let (jobs, end) = (self.ports.len(), self.ports.len() + 1);

@@ -5,8 +5,9 @@
 //! has a pass value that grows by the units of work it used, divided by its shares. Whoever has the lowest
 //! pass among the busy members is next, so over time members that are always busy get work in proportion
 //! to their shares, and nobody saves up while idle: who becomes busy starts no lower than where the others
-//! are. `next`, `used` and `push` take O(log n) of the busy members on each level and do not allocate once
-//! the queues have grown (a queue that needed room for more than 32 events gives it back when it is empty); a team without children costs nothing but its own level.
+//! are, less an allowance ([`set_allowance`](Scheduler::set_allowance)): a member that uses little goes before
+//! all that are new or use much, so that it waits for one event and not for one of each of them. `next`, `used` and `push` take O(log n) of the busy members on each level and do not allocate once
+//! the queues have grown (a queue that was long gives its room back when it is empty); a team without children costs nothing but its own level.
 //!
 //! What waits in a team's children waits in the team as well: a queue's limit bounds the whole subtree. A team that is
 //! held back ([`Scheduler::hold`]) keeps its events, and those of its children run on.
@@ -65,6 +66,7 @@ pub struct Scheduler<E> {
     waiting: usize,
     /// Teams with events of their own that may run.
     busy: usize,
+    allowance: u64,
 }
 
 struct Entry<E> {
@@ -134,17 +136,25 @@ impl Member {
 
     /// No event is free: 0 units count as 1.
     fn used(&mut self, units: u64) {
-        self.pass = self.pass.saturating_add(u128::from(units.max(1)) * STRIDE / u128::from(self.shares));
+        self.pass = self.pass.saturating_add(self.pass_of(units.max(1)));
     }
 
-    /// Whether it was idle and now joins the busy; then its place among them.
-    fn wake(&mut self, at: u128) -> Option<u128> {
+    /// Whether it was idle and now joins the busy; then its place among them: no lower than `at`, less what
+    /// `allowance` units are for it.
+    fn wake(&mut self, at: u128, allowance: u64) -> Option<u128> {
         if self.busy {
             return None;
         }
         self.busy = true;
-        self.pass = self.pass.max(at);
+        if self.pass < at {
+            self.pass = self.pass.max(at.saturating_sub(self.pass_of(allowance)));
+        }
         Some(self.pass)
+    }
+
+    /// By how much so many units move its pass.
+    fn pass_of(&self, units: u64) -> u128 {
+        u128::from(units) * STRIDE / u128::from(self.shares)
     }
 }
 
@@ -181,7 +191,14 @@ impl<E> Scheduler<E> {
 
     /// A scheduler without teams.
     pub const fn new() -> Self {
-        Self { teams: Vec::new(), top: Group::new(1), turn: 0, waiting: 0, busy: 0 }
+        Self { teams: Vec::new(), top: Group::new(1), turn: 0, waiting: 0, busy: 0, allowance: 0 }
+    }
+
+    /// Lets members that were idle go before those that were not, until they have used `units` more than
+    /// their part: about what the longest event takes. Who is new comes as much later than they. In the long run
+    /// nobody gets more for it.
+    pub const fn set_allowance(&mut self, units: u64) {
+        self.allowance = units;
     }
 
     /// Admits a team with these shares and room for `queue` waiting events, as a member of `parent`, or
@@ -198,9 +215,13 @@ impl<E> Scheduler<E> {
         if let Some(above) = parent {
             self.open_group(above);
         }
+        let allowance = self.allowance;
         let group = self.group(parent);
         group.children += 1;
-        let member = Member::new(shares.among, group.at);
+        // Its first event counts as if it had been had already: whoever comes again and again under other names
+        // gets no more events for it.
+        let mut member = Member::new(shares.among, group.at);
+        member.pass = member.pass.saturating_add(member.pass_of(allowance));
         let own = shares.own;
         self.teams[index] = Some(Entry {
             id: team,
@@ -306,10 +327,10 @@ impl<E> Scheduler<E> {
     /// A team has so many more events, and so many more that may run.
     fn rise(&mut self, team: TeamId, pending: usize, ready: usize) {
         self.turn += 1;
-        let turn = self.turn;
+        let (turn, allowance) = (self.turn, self.allowance);
         if ready > 0
             && let Some(group) = entry(&mut self.teams, team).and_then(|entry| entry.group.as_mut())
-            && let Some(pass) = group.own.wake(group.at)
+            && let Some(pass) = group.own.wake(group.at, allowance)
         {
             group.busy.push(Reverse((pass, turn, None)));
         }
@@ -317,7 +338,7 @@ impl<E> Scheduler<E> {
             entry.pending += pending;
             entry.ready += ready;
             if ready > 0
-                && let Some(pass) = entry.member.wake(group.at)
+                && let Some(pass) = entry.member.wake(group.at, allowance)
             {
                 group.busy.push(Reverse((pass, turn, Some(entry.id))));
             }

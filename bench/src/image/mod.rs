@@ -147,7 +147,8 @@ pub struct Image {
 }
 
 impl Image {
-    fn find(folder: Option<&Path>) -> Result<Self> {
+    /// The image in `folder`, or where `cargo xtask image` leaves it.
+    pub fn find(folder: Option<&Path>) -> Result<Self> {
         let folder = folder.map_or_else(|| project().join("target/image"), Path::to_path_buf);
         let file = |name: &str| folder.join(name);
         let image = Self { loader: file("loader.bin"), node: file("node"), map: file("node.map") };

@@ -56,6 +56,9 @@ impl Node {
     /// A job ended; what nobody waits for any more is discarded.
     pub(super) fn work_done(&mut self, now: Now, done: JobDone) {
         self.busy += done.units;
+        if self.compiler == Some(done.id) {
+            self.compiler = None;
+        }
         match done.result {
             Done::Compiled(Ok(code)) => {
                 if let Err(full) = self.cache.insert(code.clone()) {

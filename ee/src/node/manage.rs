@@ -51,6 +51,10 @@ struct Client {
     channel: Server,
     principal: Option<String>,
     since: Instant,
+    /// What it asked and has not been answered.
+    requests: VecDeque<ServerEvent>,
+    /// It may have asked more that has not been read.
+    unread: bool,
     output: VecDeque<u8>,
     closing: bool,
 }
@@ -67,11 +71,23 @@ pub(super) struct Clients {
     list: Vec<Client>,
 }
 
+impl Client {
+    /// Whether it waits for an answer that can be given: one that does not read its answers gets no more.
+    fn has_request(&self) -> bool {
+        (self.unread || !self.requests.is_empty()) && self.output.len() <= MAX_OUTPUT && !self.closing
+    }
+}
+
 impl Clients {
     /// When a client that has not logged in is sent away.
     pub(super) fn deadline(&self) -> Option<Instant> {
         let slow = self.list.iter().filter(|c| c.principal.is_none() && !c.closing);
         slow.map(|c| c.since + LOGIN_TIME).min()
+    }
+
+    /// Whether somebody waits for an answer that can be given.
+    pub(super) fn have_requests(&self) -> bool {
+        self.list.iter().any(Client::has_request)
     }
 
     /// Who is logged in.
@@ -160,17 +176,22 @@ impl Node {
     /// The other side will say no more: what is owed to it is written, then the stream is closed.
     fn stream_finished(&mut self, now: Now, stream: StreamId) {
         match self.clients.find(stream) {
-            Some(client) => client.closing = true,
+            Some(_) => {
+                while self.clients.find(stream).is_some_and(|c| c.has_request()) {
+                    self.client_ready(now, stream);
+                }
+                self.clients.find(stream).into_iter().for_each(|client| client.closing = true);
+            }
             None if self.scrapes.has(stream) => self.scrape_finished(now, stream),
             None => self.line_finished(now, stream),
         }
     }
 
-    /// Writes what did not fit before, and reads on where a client has read its answers.
+    /// Writes what did not fit before, and goes on with requests where a client has read its answers.
     fn clients_due(&mut self, now: Now) {
         for at in 0..self.clients.list.len() {
             let Some(client) = self.clients.list.get(at) else { return };
-            if !client.output.is_empty() || client.closing {
+            if !client.output.is_empty() || client.closing || client.has_request() {
                 let stream = client.stream;
                 self.client_ready(now, stream);
             }
@@ -191,6 +212,8 @@ impl Node {
                 channel,
                 principal: None,
                 since: now.mono,
+                requests: VecDeque::new(),
+                unread: false,
                 output: VecDeque::new(),
                 closing: false,
             }),
@@ -207,6 +230,8 @@ impl Node {
         self.audit(now, || format!("{principal} disconnected: the policy changed"));
     }
 
+    /// Answers one request of a client, and reads on when there is none: whoever asks much does not make others
+    /// wait for all of it.
     fn client_ready(&mut self, now: Now, stream: StreamId) {
         let mut bytes = [0; 4096];
         let mut events = Vec::new();
@@ -216,16 +241,24 @@ impl Node {
             if client.output.len() > MAX_OUTPUT || client.closing {
                 break;
             }
+            if let Some(event) = client.requests.pop_front() {
+                client.unread = true;
+                self.client_event(now, stream, event);
+                break;
+            }
             let n = self.net.read(now.mono, stream, &mut bytes);
+            let Some(client) = self.clients.find(stream) else { return };
+            client.unread = n > 0;
             if n == 0 {
                 break;
             }
-            let Some(client) = self.clients.find(stream) else { return };
             let outcome = client.channel.push(&bytes[..n], &mut events);
-            for event in events.drain(..) {
-                self.client_event(now, stream, event);
-            }
+            client.requests.extend(events.drain(..));
             if let Err(error) = outcome {
+                // What came whole before it is answered.
+                while let Some(event) = self.clients.find(stream).and_then(|c| c.requests.pop_front()) {
+                    self.client_event(now, stream, event);
+                }
                 self.client_failed(now, stream, &error);
             }
         }

@@ -155,6 +155,8 @@ pub struct Node {
     uploads: Uploads,
     jobs: VecDeque<Job>,
     next_job: JobId,
+    /// What the platform compiles.
+    compiler: Option<JobId>,
     sessions: Sessions,
     scrapes: Scrapes,
     clients: Clients,
@@ -252,6 +254,7 @@ impl Node {
             uploads: Uploads::new(memory.child(Some(UPLOAD_ACCOUNT))),
             jobs: VecDeque::new(),
             next_job: JobId(0),
+            compiler: None,
             sessions: Sessions::default(),
             scrapes: Scrapes::default(),
             clients: Clients::default(),
@@ -267,6 +270,8 @@ impl Node {
             memory,
             platform,
         };
+        let event = u64::try_from(budget.event.as_micros()).unwrap_or(u64::MAX);
+        node.sched.set_allowance(event.saturating_mul(node.platform.meter.per_micro()));
         node.share(now, config, healthy)?;
         node.register_system();
         node.add_neighbors(config)?;
@@ -336,7 +341,7 @@ impl Node {
         let more = self.run_teams(now);
         self.store_due(now);
         self.net.poll(now.mono);
-        more
+        more || self.clients.have_requests()
     }
 
     /// The next frame to send on a link.
@@ -344,9 +349,17 @@ impl Node {
         self.net.transmit(now.mono, link)
     }
 
-    /// The next job to run elsewhere.
+    /// The next job to run elsewhere. Compilations are given out one at a time: what waits here can still be
+    /// forgotten when nobody wants it any more, and shorter work does not wait for all of them.
     pub fn job(&mut self) -> Option<Job> {
-        self.jobs.pop_front()
+        let is_compilation = |job: &Job| matches!(job.work(), Work::Compile { .. });
+        let free = self.compiler.is_none();
+        let at = self.jobs.iter().position(|job| free || !is_compilation(job))?;
+        let job = self.jobs.remove(at)?;
+        if is_compilation(&job) {
+            self.compiler = Some(job.id());
+        }
+        Some(job)
     }
 
     /// The next line for the console.

@@ -27,8 +27,10 @@ use crate::integrity::Unsound;
 use crate::neighbor::NeighborId;
 use crate::sandbox::{Effect, Event, GuestFault, Refused, SessionInput};
 
-/// Guest calls between two looks at the links.
+/// Guest calls between two looks at the links, at most.
 const EVENTS_PER_POLL: usize = 32;
+/// Microseconds of guests' work after which the links are looked at again.
+const WORK_PER_POLL: u64 = 200;
 /// Timers and expiries of one team that are turned into events at a time.
 const DUE_PER_TEAM: usize = 16;
 
@@ -134,9 +136,14 @@ impl Node {
         queued
     }
 
-    /// Runs some of the queued events; `true` when there are more.
+    /// Runs some of the queued events; `true` when there are more. A frame that arrives meanwhile waits for as
+    /// long as one event takes, not for one of each team.
     pub(super) fn run_teams(&mut self, now: Now) -> bool {
+        let until = self.charged.saturating_add(WORK_PER_POLL * self.platform.meter.per_micro());
         for _ in 0..EVENTS_PER_POLL {
+            if self.charged >= until {
+                return true;
+            }
             let Some((team, queued)) = self.sched.next() else { return false };
             let Some(handle) = self.flows.by_team(team) else { continue };
             if queued.event.is_some() && self.throttles.any() && self.hold_back(now, team) {

@@ -69,8 +69,7 @@ fn a_tree_divides_level_by_level() {
     let sum: u64 = used.values().sum();
     // The chain has 3 of 4 parts; in it every team but the last keeps 1 of 4.
     let chain = 0.75f64;
-    let parts =
-        [chain / 4.0, chain * 0.75 / 4.0, chain * 0.75 * 0.75 / 4.0, chain * 0.75f64.powi(3), 0.25];
+    let parts = [chain / 4.0, chain * 0.75 / 4.0, chain * 0.75 * 0.75 / 4.0, chain * 0.75f64.powi(3), 0.25];
     for (id, part) in busy.iter().zip(parts) {
         let got = used[id] as f64 / sum as f64;
         assert!((got / part - 1.0).abs() < 0.02, "{id}: {got}, {part} is its due");
@@ -151,6 +150,64 @@ fn a_new_team_starts_where_the_others_are() {
     })
     .collect();
     assert_eq!(order, [1, 0, 1, 0, 1, 1, 1]);
+}
+
+/// A light member that wakes is next, before newcomers that were there first and before those that always
+/// have something to do; what it may be ahead is bounded.
+#[test]
+fn who_uses_little_waits_for_one_event() {
+    let ids = teams(12);
+    let mut scheduler = Scheduler::new();
+    scheduler.set_allowance(1000);
+    let (light, hog) = (ids[0], ids[1]);
+    scheduler.add(light, None, among(100), 100);
+    scheduler.add(hog, None, among(100), 100);
+    let serve = |scheduler: &mut Scheduler<()>, units: &dyn Fn(TeamId) -> u64| {
+        let (id, ()) = scheduler.next().unwrap();
+        scheduler.used(id, units(id));
+        id
+    };
+    let cost = |id: TeamId| if id == light { 10 } else { 1000 };
+    for _ in 0..100 {
+        scheduler.push(hog, ()).unwrap();
+    }
+    // The light one was new once, too.
+    for _ in 0..4 {
+        assert_eq!(serve(&mut scheduler, &cost), hog);
+    }
+    for newcomers in ids[2..].chunks(5) {
+        for id in newcomers {
+            scheduler.add(*id, None, among(100), 1);
+            scheduler.push(*id, ()).unwrap();
+        }
+        for _ in 0..6 {
+            assert_ne!(serve(&mut scheduler, &cost), light);
+            scheduler.push(light, ()).unwrap();
+            assert_eq!(serve(&mut scheduler, &cost), light);
+        }
+    }
+    // Those that come under new names and go after one event do not get ahead, however long that goes on.
+    let mut served = 0;
+    for round in 0..2000 {
+        let id = ids[2 + round % 10];
+        scheduler.add(id, None, among(100), 1);
+        scheduler.push(id, ()).unwrap();
+        scheduler.push(light, ()).unwrap();
+        assert_eq!(serve(&mut scheduler, &cost), light);
+        served += usize::from(serve(&mut scheduler, &cost) != light);
+        scheduler.remove(id);
+        if scheduler.queued(hog) == 0 {
+            scheduler.push(hog, ()).unwrap();
+        }
+    }
+    assert_eq!(served, 2000);
+    // Once it wants all that it can get it is ahead by the allowance and no more.
+    for _ in 0..80 {
+        scheduler.push(light, ()).unwrap();
+        scheduler.push(hog, ()).unwrap();
+    }
+    let first = (0..80).map(|_| serve(&mut scheduler, &|_| 1000)).filter(|id| *id == light).count();
+    assert!((40..=42).contains(&first), "{first}");
 }
 
 #[test]
