@@ -432,8 +432,14 @@ impl<E> Scheduler<E> {
     /// Takes the newest event out of the [longest](Self::longest) queue, and says whose it was.
     pub fn push_out(&mut self) -> Option<(TeamId, E)> {
         let team = self.longest()?;
-        let event = entry(&mut self.teams, team)?.queue.pop_back()?;
-        self.climb(team, |entry, _| entry.pending -= 1);
+        let entry = entry(&mut self.teams, team)?;
+        let event = entry.queue.pop_back()?;
+        let (last, ready) = (entry.queue.is_empty(), usize::from(!entry.held));
+        self.busy -= if last { ready } else { 0 };
+        self.climb(team, |entry, _| {
+            entry.pending -= 1;
+            entry.ready -= ready;
+        });
         self.waiting -= 1;
         Some((team, event))
     }

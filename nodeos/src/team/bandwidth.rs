@@ -113,8 +113,7 @@ impl Bucket {
         self.give(now, rate)?;
         // Empty: a burst comes out of the rate, or whoever is made again and again would have it each time.
         let bucket = TokenBucket::empty(now, rate, burst);
-        // Those above share what the donor has, and so what it gave away.
-        Some(Self::of(State { bucket, rate, given: 0 }, self.0.parent.clone(), rate))
+        Some(Self::of(State { bucket, rate, given: 0 }, None, rate))
     }
 
     /// Gives a part of its rate away, and of those of all above it that it shares, or nothing.
@@ -343,14 +342,15 @@ mod tests {
     #[test]
     fn what_is_donated_counts_above_the_donor() {
         let top = Bandwidth::root(1, &budget(50_000));
-        let middle = top.below(Instant(0), false, &budget(100_000)).unwrap();
-        let child = middle.below(Instant(0), true, &budget(90_000)).unwrap();
-        let got = passes(&child, 0);
-        assert!((49_800..=51_000).contains(&got), "{got}");
-        let unlimited = top.below(Instant(0), false, &Budget::UNLIMITED).unwrap();
-        let child = unlimited.below(Instant(0), true, &budget(90_000)).unwrap();
-        let got = passes(&child, 2_000_000);
-        assert!((49_800..=51_000).contains(&got), "{got}");
+        for (at, middle) in [(0, budget(100_000)), (2_000_000, Budget::UNLIMITED)] {
+            let now = Instant(at);
+            let middle = top.below(now, false, &middle).unwrap();
+            assert!(middle.below(now, true, &budget(50_001)).is_none(), "the one above has not so much");
+            let child = middle.below(now, true, &budget(40_000)).unwrap();
+            let (a, b) = (passes(&child, at), passes(&top, at));
+            assert!((39_800..=40_000).contains(&a) && (9_000..=11_000).contains(&b), "{a} {b}");
+            child.give_back(Instant(at + 1_000_000), &middle);
+        }
     }
 
     #[test]
