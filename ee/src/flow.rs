@@ -90,6 +90,8 @@ pub struct Flow {
     pub kind_ids: Vec<CapsuleId>,
     /// Capsules processed, sent and refused.
     pub capsules: (u64, u64, u64),
+    /// What its longest event of late took, in units; the greatest number before the first.
+    pub usual: u64,
     /// Units of work that were done for it before it had a team.
     pub owed: u64,
 }
@@ -350,6 +352,7 @@ impl Flow {
             parts: Vec::new(),
             kind_ids: Vec::new(),
             capsules: (0, 0, 0),
+            usual: u64::MAX,
             owed: 0,
         }
     }

@@ -293,6 +293,9 @@ pub struct NodeInfo {
     pub buffers: (u32, u32),
     /// Flows that run, and how many may.
     pub flows: (u32, u32),
+    /// Bytes of compiled code that are here, and bytes that running flows are charged for code beyond what it
+    /// takes, because they share it.
+    pub code: (u64, u64),
     /// Everything that the node counts.
     pub counters: Vec<Counter>,
 }

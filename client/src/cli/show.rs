@@ -53,6 +53,7 @@ pub fn node(access: &Access, output: Output) -> Result<()> {
             "memory": { "used": n.memory.0, "limit": n.memory.1 },
             "buffers": { "used": n.buffers.0, "limit": n.buffers.1 },
             "flows": { "running": n.flows.0, "limit": n.flows.1 },
+            "code": { "bytes": n.code.0, "saved": n.code.1 },
             "counters": counters,
         }));
     }
@@ -67,6 +68,7 @@ pub fn node(access: &Access, output: Output) -> Result<()> {
         ("memory", format!("{} of {} for teams", bytes(n.memory.0), bytes(n.memory.1))),
         ("buffers", format!("{} of {} lent", n.buffers.0, n.buffers.1)),
         ("flows", format!("{} of {}", n.flows.0, n.flows.1)),
+        ("code", format!("{} compiled, {} saved by sharing it", bytes(n.code.0), bytes(n.code.1))),
     ]))?;
     let mut counters = Table::new(&["COUNTER", ">VALUE"]);
     for Counter { name, value } in n.counters.into_iter().filter(|c| c.value > 0) {

@@ -69,6 +69,9 @@ const NODE: &[Family<()>] = &[
     gauge("bees_flows", "Flows here.", |v, ()| n(v.node.flows.count().0 as usize)),
     gauge("bees_flows_limit", "Flows that may be here.", |v, ()| n(v.node.flows.count().1 as usize)),
     gauge("bees_code_bytes", "Compiled code, shared by teams.", |v, ()| count(v.node.cache.used())),
+    gauge("bees_code_saved_bytes", "What teams are charged for it beyond what it takes.", |v, ()| {
+        count(v.node.code_saved())
+    }),
     gauge("bees_jobs_waiting", "Slow work that nobody has begun.", |v, ()| n(v.node.jobs.len())),
     gauge("bees_store_areas", "Areas of the blob store.", |v, ()| {
         n(v.node.shared.blobs.store().count_all().0)

@@ -436,8 +436,16 @@ impl Node {
             memory: (self.memory.used(), self.memory.limit()),
             buffers: (self.platform.buffers.lent() as u32, self.platform.buffers.limit() as u32),
             flows: self.flows.count(),
+            code: (self.cache.used(), self.code_saved()),
             counters: self.counters.list(),
         }
+    }
+
+    /// What sharing compiled code saves: each flow that runs it is charged all of it, and it is here once.
+    pub(super) fn code_saved(&self) -> u64 {
+        let others =
+            |module| (self.flows.iter().filter(|(_, f)| f.runs(module)).count() as u64).saturating_sub(1);
+        self.cache.iter().map(|code| code.size() * others(code.hash())).sum()
     }
 
     fn team_infos(&self, now: Now) -> Vec<TeamInfo> {

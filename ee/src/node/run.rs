@@ -137,15 +137,20 @@ impl Node {
     }
 
     /// Runs some of the queued events; `true` when there are more. A frame that arrives meanwhile waits for as
-    /// long as one event takes, not for one of each team.
+    /// long as one event takes, not for one of each team; and what short events want sent does not wait for a long one.
     pub(super) fn run_teams(&mut self, now: Now) -> bool {
         let until = self.charged.saturating_add(WORK_PER_POLL * self.platform.meter.per_micro());
-        for _ in 0..EVENTS_PER_POLL {
+        for already in 0..EVENTS_PER_POLL {
             if self.charged >= until {
                 return true;
             }
             let Some((team, queued)) = self.sched.next() else { return false };
             let Some(handle) = self.flows.by_team(team) else { continue };
+            let left = until.saturating_sub(self.charged);
+            if already > 0 && self.flows.get(handle).is_some_and(|flow| flow.usual > left) {
+                let _ = self.sched.put_back(team, queued);
+                return true;
+            }
             if queued.event.is_some() && self.throttles.any() && self.hold_back(now, team) {
                 let _ = self.sched.put_back(team, queued);
                 self.sched.hold(team);
@@ -191,6 +196,10 @@ impl Node {
         };
         self.suspended = self.suspended + usize::from(outcome.more) - before;
         flow.capsules.0 += u64::from(is_capsule);
+        flow.usual = match flow.usual {
+            u64::MAX => outcome.units,
+            usual => outcome.units.max(usual - usual / 8),
+        };
         self.sched.used(team, outcome.units);
         if let Some(member) = self.teams.get_mut(team) {
             member.counters.units += outcome.units;
