@@ -136,25 +136,25 @@ fn mixed(team: usize, number: usize) -> u64 {
 #[test]
 fn one_to_three_whatever_events_cost() {
     let pair = chain(2, |_| false);
-    fair(&divided(&pair, 600, |team, _| [LONG, SHORT][team]));
-    fair(&divided(&pair, 600, |team, _| [SHORT, LONG][team]));
-    fair(&divided(&pair, 600, mixed));
+    fair(&divided(&pair, 6000, |team, _| [LONG, SHORT][team]));
+    fair(&divided(&pair, 6000, |team, _| [SHORT, LONG][team]));
+    fair(&divided(&pair, 6000, mixed));
 }
 
 #[test]
 fn level_by_level() {
-    fair(&divided(&chain(4, |_| false), 600, mixed));
+    fair(&divided(&chain(4, |_| false), 6000, mixed));
 }
 
 /// Work of many slices, alone and beside teams of short events.
 #[test]
 fn in_the_background_too() {
     let long = |_, _| 100 * LONG;
-    fair(&divided(&chain(2, |_| true), 4000, long));
+    fair(&divided(&chain(2, |_| true), 12000, long));
     let every_other = chain(4, |team| team % 2 == 1);
     fair(&divided(
         &every_other,
-        4000,
+        12000,
         |team, number| if team % 2 == 1 { 100 * LONG } else { mixed(team, number) },
     ));
 }

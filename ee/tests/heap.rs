@@ -224,7 +224,7 @@ fn the_heap_is_accounted_for() {
     let taken = HEAP.current_usage() - before;
     let (linear, charged) = (sandbox.stats().linear, account.used());
     let own = charged - linear - code.size();
-    assert!(taken as u64 <= own + linear, "{taken} bytes");
+    assert!(taken as u64 <= own + linear, "{taken} bytes, {own} charged beside {linear}");
 
     assert_eq!(sandbox.deliver(now(0), Event::Boot).end, Ok(()));
     let relay = |sandbox: &mut Sandbox, n: u64| {

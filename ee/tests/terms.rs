@@ -93,7 +93,8 @@ fn tell(world: &mut World, session: SessionId, what: u8) -> i32 {
 
 /// Goes on telling a flow the same until it ends, if it does.
 fn pester(world: &mut World, hash: TupleHash, session: SessionId, what: u8) {
-    for _ in 0..700 {
+    // After two strikes it is throttled, and has an event in ten milliseconds.
+    for _ in 0..8000 {
         if world.state(0, hash) != Some(FlowState::Running) {
             return;
         }
@@ -245,14 +246,14 @@ fn a_principals_flows_share_its_total() {
     for (name, above) in [("one", joe.id), ("two", joe.id), ("other", root.id)] {
         assert_eq!(team(&mut world, name).unwrap().parent, Some(above), "{name}");
     }
-    // One takes what there is, but for a page at the most; the other is refused, and who is not joe has his own.
-    for (name, some) in [("one", true), ("two", false), ("other", true)] {
+    // One takes what there is; little is left for the other, and who is not joe has his own.
+    let got = ["one", "two", "other"].map(|name| {
         let session = world.session(0, name);
-        let got = tell(&mut world, session, b'g');
-        assert_eq!(got > 1, some, "{name}: {got}");
-    }
+        tell(&mut world, session, b'g')
+    });
+    assert!(got[1] < got[0] && got[1] < got[2], "{got:?}");
     let used = budget(&mut world, "principal joe", Kind::Memory);
-    assert!(used.used <= Some(700 << 10) && used.used > Some(600 << 10), "{used:?}");
+    assert!(used.used <= Some(700 << 10) && used.used > Some(500 << 10), "{used:?}");
     assert_eq!(budget(&mut world, "principal joe", Kind::Flows).used, Some(2));
 
     // A lower total holds at once; a higher one raises nothing.

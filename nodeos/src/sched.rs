@@ -170,9 +170,10 @@ impl<E> Entry<E> {
         pay_for_move(&mut self.slots, bytes(there), bytes(there + more), || queue.reserve_exact(more))
     }
 
-    /// After a rush the queue is as small as before.
+    /// After a rush the queue is as small as before. Slots that nobody pays for are not kept at all.
     fn give_slots_back(&mut self) {
-        if self.queue.capacity() > KEPT {
+        let kept = if self.slots.is_some() { KEPT } else { 0 };
+        if self.queue.capacity() > kept {
             self.queue = VecDeque::new();
             self.slots.iter_mut().for_each(|slots| slots.shrink(u64::MAX));
         }
@@ -435,7 +436,10 @@ impl<E> Scheduler<E> {
         let entry = entry(&mut self.teams, team)?;
         let event = entry.queue.pop_back()?;
         let (last, ready) = (entry.queue.is_empty(), usize::from(!entry.held));
-        self.busy -= if last { ready } else { 0 };
+        if last {
+            entry.give_slots_back();
+            self.busy -= ready;
+        }
         self.climb(team, |entry, _| {
             entry.pending -= 1;
             entry.ready -= ready;

@@ -35,9 +35,9 @@ pub(super) struct Compilation {
     len: usize,
     /// The budget of the flow that brought it. It stands as long as anybody holds it, and what a team shares
     /// with those above is theirs.
-    account: Account,
+    pub account: Account,
     /// That flow's team and those above it.
-    teams: Vec<TeamId>,
+    pub teams: Vec<TeamId>,
 }
 
 impl Node {
@@ -83,9 +83,14 @@ impl Node {
     /// one above it that lives.
     pub(super) fn begin_compilation(&mut self, job: JobId, module: PartHash, len: usize, team: TeamId) {
         let Some(account) = self.teams.get(team).map(|t| t.accounts().compile().clone()) else { return };
-        let above = |id: &TeamId| self.teams.get(*id).and_then(Team::parent);
-        let teams = std::iter::successors(Some(team), above).filter(|id| *id != self.teams.root()).collect();
+        let teams = self.payers(team);
         self.compiling.push(Compilation { job, module, len, account, teams });
+    }
+
+    /// A team and those above it, but for the root.
+    pub(super) fn payers(&self, team: TeamId) -> Vec<TeamId> {
+        let above = |id: &TeamId| self.teams.get(*id).and_then(Team::parent);
+        std::iter::successors(Some(team), above).filter(|id| *id != self.teams.root()).collect()
     }
 
     /// A compilation is done: it is paid, whoever still waits for it. The team for which it was more than it may

@@ -10,7 +10,7 @@ use wire::control::{Erred, FlowInfo, FlowState};
 use wire::tuple::Credentials;
 
 use super::authority::origin;
-use super::charge::Labour;
+use super::charge::{Compilation, Labour};
 use super::{End, Node, label};
 use crate::cap::ChildState;
 use crate::counters::Count;
@@ -19,6 +19,8 @@ use crate::flow::{Flow, Source, Stage};
 use crate::job::{Done, Job, JobDone, JobId, Work};
 use crate::sandbox::{Event, NeighborRef, Sandbox, Setup};
 
+/// Why a module is not compiled.
+const COMPILED_ENOUGH: &str = "the time for compiling that its budget has is used up";
 /// The longest reason for a flow's end, in bytes.
 const MAX_WHY: usize = 300;
 
@@ -38,8 +40,7 @@ impl Node {
         let job = match self.compiling.iter().find(|c| c.module == hash).map(|c| c.job) {
             Some(job) => job,
             None if self.teams.get(team).is_none_or(|t| t.accounts().compile().left() == 0) => {
-                let why = "the time for compiling that its budget has is used up";
-                return self.end_flow(now, handle, End::failed(Erred::Principal, why));
+                return self.end_flow(now, handle, End::failed(Erred::Principal, COMPILED_ENOUGH));
             }
             None => {
                 let (engine, len) = (self.platform.engine.clone(), module.len());
@@ -68,7 +69,7 @@ impl Node {
                 for handle in self.waiting_for(done.id) {
                     let team = self.flow_and_team(handle).map(|(_, team)| team);
                     match over.filter(|(payer, _)| team == Some(*payer)) {
-                        None => self.start(now, handle, code.clone()),
+                        None => self.ready.push_back((handle, code.clone())),
                         Some((_, took)) => {
                             self.keep_away(now, handle);
                             let why = format!("compiling took {took:?}, which is beyond the flow's budget");
@@ -76,6 +77,7 @@ impl Node {
                         }
                     }
                 }
+                self.forget_unpaid(now);
             }
             Done::Compiled(Err(error)) => {
                 self.counters.add(Count::BadModule);
@@ -84,6 +86,7 @@ impl Node {
                     self.keep_away(now, handle);
                     self.end_flow(now, handle, End::failed(Erred::Principal, &error));
                 }
+                self.forget_unpaid(now);
             }
             Done::Verified { flow, verification } => {
                 if let Some(handle) = self.flows.by_hash(&flow) {
@@ -95,6 +98,41 @@ impl Node {
             Done::Stored(result) => self.stored(now, &result),
             Done::Checked { check, valid } => {
                 self.tell_agent(now, AgentEvent::Checked { check, valid });
+            }
+        }
+    }
+
+    /// Starts some of the flows whose code is there now; `true` when there are more. Many may have waited for the
+    /// same module, and the links are looked at in between.
+    pub(super) fn start_ready(&mut self, now: Now) -> bool {
+        let until = self.platform.meter.count().saturating_add(self.work_per_poll());
+        while let Some((handle, code)) = self.ready.pop_front() {
+            self.start(now, handle, code);
+            if self.platform.meter.count() >= until {
+                break;
+            }
+        }
+        !self.ready.is_empty()
+    }
+
+    /// Compilations that have not begun and that nobody can pay for any more are forgotten, and so are the flows
+    /// that wait for them; where another flow waits that can pay, it does.
+    fn forget_unpaid(&mut self, now: Now) {
+        let unpaid = |c: &&Compilation| self.compiler != Some(c.job) && c.account.left() == 0;
+        let jobs: Vec<JobId> = self.compiling.iter().filter(unpaid).map(|c| c.job).collect();
+        for job in jobs {
+            for handle in self.waiting_for(job) {
+                let Some((_, team)) = self.flow_and_team(handle) else { continue };
+                let account = self.teams.get(team).map(|t| t.accounts().compile().clone());
+                match account.filter(|account| account.left() > 0) {
+                    Some(account) => {
+                        let payers = self.payers(team);
+                        for waits in self.compiling.iter_mut().filter(|c| c.job == job) {
+                            (waits.account, waits.teams) = (account.clone(), payers.clone());
+                        }
+                    }
+                    None => self.end_flow(now, handle, End::failed(Erred::Principal, COMPILED_ENOUGH)),
+                }
             }
         }
     }
@@ -244,7 +282,7 @@ impl Node {
             self.unthrottle(now, team);
             self.sched.remove(team);
             // What a flow still had to say when it was stopped is said at the expense of who is above it.
-            let heir = above.filter(|_| end.graceful);
+            let heir = above.filter(|_| end.heard);
             self.net.remove_team(team, heir);
             self.leave_waiting(team, heir);
             self.teams.end(now.mono, team);

@@ -70,7 +70,7 @@ use crate::blob::SharedDisk;
 use crate::cache::CodeCache;
 use crate::config::{ConfigError, NodeConfig};
 use crate::counters::{Count, Counters};
-use crate::engine::Engine;
+use crate::engine::{Code, Engine};
 use crate::flow::{Flow, Flows};
 use crate::job::{Job, JobId, Work};
 use crate::log::Log;
@@ -144,6 +144,8 @@ pub struct Node {
     throttles: Throttles,
     /// Flows in the middle of an event in the background.
     suspended: usize,
+    /// A long event was put off until what short ones want sent is on its way.
+    postponed: bool,
     /// Flows that end when the event that they are in the middle of is over.
     endings: BTreeMap<Handle, End>,
     /// Kept to be used again.
@@ -173,6 +175,8 @@ pub struct Node {
     channels: Option<TeamId>,
     /// What is compiled, or waits for the compiler.
     compiling: Vec<Compilation>,
+    /// Flows whose code is there, and that are about to be started.
+    ready: VecDeque<(Handle, Arc<Code>)>,
     /// A secret, and how many numbers were made of it.
     nonces: ([u8; 16], u64),
 }
@@ -182,22 +186,28 @@ pub struct Node {
 pub struct End {
     /// Whether the flow's own clean-up runs.
     graceful: bool,
+    /// Whether what it still had to say is said when it has ended.
+    heard: bool,
     /// Why, for people.
     why: String,
 }
 
 impl End {
     fn failed(erred: Erred, why: impl fmt::Display) -> Self {
-        Self { graceful: false, why: format!("{erred}: {why}") }
+        Self { graceful: false, heard: false, why: format!("{erred}: {why}") }
     }
 
     fn killed(why: impl Into<String>) -> Self {
-        Self { graceful: false, why: why.into() }
+        Self { graceful: false, heard: false, why: why.into() }
     }
 
     /// Somebody wants it: at once, or after the flow's own clean-up.
     fn by(who: &str, kill: bool) -> Self {
-        Self { graceful: !kill, why: format!("{} by {who}", if kill { "killed" } else { "stopped" }) }
+        Self {
+            graceful: !kill,
+            heard: !kill,
+            why: format!("{} by {who}", if kill { "killed" } else { "stopped" }),
+        }
     }
 }
 
@@ -245,6 +255,7 @@ impl Node {
             wakes: BTreeSet::new(),
             throttles: Throttles::default(),
             suspended: 0,
+            postponed: false,
             endings: BTreeMap::new(),
             effects: Vec::new(),
             cache: CodeCache::new(config.node.memory.0),
@@ -266,6 +277,7 @@ impl Node {
             charged: 0,
             channels: None,
             compiling: Vec::new(),
+            ready: VecDeque::new(),
             nonces: (secret, 0),
             memory,
             platform,
@@ -338,7 +350,7 @@ impl Node {
         self.sense(now);
         self.throttles_due(now);
         self.timers_due(now);
-        let more = self.run_teams(now);
+        let more = self.start_ready(now) | self.run_teams(now);
         self.store_due(now);
         self.net.poll(now.mono);
         more || self.clients.have_requests()

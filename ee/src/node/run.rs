@@ -139,7 +139,7 @@ impl Node {
     /// Runs some of the queued events; `true` when there are more. A frame that arrives meanwhile waits for as
     /// long as one event takes, not for one of each team; and what short events want sent does not wait for a long one.
     pub(super) fn run_teams(&mut self, now: Now) -> bool {
-        let until = self.charged.saturating_add(WORK_PER_POLL * self.platform.meter.per_micro());
+        let until = self.charged.saturating_add(self.work_per_poll());
         for already in 0..EVENTS_PER_POLL {
             if self.charged >= until {
                 return true;
@@ -147,9 +147,13 @@ impl Node {
             let Some((team, queued)) = self.sched.next() else { return false };
             let Some(handle) = self.flows.by_team(team) else { continue };
             let left = until.saturating_sub(self.charged);
-            if already > 0 && self.flows.get(handle).is_some_and(|flow| flow.usual > left) {
-                let _ = self.sched.put_back(team, queued);
-                return true;
+            if self.flows.get(handle).is_some_and(|flow| flow.usual > left) {
+                // Once: it is not put off again for short events that came meanwhile.
+                self.postponed = already > 0 && !self.postponed;
+                if self.postponed {
+                    let _ = self.sched.put_back(team, queued);
+                    return true;
+                }
             }
             if queued.event.is_some() && self.throttles.any() && self.hold_back(now, team) {
                 let _ = self.sched.put_back(team, queued);
@@ -168,6 +172,11 @@ impl Node {
         true
     }
 
+    /// Units of work after which the links are looked at again.
+    pub(super) fn work_per_poll(&self) -> u64 {
+        WORK_PER_POLL * self.platform.meter.per_micro()
+    }
+
     /// Whether whoever has something to do is in the middle of an event in the background. A platform whose jobs
     /// run only while the node waits gives them their turn then: long work has no end that could be waited for.
     pub fn only_long_work(&self) -> bool {
@@ -182,7 +191,9 @@ impl Node {
         let Some((team, _)) = flow.team else { return false };
         let Stage::Running { sandbox, .. } = &mut flow.stage else { return false };
         let Some(member) = self.teams.get_mut(team) else { return false };
-        if event.is_some() && member.count_event().is_err() {
+        // The clean-up of a flow that is stopped is always had.
+        let counts = event.as_ref().is_some_and(|event| !matches!(event, Event::Stop));
+        if counts && member.count_event().is_err() {
             self.keep_away(now, handle);
             let why = "it has had all the events that it may have";
             self.end_flow(now, handle, End::failed(Erred::Guest, why));
