@@ -125,6 +125,7 @@ fn compilations_begin_one_at_a_time_and_only_while_somebody_waits() {
     let done = last.run();
     world.stations[0].node.job_done(now, done);
     assert!(world.stations[0].node.job().is_none(), "compiled for nobody");
+    world.stations[0].node.poll(now);
     let started = world.count(0, "flows_started");
     assert_eq!(started, 1);
 }

@@ -1,7 +1,8 @@
 //! Bandwidth of a team: token buckets for each link, for all of them together, and for packets.
 //!
 //! As with accounts, a child either shares its parent's bandwidth (what it sends counts for both) or has a
-//! part of the rate for itself, which the parent then lacks; what is sent counts for those above the parent as before.
+//! part of the rate for itself, which its parent then lacks until the child has ended, and so do those above with which the
+//! parent shares. What was donated is not lowered with them.
 
 use alloc::sync::Arc;
 use alloc::vec::Vec;
