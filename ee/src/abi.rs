@@ -5,7 +5,7 @@
 
 use std::fmt;
 
-use nodeos::slab::Handle;
+use nodeos::slab::{Handle, NoSlot};
 use nodeos::team::Resource as Kind;
 
 /// The version that a module's `bees_abi` must have.
@@ -95,6 +95,13 @@ impl fmt::Display for Error {
 }
 
 impl std::error::Error for Error {}
+
+/// A table below its limit grows unless the team's memory is used up.
+impl From<NoSlot> for Error {
+    fn from(why: NoSlot) -> Self {
+        if why == NoSlot::Full { Self::NoRoom } else { Self::NoMemory }
+    }
+}
 
 /// Flags of `capsule_send`, `capsule_return` and `capsule_multicast`.
 pub mod flags {

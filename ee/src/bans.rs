@@ -6,7 +6,7 @@ use std::time::Duration;
 use nodeos::platform::Instant;
 use wire::id::TupleHash;
 
-/// Bans remembered at a time; the oldest is forgotten first.
+/// Bans remembered at a time; those that are over are forgotten first, then those that end soonest.
 pub const MAX_BANS: usize = 256;
 /// How long a flow is kept away after its team was ended for its strikes; doubles with each time.
 pub const FIRST_BAN: Duration = Duration::from_secs(10);
@@ -75,7 +75,14 @@ impl Bans {
     fn enter(&mut self, ban: Ban) {
         self.list.retain(|b| b.flow != ban.flow);
         if self.list.len() == MAX_BANS {
-            self.list.pop_front();
+            // What is over ended before what is not; what has no end comes last, the oldest of it first.
+            let ends = |at: &usize| self.list.get(*at).map(|b| (b.until.is_none(), b.until));
+            let Some(first) = (0..MAX_BANS).min_by_key(ends) else { return };
+            // What somebody stopped does not come back because something else failed.
+            if ban.until.is_some() && self.list.get(first).is_some_and(|b| b.until.is_none()) {
+                return;
+            }
+            self.list.remove(first);
         }
         self.list.push_back(ban);
     }
@@ -101,6 +108,32 @@ mod tests {
         assert!(bans.holds_for(later, &flow, "eve") && !bans.holds_for(later, &flow, "joe"));
         bans.lift(later, &flow);
         assert!(!bans.holds(later, &flow));
+    }
+
+    #[test]
+    fn what_somebody_stopped_is_forgotten_last() {
+        let flow = |n: u32| TupleHash(std::array::from_fn(|i| n.to_be_bytes()[i % 4]));
+        let (mut bans, start) = (Bans::default(), Instant::ZERO);
+        bans.until_lifted(flow(0), "joe");
+        bans.for_a_while(start, flow(1));
+        let now = start + FIRST_BAN * 2;
+        bans.for_a_while(now, flow(2));
+        let later = now + Duration::from_secs(1);
+        (3..MAX_BANS as u32).for_each(|n| bans.for_a_while(later, flow(n)));
+        let all = |bans: &Bans| bans.list.len();
+        assert_eq!(all(&bans), MAX_BANS);
+        // The one that is over, then the one that ends soonest.
+        bans.for_a_while(later, flow(1000));
+        assert!(bans.list.iter().all(|b| b.flow != flow(1)) && bans.holds(later, &flow(2)));
+        bans.for_a_while(later, flow(1001));
+        assert!(!bans.holds(later, &flow(2)) && bans.holds(later, &flow(3)));
+        (2000..3000).for_each(|n| bans.for_a_while(later, flow(n)));
+        assert!(bans.holds(later, &flow(0)) && all(&bans) == MAX_BANS);
+        // Where somebody stopped them all, nothing else comes in, and the oldest goes for the newest.
+        (3000..3000 + MAX_BANS as u32).for_each(|n| bans.until_lifted(flow(n), "joe"));
+        assert!(!bans.holds(later, &flow(0)));
+        bans.for_a_while(later, flow(5000));
+        assert!(!bans.holds(later, &flow(5000)) && bans.holds(later, &flow(3000)));
     }
 
     #[test]

@@ -166,6 +166,7 @@ impl Table {
     fn retain(&mut self, keep: impl FnMut(&Shared) -> bool) {
         let before = self.shared.len();
         self.shared.retain(keep);
+        self.shared.shrink_to_fit();
         self.charge.shrink(((before - self.shared.len()) * SHARED_BYTES) as u64);
     }
 
@@ -524,6 +525,7 @@ impl Caps {
     }
 
     fn insert(&mut self, cap: Cap) -> Result<Handle, Error> {
+        self.slab.reserve()?;
         let handle = self.slab.insert(cap).map_err(|_| Error::NoRoom)?;
         match cap.target {
             Target::Group(at) => self.groups[usize::from(at)].iter_mut().for_each(|g| g.uses += 1),
@@ -634,5 +636,32 @@ impl Group {
 
     fn len(&self) -> u64 {
         self.bits.iter().map(|word| u64::from(word.count_ones())).sum()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_table_that_cannot_grow_is_short_of_memory_not_of_places() {
+        let made = |memory: u64| {
+            let mut caps = Caps::new(1, &[], &Account::root(memory)).unwrap();
+            (0..).find_map(|n| caps.make_pair(n).err().map(|error| (n, error))).unwrap()
+        };
+        assert!(matches!(made(600), (1..16, Error::NoMemory)), "{:?}", made(600));
+        assert_eq!(made(1 << 20), (MAX_CAPS as u64 / 2, Error::NoRoom));
+    }
+
+    #[test]
+    fn what_is_not_shared_any_more_takes_nothing() {
+        let account = Account::root(1 << 20);
+        let mut table = Table { shared: Vec::new(), charge: account.charge(0).unwrap() };
+        for family in 0..MAX_SHARED as u64 {
+            let line = Line::after(None).unwrap();
+            table.push(Shared { family, target: Target::Neighborhood, line }).unwrap();
+        }
+        table.retain(|s| s.family == 0);
+        assert_eq!((account.used(), table.shared.capacity()), (SHARED_BYTES as u64, 1));
     }
 }

@@ -105,6 +105,7 @@ impl Objects {
     }
 
     pub fn insert(&mut self, object: Object) -> Result<Handle, Error> {
+        self.slab.reserve()?;
         self.slab.insert(object).map_err(|_| Error::NoRoom)
     }
 
@@ -129,5 +130,30 @@ impl Objects {
         if !self.slab.is_empty() {
             self.slab.retain(|_, _| false);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use nodeos::buf::BufPool;
+
+    #[test]
+    fn objects_that_nobody_can_pay_for_are_short_of_memory() {
+        let buffers = BufPool::new(MAX_OBJECTS + 1);
+        let made = |memory: u64| {
+            let mut objects = Objects::new(&Account::root(memory)).unwrap();
+            let object = || Object {
+                kind: 0,
+                depth: 0,
+                origin: None,
+                left: Limits::NONE,
+                payload: buffers.take().unwrap(),
+            };
+            (0..).find_map(|n| objects.insert(object()).err().map(|error| (n, error))).unwrap()
+        };
+        let few = Slab::<Object>::bytes(4) as u64;
+        assert!(matches!(made(few), (1..4, Error::NoMemory)), "{:?}", made(few));
+        assert_eq!(made(1 << 20), (MAX_OBJECTS, Error::NoRoom));
     }
 }

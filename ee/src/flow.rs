@@ -293,10 +293,12 @@ pub fn tuple_bytes(len: usize) -> u64 {
 
 /// What a flow is charged from its grant on: the tuple's bytes, what was read from them, the flow's record, its
 /// grant and its identifiers.
-pub fn flow_bytes(data: &TupleData, grant: &Grant) -> u64 {
+pub fn flow_bytes(data: &TupleData, grant: &Grant, source: &Source) -> u64 {
     let protocols = &data.tuple.body.protocols;
     let kinds: usize = protocols.iter().map(|p| p.capsules.len()).sum();
-    let ids = kinds + 1 + data.parts.len();
+    // The tuple and each part have one by which others ask for them, and one by which they came, if they did.
+    let ways = if matches!(source, Source::Neighbor(_)) { 2 } else { 1 };
+    let ids = kinds + ways * (1 + data.parts.len());
     let named = size_of::<CapsuleId>() + size_of::<Handle>() * 4;
     let record = size_of::<Flow>()
         + size_of::<Sandbox>()
@@ -387,5 +389,49 @@ impl Flow {
             Stage::Running { sandbox, .. } => Some(sandbox),
             _ => None,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use nodeos::account::Account;
+    use wire::tuple::{Body, Credentials, Events, Protocol, Request, VERSION, Validity};
+
+    use super::*;
+    use crate::registry::Target;
+
+    #[test]
+    fn what_came_from_a_neighbor_pays_for_the_identifiers_by_which_it_came() {
+        let code = Part::of(b"-").unwrap();
+        let main = Protocol {
+            name: "p".into(),
+            code,
+            data: vec![],
+            capsules: vec![],
+            events: Events::default(),
+            session: false,
+            params: vec![],
+            companions: vec![],
+        };
+        let body = Body {
+            version: VERSION,
+            nonce: [0; 16],
+            protocols: vec![main],
+            request: Request::default(),
+            validity: Validity::default(),
+            replaces: None,
+            extensions: vec![],
+        };
+        let tuple = Tuple { body, credentials: Credentials::None };
+        let data = TupleData {
+            bytes: tuple.encode().into(),
+            tuple: Arc::new(tuple),
+            parts: vec![code; 20],
+            charge: Account::root(0).charge(0).unwrap(),
+        };
+        let bytes = |source| flow_bytes(&data, &Grant::everything(Default::default(), vec![]), &source);
+        let injected = bytes(Source::Injected { principal: "joe".into() });
+        let entry = size_of::<(CapsuleId, Target)>() + size_of::<CapsuleId>();
+        assert!(bytes(Source::Neighbor(NeighborId(0))) >= injected + 21 * entry as u64);
     }
 }

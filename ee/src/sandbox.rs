@@ -6,6 +6,7 @@
 //! to its own state before, it did; other teams have their own stores and see nothing of it.
 
 mod clamp;
+mod effects;
 mod event;
 mod fiber;
 mod mailbox;
@@ -241,14 +242,15 @@ impl Sandbox {
 
     /// Takes out what the guest wants done, in order; nothing in the middle of an event.
     pub fn effects(&mut self) -> impl Iterator<Item = Effect> + '_ {
-        match &mut self.guest {
+        let (grown, rest) = match &mut self.guest {
             Guest::Idle(program) => {
                 let state = program.run.store.data_mut();
                 state.lent.shrink(u64::MAX);
-                state.effects.drain(..)
+                state.effects.take()
             }
-            _ => self.none.drain(..),
-        }
+            _ => (VecDeque::new(), self.none.drain(..)),
+        };
+        grown.into_iter().chain(rest)
     }
 
     /// The next timer or expiry that is due; call it until it gives `None`. Those that come in the middle of an

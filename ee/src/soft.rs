@@ -12,7 +12,7 @@ use std::time::Duration;
 use nodeos::account::{Account, Charge, Refused};
 use nodeos::platform::Instant;
 use nodeos::pool::{Pool, PoolLimits};
-use nodeos::slab::{Handle, NoSlot, Slab};
+use nodeos::slab::{Handle, Slab};
 use nodeos::team::Accounts;
 use nodeos::timer::Timers;
 
@@ -82,8 +82,8 @@ impl Soft {
             return Err(Error::NoRoom);
         }
         if self.entries.len() < self.limit {
-            no_memory(self.entries.reserve())?;
-            no_memory(self.order.reserve())?;
+            self.entries.reserve()?;
+            self.order.reserve()?;
         }
         let chunk = self.pool.alloc(key.len() + value.len()).map_err(|_| Error::NoMemory)?;
         if let Some(bytes) = self.pool.get_mut(chunk) {
@@ -91,21 +91,18 @@ impl Soft {
             k.copy_from_slice(key);
             v.copy_from_slice(value);
         }
-        // What was there gives way.
-        if let Some(old) = self.find(key) {
-            self.remove(old);
-        } else if self.entries.len() >= self.limit
-            && let Some(oldest) = self.oldest
-        {
-            self.remove(oldest);
-        }
-        // Others may have used up what the team shares with them: then an entry of its own gives way.
-        while self.held.grow(1).is_err() {
-            let Some(oldest) = self.oldest else {
+        // What was there gives way. Else, where there are as many as may be, or others have used up what the team
+        // shares with them, one of its own does. The new entry takes over its charge, so that one is enough.
+        let gives_way = match self.find(key) {
+            None if self.entries.len() < self.limit && self.held.grow(1).is_ok() => None,
+            None if self.oldest.is_none() => {
                 self.pool.free(chunk);
                 return Err(Error::NoRoom);
-            };
-            self.remove(oldest);
+            }
+            known => known.or(self.oldest),
+        };
+        if let Some(entry) = gives_way {
+            self.take_out(entry);
         }
         let hash = self.hash(key);
         let bucket = self.bucket(hash);
@@ -180,9 +177,16 @@ impl Soft {
 
     /// Takes an entry out.
     pub fn remove(&mut self, handle: Handle) {
+        if self.entries.contains(handle) {
+            self.take_out(handle);
+            self.held.shrink(1);
+        }
+    }
+
+    /// Takes an entry out, and leaves its charge to the next.
+    fn take_out(&mut self, handle: Handle) {
         self.unlink(handle);
         let Some(entry) = self.entries.remove(handle) else { return };
-        self.held.shrink(1);
         if let Some(wake) = entry.wake {
             self.order.cancel(wake);
         }
@@ -348,8 +352,8 @@ impl TimerTable {
         if self.timers.len() >= self.limit {
             return Err(Error::NoRoom);
         }
-        no_memory(self.timers.reserve())?;
-        no_memory(self.order.reserve())?;
+        self.timers.reserve()?;
+        self.order.reserve()?;
         if self.held.grow(1).is_err() {
             return Err(Error::NoRoom);
         }
@@ -403,11 +407,6 @@ impl TimerTable {
     }
 }
 
-/// A table below its limit grows unless the team's memory is used up.
-fn no_memory(reserved: Result<(), NoSlot>) -> Result<(), Error> {
-    reserved.map_err(|why| if why == NoSlot::Full { Error::NoRoom } else { Error::NoMemory })
-}
-
 fn after(now: Instant, ttl_ms: u32) -> Result<Instant, Error> {
     if ttl_ms == 0 { Err(Error::BadArgument) } else { Ok(now + Duration::from_millis(ttl_ms.into())) }
 }
@@ -444,6 +443,25 @@ mod tests {
         b.put(Instant(0), b"1", b"", 10).unwrap();
         drop(b);
         assert_eq!((shared.used(), memory.used()), (0, 0));
+    }
+
+    #[test]
+    fn over_the_limit_one_entry_gives_way_to_one() {
+        let (memory, shared) = (Account::root(1 << 20), Account::root(8));
+        let [mut a, mut b] = [(); 2].map(|()| Soft::new(&memory, &shared, 8, 7).unwrap());
+        for key in 0..6u8 {
+            a.put(Instant(0), &[key], b"", 10).unwrap();
+        }
+        shared.set_limit(3);
+        let before = memory.used();
+        assert_eq!(b.put(Instant(0), b"x", b"", 10), Err(Error::NoRoom));
+        a.put(Instant(0), b"new", b"", 10).unwrap();
+        a.put(Instant(0), &[5], b"again", 10).unwrap();
+        assert_eq!((a.len(), b.len(), shared.used()), (6, 0, 6));
+        assert!(get(&mut a, 0, &[0]).is_none() && (1..6).all(|key| get(&mut a, 0, &[key]).is_some()));
+        drop((a, b));
+        assert_eq!((shared.used(), memory.used()), (0, 0));
+        assert!(before > 0);
     }
 
     #[test]

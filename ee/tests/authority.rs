@@ -599,6 +599,10 @@ impl Desk {
 
     /// Tries to log in. `None`: the node did not even shake hands.
     fn login(&mut self, principal: &str, with: u8) -> Option<Result<SocketHandle, ChannelError>> {
+        self.enter(principal, with).map(|entered| entered.map(|(socket, _)| socket))
+    }
+
+    fn enter(&mut self, principal: &str, with: u8) -> Option<Result<(SocketHandle, Client), ChannelError>> {
         let entropy = |out: &mut [u8]| {
             out.iter_mut().zip(7..).for_each(|(b, n)| *b = n);
             Ok::<(), NoEntropy>(())
@@ -618,10 +622,31 @@ impl Desk {
                 return Some(Err(error));
             }
             if events.iter().any(|e| matches!(e, ClientEvent::LoggedIn { .. })) {
-                return Some(Ok(socket));
+                return Some(Ok((socket, client)));
             }
         }
         None
+    }
+
+    /// How many answers come to a client from each poll of the node, until nothing moves any more.
+    fn answers(&mut self, socket: SocketHandle, client: &mut Client) -> Vec<usize> {
+        let now = self.now();
+        let (mut buffer, mut events, mut counts) = (vec![0; 1 << 16], vec![], vec![]);
+        for _ in 0..40 {
+            self.host.iface.poll(now.mono.into(), &mut self.host.device, &mut self.host.sockets);
+            while let Some(frame) = self.host.device.tx.pop_front() {
+                self.node.frame(now, LinkId(0), self.buffers.copy_of(&frame).unwrap());
+            }
+            self.node.poll(now);
+            while let Some(frame) = self.node.transmit(now, LinkId(0)) {
+                self.host.device.rx.push_back(frame.to_vec());
+            }
+            self.host.iface.poll(now.mono.into(), &mut self.host.device, &mut self.host.sockets);
+            let n = self.host.tcp(socket).recv_slice(&mut buffer).unwrap_or(0);
+            client.push(&buffer[..n], &mut events).unwrap();
+            counts.push(events.drain(..).filter(|e| matches!(e, ClientEvent::Message(_))).count());
+        }
+        counts
     }
 
     fn control(&mut self, request: Request) -> Answer {
@@ -687,4 +712,31 @@ fn a_principal_whose_entry_changed_is_sent_away() {
     assert!(!desk.host.tcp(eve).may_send());
     assert!(desk.login("eve", EVE).unwrap().is_err());
     assert!(desk.login("admin", ADMIN).unwrap().is_ok());
+}
+
+/// Also of one that ends its stream, or says something that cannot be read.
+#[test]
+fn each_poll_answers_one_request_of_a_client() {
+    for spoilt in [false, true] {
+        let mut desk = Desk::new();
+        let (socket, mut client) = desk.enter("admin", ADMIN).unwrap().unwrap();
+        for _ in 0..6 {
+            client.send(&wire::control::encode(&Request::NodeShow)).unwrap();
+        }
+        let mut bytes = client.take_output();
+        if spoilt {
+            *bytes.last_mut().unwrap() ^= 1;
+        }
+        assert_eq!(desk.host.tcp(socket).send_slice(&bytes).unwrap(), bytes.len());
+        if !spoilt {
+            desk.host.tcp(socket).close();
+        }
+        let counts = desk.answers(socket, &mut client);
+        assert!(counts.iter().all(|n| *n <= 1), "{counts:?}");
+        // A channel that broke takes no answers.
+        assert_eq!(counts.iter().sum::<usize>(), if spoilt { 0 } else { 6 });
+        desk.wait(SECOND);
+        assert!(!desk.host.tcp(socket).may_recv(), "the node has closed it, too");
+        assert_eq!(desk.count("client_stream_errors"), u64::from(spoilt));
+    }
 }

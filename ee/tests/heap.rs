@@ -9,7 +9,7 @@ use std::time::Duration;
 use common::guest;
 use common::{Options, World};
 use ee::job::{Done, Job, JobId, Work};
-use ee::sandbox::{Effect, Event, NeighborId, NeighborRef, Sandbox, Setup};
+use ee::sandbox::{Effect, Event, MAX_EFFECTS, NeighborId, NeighborRef, Sandbox, Setup};
 use ee::{Engine, Metering};
 use nodeos::account::Account;
 use nodeos::buf::BufPool;
@@ -44,6 +44,15 @@ const RELAY: &str = r#"(module
         (i32.store (i32.const 0) (i32.add (i32.load (i32.const 0)) (i32.const 1)))
         (if (call $write (local.get $c) (i32.const 0) (i32.const 0) (i32.const 4)) (then unreachable))
         (if (call $send (local.get $c) (global.get $to) (i32.const 0)) (then unreachable))))"#;
+
+/// Wants as much as an event may, and all of it small: empty log lines, until it is refused.
+const CROWDED: &str = r#"(module
+    (import "bees" "log" (func $log (param i32 i32 i32) (result i32)))
+    (memory (export "memory") 1 2)
+    (global (export "bees_abi") i32 (i32.const 1))
+    (global (export "bees_inbox") i32 (i32.const 0))
+    (func (export "on_capsule") (param i32 i32 i32 i32)
+        (loop $more (br_if $more (i32.eqz (call $log (i32.const 0) (i32.const 0) (i32.const 0)))))))"#;
 
 /// As many functions as a module may have, all of them in the table.
 fn crowd() -> String {
@@ -218,8 +227,9 @@ fn the_heap_is_accounted_for() {
     let beside = code.size() - code.image();
     assert!(compiled as u64 <= beside, "{compiled} bytes, {beside} charged");
 
-    let before = HEAP.current_usage();
+    // What a node makes for a flow before that starts, its team pays for: the flows above have shown it.
     let given = setup(&account, &buffers);
+    let before = HEAP.current_usage();
     let mut sandbox = Sandbox::start(&engine, &code, given, now(0)).unwrap();
     let taken = HEAP.current_usage() - before;
     let (linear, charged) = (sandbox.stats().linear, account.used());
@@ -247,6 +257,29 @@ fn the_heap_is_accounted_for() {
     assert_eq!(account.used(), 0);
     assert!(HEAP.current_usage() <= before, "{} bytes are lost", HEAP.current_usage() - before);
 
+    // What waits to be carried out, and that nothing of it stays.
+    let crowded = compile_of(&wat::parse_str(CROWDED).unwrap().into());
+    let mut given = setup(&account, &buffers);
+    given.budget.event = Duration::from_secs(10);
+    let mut sandbox = Sandbox::start(&engine, &crowded, given, now(0)).unwrap();
+    let (mut heap, mut paid) = (0, 0);
+    for n in 0..4 {
+        let packet = buffers.copy_of(b"x").unwrap();
+        let event = Event::Capsule { kind: 0, from: None, packet };
+        assert_eq!(sandbox.deliver(now(n), event).end, Ok(()));
+        let (taken, charged) = (HEAP.current_usage(), account.used());
+        assert_eq!(sandbox.effects().count(), MAX_EFFECTS);
+        // The first call makes what is made once.
+        if n == 0 {
+            (heap, paid) = (HEAP.current_usage(), account.used());
+            continue;
+        }
+        let (taken, charged) = (taken.saturating_sub(heap), charged - paid);
+        assert!(taken > 0 && taken as u64 <= charged, "{taken} bytes wait, {charged} charged");
+        assert_eq!((HEAP.current_usage(), account.used()), (heap, paid), "event {n}");
+    }
+    drop((sandbox, crowded));
+
     // The same with all that grows with the number of functions.
     let crowd: Arc<[u8]> = wat::parse_str(crowd()).unwrap().into();
     drop(compile_of(&crowd));
@@ -254,8 +287,9 @@ fn the_heap_is_accounted_for() {
     let many = compile_of(&crowd);
     let (many_compiled, many_size) = (HEAP.current_usage() - before, many.size());
     let many_beside = many_size - many.image();
+    let given = setup(&account, &buffers);
     let before = HEAP.current_usage();
-    let sandbox = Sandbox::start(&engine, &many, setup(&account, &buffers), now(0)).unwrap();
+    let sandbox = Sandbox::start(&engine, &many, given, now(0)).unwrap();
     let many_taken = HEAP.current_usage() - before;
     let many_own = account.used() - many_size;
     drop(sandbox);

@@ -18,11 +18,14 @@ const SLICE: u64 = 100_000;
 
 /// Lets the calling thread run as soon as it has something to do, where others share its processor: of threads
 /// that are due Linux (6.12 and later) takes the one with the shorter slice. Its part of the processor's time stays
-/// what it was.
+/// what it was, and so does a class that an operator gave the process.
 pub fn short_slices() {
-    // Safety: the first call takes plain numbers; the second reads a sched_attr, for which zero is a value, whose
+    // Safety: the first two calls take plain numbers; the third reads a sched_attr, for which zero is a value, whose
     // size stands in it, and concerns the calling thread only. Where it fails, the thread runs as before.
     unsafe {
+        if libc::syscall(libc::SYS_sched_getscheduler, 0) != libc::c_long::from(libc::SCHED_OTHER) {
+            return;
+        }
         let mut attributes: libc::sched_attr = std::mem::zeroed();
         attributes.size = size_of::<libc::sched_attr>() as u32;
         attributes.sched_policy = libc::SCHED_OTHER as u32;
@@ -117,6 +120,36 @@ fn wait(fds: &mut [libc::pollfd], timeout: Option<Duration>) -> io::Result<()> {
 mod tests {
     use super::*;
     use std::time::Instant;
+
+    /// The thread's policy and slice.
+    fn scheduled() -> (u32, u64) {
+        // Safety: the call writes to a sched_attr whose size it is told.
+        unsafe {
+            let mut attributes: libc::sched_attr = std::mem::zeroed();
+            let size = size_of::<libc::sched_attr>();
+            assert_eq!(libc::syscall(libc::SYS_sched_getattr, 0, &raw mut attributes, size, 0), 0);
+            (attributes.sched_policy, attributes.sched_runtime)
+        }
+    }
+
+    #[test]
+    fn an_operators_class_stays() {
+        let (before, after) = std::thread::spawn(|| {
+            // Safety: the call reads a sched_param, and concerns the calling thread only.
+            let set = unsafe {
+                let param: libc::sched_param = std::mem::zeroed();
+                libc::syscall(libc::SYS_sched_setscheduler, 0, libc::SCHED_BATCH, &raw const param)
+            };
+            assert_eq!(set, 0);
+            let before = scheduled();
+            short_slices();
+            (before, scheduled())
+        })
+        .join()
+        .unwrap();
+        assert_eq!(before.0, libc::SCHED_BATCH as u32);
+        assert_eq!(before, after);
+    }
 
     #[test]
     fn wakes_and_timeouts() {

@@ -123,7 +123,7 @@ fn send(s: &mut TeamState, capsule: u32, to: u16, flags: u32, op: Operation) -> 
         return Err(Error::Depleted);
     }
     s.neighbors.fits(to, len)?;
-    s.room_for_effect()?;
+    s.effects.make_room(1)?;
     let copied = if flags & flags::KEEP != 0 { Some(s.copy_of(capsule)?) } else { None };
     s.neighbors.take(s.now.mono, to, len)?;
     let payload = match copied {
@@ -155,7 +155,7 @@ fn multicast(s: &mut TeamState, capsule: u32, members: Members, flags: u32) -> R
         }
         let fits = match s.neighbors.fits(at, len) {
             Err(Error::BadHandle) => continue,
-            other => other.and_then(|()| s.room_for_effects(1 + usize::from(last.is_some()))),
+            other => other.and_then(|()| s.effects.make_room(1 + usize::from(last.is_some()))),
         };
         // The copy for the one before is made only once it is known that it is not the last.
         let ready = fits.and_then(|()| match last {
@@ -198,6 +198,6 @@ fn multicast(s: &mut TeamState, capsule: u32, members: Members, flags: u32) -> R
 
 fn emit(s: &mut TeamState, to: u16, kind: u8, payload: Buf) -> Result<(), Error> {
     let to = s.neighbors.get(to)?.is.id;
-    s.effects.push_back(Effect::Send { to, kind, payload });
+    s.effects.push(Effect::Send { to, kind, payload });
     Ok(())
 }

@@ -1,7 +1,7 @@
 //! `flow_*`: flows below this one, for flows with the privilege `flows`.
 
 use wasmtime::Linker;
-use wire::tuple::Budgets;
+use wire::budget::Kind;
 
 use super::memory::GuestSlice;
 use super::{Guest, handle, hashed, moved, plain, touching};
@@ -18,10 +18,10 @@ pub(super) fn link(l: &mut Linker<TeamState>) -> wasmtime::Result<()> {
             if give >> GIVABLE != 0 {
                 return Err(Error::BadArgument);
             }
-            s.room_for_effect()?;
+            s.effects.make_room(1)?;
             s.charge_effect(tuple.len())?;
             let (child, cap) = s.caps.add_child()?;
-            s.effects.push_back(Effect::FlowStart { child, tuple: tuple.to_vec(), give });
+            s.effects.push(Effect::FlowStart { child, tuple: tuple.to_vec(), give });
             Ok(handle(cap))
         })
     })?;
@@ -31,8 +31,8 @@ pub(super) fn link(l: &mut Linker<TeamState>) -> wasmtime::Result<()> {
     l.func_wrap(MODULE, "flow_stop", |g: Guest<'_>, flow: u32, kill: u32| {
         plain(g, cost::CALL + cost::ENTRY, |s| {
             let (child, _) = s.caps.child(flow, rights::USE)?;
-            s.room_for_effect()?;
-            s.effects.push_back(Effect::FlowStop { child, kill: kill != 0 });
+            s.effects.make_room(1)?;
+            s.effects.push(Effect::FlowStop { child, kill: kill != 0 });
             Ok(0)
         })
     })?;
@@ -40,29 +40,27 @@ pub(super) fn link(l: &mut Linker<TeamState>) -> wasmtime::Result<()> {
         plain(g, cost::CALL + cost::ENTRY, |s| {
             let (child, state) = s.caps.child(flow, rights::USE)?;
             let most = u64::try_from(most).map_err(|_| Error::BadArgument)?;
-            let lower = Resource::of(resource).and_then(|r| bound(r, most)).ok_or(Error::BadArgument)?;
+            let kind = Resource::of(resource).and_then(bound).ok_or(Error::BadArgument)?;
             if state != ChildState::Running {
                 return Err(Error::Unavailable);
             }
-            s.room_for_effect()?;
-            s.effects.push_back(Effect::FlowLimit { child, lower });
+            s.effects.make_room(1)?;
+            s.effects.push(Effect::FlowLimit { child, kind, most });
             Ok(0)
         })
     })?;
     Ok(())
 }
 
-/// The budgets that bound a resource; `None` where none does.
-fn bound(resource: Resource, most: u64) -> Option<Budgets> {
-    let few = || Some(u16::try_from(most).unwrap_or(u16::MAX));
-    let none = Budgets::default();
+/// The budget that bounds a resource; `None` where none does.
+fn bound(resource: Resource) -> Option<Kind> {
     Some(match resource {
-        Resource::Memory => Budgets { memory: Some(most), ..none },
-        Resource::Processor => Budgets { event_us: Some(u32::try_from(most).unwrap_or(u32::MAX)), ..none },
-        Resource::Bandwidth => Budgets { rate: Some(most), ..none },
-        Resource::Timers => Budgets { timers: few(), ..none },
-        Resource::Sessions => Budgets { sessions: few(), ..none },
-        Resource::CacheEntries => Budgets { cache_entries: few(), ..none },
+        Resource::Memory => Kind::Memory,
+        Resource::Processor => Kind::Event,
+        Resource::Bandwidth => Kind::Rate,
+        Resource::Timers => Kind::Timers,
+        Resource::Sessions => Kind::Sessions,
+        Resource::CacheEntries => Kind::CacheEntries,
         _ => return None,
     })
 }

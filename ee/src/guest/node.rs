@@ -49,9 +49,11 @@ pub(super) fn link(l: &mut Linker<TeamState>) -> wasmtime::Result<()> {
         touching(g, moved(len) + cost::ENTRY, |s, memory| {
             let line = GuestSlice::new(ptr, len).read(memory)?;
             let level = Level::of(level).ok_or(Error::BadArgument)?;
-            s.room_for_effect()?;
-            s.charge_effect(line.len().min(MAX_LINE))?;
-            s.effects.push_back(Effect::Log { level, text: printable(line) });
+            s.effects.make_room(1)?;
+            // What is not text takes more bytes as text.
+            let text = printable(line);
+            s.charge_effect(text.capacity())?;
+            s.effects.push(Effect::Log { level, text });
             Ok(0)
         })
     })?;

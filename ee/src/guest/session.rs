@@ -23,18 +23,18 @@ pub(super) fn link(l: &mut Linker<TeamState>) -> wasmtime::Result<()> {
             if packet.len() > wire::session::MAX_PACKET {
                 return Err(Error::TooLarge);
             }
-            s.room_for_effect()?;
+            s.effects.make_room(1)?;
             s.charge_effect(packet.len())?;
-            s.effects.push_back(Effect::Reply { session, packet: packet.to_vec() });
+            s.effects.push(Effect::Reply { session, packet: packet.to_vec() });
             Ok(0)
         })
     })?;
     l.func_wrap(MODULE, "session_close", |g: Guest<'_>, session: u32| {
         plain(g, cost::CALL + cost::ENTRY, |s| {
             let handle = abi::named(session).filter(|h| s.sessions.contains(*h)).ok_or(Error::BadHandle)?;
-            s.room_for_effect()?;
+            s.effects.make_room(1)?;
             let session = s.shut(handle).ok_or(Error::BadHandle)?;
-            s.effects.push_back(Effect::CloseSession { session });
+            s.effects.push(Effect::CloseSession { session });
             Ok(0)
         })
     })?;

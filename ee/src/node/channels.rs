@@ -109,7 +109,7 @@ impl Node {
             protection: n.guard.protection(now.mono),
         }));
         all.extend(self.net.cuts().map(|(key, cut)| ChannelInfo::CutThrough(self.cut_info(key, cut))));
-        Answer::Channels(page(all, from))
+        Answer::Channels(page(all.into_iter(), from, |info| info))
     }
 
     fn cut_info(&self, key: &CutKey, cut: &CutThrough) -> CutInfo {

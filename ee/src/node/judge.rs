@@ -230,7 +230,7 @@ impl Node {
         if let Err((erred, why)) = admissible(&data.tuple, &grant) {
             return self.end_flow(now, handle, End::failed(erred, why));
         }
-        let (name, bytes) = (data.tuple.main().name.clone(), flow_bytes(data, &grant));
+        let (name, bytes) = (data.tuple.main().name.clone(), flow_bytes(data, &grant, &flow.source));
         let budget = self.most_for(handle).clamp(&grant.budgets);
         let place = match self.place_of(now, handle, budget) {
             Some(place) => place,

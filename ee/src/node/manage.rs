@@ -1,12 +1,12 @@
 //! Control clients: the Noise channel over a TCP stream, and what a client that is logged in may ask.
 
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use authagent::NoEntropy;
-use authagent::channel::{Gate, Server, ServerEvent};
+use authagent::channel::{ChannelError, Gate, Server, ServerEvent};
 use authagent::keys::{Ed25519Key, NodeIdentity, PublicKey};
 use nodeos::ip::StreamEvent;
 use nodeos::net::StreamId;
@@ -18,7 +18,7 @@ use wire::control::{
     Answer, BudgetInfo, ControlError, Erred, MAX_MESSAGE, NodeInfo, Page, ProtocolInfo, Request, TeamInfo,
     decode, encode,
 };
-use wire::id::TupleHash;
+use wire::id::{PartHash, TupleHash};
 use wire::tuple::Tuple;
 use wire::{CONTROL_PORT, METRICS_PORT, SESSION_PORT};
 
@@ -29,6 +29,7 @@ use crate::attempts::Attempts;
 use crate::config::ADMIN;
 use crate::config::{ConfigError, NodeConfig};
 use crate::counters::Count;
+use crate::engine::Code;
 use crate::flow::{Flow, Source, Stage, tuple_bytes};
 use crate::neighbor::Neighbors;
 
@@ -55,6 +56,10 @@ struct Client {
     requests: VecDeque<ServerEvent>,
     /// It may have asked more that has not been read.
     unread: bool,
+    /// What it said last could not be read: when what came whole before it is done, it is sent away.
+    failed: Option<ChannelError>,
+    /// It will say no more: when all is answered, the stream is closed.
+    finished: bool,
     output: VecDeque<u8>,
     closing: bool,
 }
@@ -149,9 +154,7 @@ impl Node {
                 StreamEvent::Open { port: SESSION_PORT, .. } => self.line_opened(now, stream),
                 StreamEvent::Open { port: METRICS_PORT, .. } => self.scrape_opened(now, stream),
                 StreamEvent::Open { .. } => self.net.close(now.mono, stream),
-                StreamEvent::Data if self.clients.find(stream).is_some() => self.client_ready(now, stream),
-                StreamEvent::Data if self.scrapes.has(stream) => self.scrape_ready(now, stream),
-                StreamEvent::Data => self.line_ready(now, stream),
+                StreamEvent::Data => self.stream_ready(now, stream),
                 StreamEvent::Finished => self.stream_finished(now, stream),
                 StreamEvent::Closed => {
                     self.clients.list.retain(|c| c.stream != stream);
@@ -173,21 +176,26 @@ impl Node {
         }
     }
 
+    fn stream_ready(&mut self, now: Now, stream: StreamId) {
+        match self.clients.find(stream) {
+            // Each client has its turn once in a poll.
+            Some(client) => client.unread = true,
+            None if self.scrapes.has(stream) => self.scrape_ready(now, stream),
+            None => self.line_ready(now, stream),
+        }
+    }
+
     /// The other side will say no more: what is owed to it is written, then the stream is closed.
     fn stream_finished(&mut self, now: Now, stream: StreamId) {
         match self.clients.find(stream) {
-            Some(_) => {
-                while self.clients.find(stream).is_some_and(|c| c.has_request()) {
-                    self.client_ready(now, stream);
-                }
-                self.clients.find(stream).into_iter().for_each(|client| client.closing = true);
-            }
+            Some(client) => (client.finished, client.unread) = (true, true),
             None if self.scrapes.has(stream) => self.scrape_finished(now, stream),
             None => self.line_finished(now, stream),
         }
     }
 
-    /// Writes what did not fit before, and goes on with requests where a client has read its answers.
+    /// Gives each client its turn: writes what did not fit before, and goes on with what it asks where it reads
+    /// its answers.
     fn clients_due(&mut self, now: Now) {
         for at in 0..self.clients.list.len() {
             let Some(client) = self.clients.list.get(at) else { return };
@@ -214,6 +222,8 @@ impl Node {
                 since: now.mono,
                 requests: VecDeque::new(),
                 unread: false,
+                failed: None,
+                finished: false,
                 output: VecDeque::new(),
                 closing: false,
             }),
@@ -246,21 +256,19 @@ impl Node {
                 self.client_event(now, stream, event);
                 break;
             }
+            if let Some(error) = client.failed.take() {
+                self.client_failed(now, stream, &error);
+                break;
+            }
             let n = self.net.read(now.mono, stream, &mut bytes);
             let Some(client) = self.clients.find(stream) else { return };
             client.unread = n > 0;
             if n == 0 {
+                client.closing = client.finished;
                 break;
             }
-            let outcome = client.channel.push(&bytes[..n], &mut events);
+            client.failed = client.channel.push(&bytes[..n], &mut events).err();
             client.requests.extend(events.drain(..));
-            if let Err(error) = outcome {
-                // What came whole before it is answered.
-                while let Some(event) = self.clients.find(stream).and_then(|c| c.requests.pop_front()) {
-                    self.client_event(now, stream, event);
-                }
-                self.client_failed(now, stream, &error);
-            }
         }
         self.flush_client(now, stream);
     }
@@ -288,14 +296,16 @@ impl Node {
                 }
             },
         };
+        // Where what the client said last could not be read the channel takes no answers, and ends soon.
         if let Some(client) = self.clients.find(stream)
             && client.channel.send(&encode(&answer)).is_err()
+            && client.failed.is_none()
         {
             client.closing = true;
         }
     }
 
-    fn client_failed(&mut self, now: Now, stream: StreamId, error: &authagent::channel::ChannelError) {
+    fn client_failed(&mut self, now: Now, stream: StreamId, error: &ChannelError) {
         let Some(client) = self.clients.find(stream) else { return };
         client.closing = true;
         if client.principal.is_some() {
@@ -343,11 +353,13 @@ impl Node {
                     |(_, n): (_, &crate::neighbor::Neighbor)| Neighbors::info(n, link(n.out.link), now.mono);
                 Answer::Neighbors(self.neighbors.iter().map(info).collect())
             }
-            Request::TeamShow { from } => Answer::Teams(page(self.team_infos(now), from)),
+            Request::TeamShow { from } => {
+                Answer::Teams(page(self.teams.iter(), from, |(id, team)| self.team_info(now, id, team)))
+            }
             Request::FlowShow { from } => {
                 let running = self.flows.iter().filter_map(|(handle, _)| self.flow_info(handle));
                 let all = running.chain(self.flows.ended().cloned());
-                Answer::Flows(page(all.filter(|f| self.visible(now, principal, f)).collect(), from))
+                Answer::Flows(page(all.filter(|f| self.visible(now, principal, f)), from, |info| info))
             }
             Request::FlowTuple { flow } => {
                 let data = self.flows.by_hash(&flow).and_then(|h| self.flows.get(h)?.tuple.as_ref());
@@ -443,14 +455,25 @@ impl Node {
 
     /// What sharing compiled code saves: each flow that runs it is charged all of it, and it is here once.
     pub(super) fn code_saved(&self) -> u64 {
-        let others =
-            |module| (self.flows.iter().filter(|(_, f)| f.runs(module)).count() as u64).saturating_sub(1);
-        self.cache.iter().map(|code| code.size() * others(code.hash())).sum()
+        let users = self.users();
+        let others = |code: &Code| users.get(&code.hash()).map_or(0, |n| u64::from(n - 1));
+        self.cache.iter().map(|code| code.size() * others(code)).sum()
     }
 
-    fn team_infos(&self, now: Now) -> Vec<TeamInfo> {
+    /// How many flows run each module.
+    fn users(&self) -> HashMap<PartHash, u32> {
+        let mut users = HashMap::new();
+        for (_, flow) in self.flows.iter() {
+            if let Stage::Running { code, .. } = &flow.stage {
+                *users.entry(code.hash()).or_default() += 1;
+            }
+        }
+        users
+    }
+
+    fn team_info(&self, now: Now, id: TeamId, team: &Team) -> TeamInfo {
         let per_micro = self.platform.meter.per_micro().max(1);
-        let info = |(id, team): (TeamId, &Team)| TeamInfo {
+        TeamInfo {
             id: id.0.raw(),
             parent: team.parent().map(|p| p.0.raw()),
             name: team.name.to_string(),
@@ -467,8 +490,7 @@ impl Node {
             refused: team.counters.refused,
             throttled_us: team.throttled(now.mono).as_micros() as u64,
             strikes: team.conduct.strikes(),
-        };
-        self.teams.iter().map(info).collect()
+        }
     }
 
     /// What a team may use, and of what is counted how much it does.
@@ -488,20 +510,14 @@ impl Node {
     }
 
     fn protocol_infos(&self) -> Vec<ProtocolInfo> {
-        let users = |hash| self.flows.iter().filter(|(_, f)| f.runs(hash)).count() as u32;
-        let info = |code: &crate::engine::Code| ProtocolInfo {
+        let users = self.users();
+        let info = |code: &Code| ProtocolInfo {
             code: code.hash(),
             len: self.flows.part(&code.hash()).map_or(0, |part| part.bytes.len() as u32),
             compiled: code.size(),
-            users: users(code.hash()),
+            users: users.get(&code.hash()).copied().unwrap_or(0),
         };
         self.cache.iter().map(|code| info(code)).collect()
-    }
-}
-
-impl Flow {
-    fn runs(&self, module: wire::id::PartHash) -> bool {
-        matches!(&self.stage, Stage::Running { code, .. } if code.hash() == module)
     }
 }
 
@@ -509,10 +525,14 @@ pub(super) fn failed(erred: Erred, text: impl ToString) -> Answer {
     Answer::Error(ControlError { erred, text: text.to_string() })
 }
 
-/// As many items as fit one answer, and one at least.
-pub(super) fn page<T: Serialize>(mut items: Vec<T>, from: u32) -> Page<T> {
-    let from = (from as usize).min(items.len());
-    let mut items = items.split_off(from);
+/// What is told of as many members of a list as fit one answer, and one at least. Of the others nothing is made.
+pub(super) fn page<S, T: Serialize>(
+    list: impl Iterator<Item = S>,
+    from: u32,
+    info: impl FnMut(S) -> T,
+) -> Page<T> {
+    let from = from as usize;
+    let mut items: Vec<T> = list.skip(from).take(PAGE + 1).map(info).collect();
     let mut bytes = 0;
     let fit = items.iter().take(PAGE).take_while(|item| {
         bytes += encode(item).len();

@@ -15,6 +15,7 @@ use nodeos::team::{Fault, Resource, Team, TeamId, Verdict};
 use wire::control::Erred;
 use wire::id::CapsuleId;
 use wire::integrity::Mark;
+use wire::tuple::Budgets;
 
 use super::charge::Labour;
 use super::sessions::MAX_SESSIONS;
@@ -383,7 +384,11 @@ impl Node {
                 Effect::FlowStop { child, kill } => {
                     self.work_for(handle, Labour::Start, |node| node.child_stop(now, handle, child, kill));
                 }
-                Effect::FlowLimit { child, lower } => self.child_limit(now, handle, child, &lower),
+                Effect::FlowLimit { child, kind, most } => {
+                    let mut lower = Budgets::default();
+                    lower.set(kind, Some(most));
+                    self.child_limit(now, handle, child, &lower);
+                }
                 Effect::Log { level, text } => {
                     let Some(flow) = self.flows.get(handle) else { continue };
                     let name = label(flow);

@@ -169,7 +169,7 @@ impl Node {
                 damaged: area.damaged,
             }
         };
-        Answer::Blobs { areas: page(store.areas().map(info).collect(), from), device: store.device_use() }
+        Answer::Blobs { areas: page(store.areas(), from, info), device: store.device_use() }
     }
 
     /// Removes an area or one of its blobs for an operator.

@@ -5,7 +5,7 @@ use std::fmt;
 use nodeos::buf::Buf;
 use nodeos::slab::Handle;
 use wasmtime::{Trap, WasmBacktrace};
-use wire::tuple::Budgets;
+use wire::budget::Kind;
 
 #[cfg(doc)]
 use super::Sandbox;
@@ -173,8 +173,10 @@ pub enum Effect {
     FlowLimit {
         /// Which.
         child: Handle,
-        /// The new bounds.
-        lower: Budgets,
+        /// What of it.
+        kind: Kind,
+        /// The new bound.
+        most: u64,
     },
     /// A log line.
     Log {

@@ -155,7 +155,7 @@ impl Program {
                 Some(Ok(handle)) => (abi::session::OPEN, Vec::new(), handle),
                 other => {
                     state.refused.sessions += u16::from(other.is_some());
-                    state.effects.push_back(Effect::CloseSession { session });
+                    state.effects.push(Effect::CloseSession { session });
                     return Ok(0);
                 }
             },

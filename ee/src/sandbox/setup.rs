@@ -1,6 +1,5 @@
 //! What a sandbox is made of, and why one does not start.
 
-use std::collections::VecDeque;
 use std::fmt;
 use std::sync::Arc;
 
@@ -14,6 +13,7 @@ use wire::grant::Grant;
 use wire::id::TupleHash;
 use wire::tuple::Tuple;
 
+use super::effects::Effects;
 use super::fiber::{Background, is_granted};
 use super::mailbox::Mailbox;
 use super::state::{InstanceState, Limiter, Shared, TeamState};
@@ -193,7 +193,7 @@ pub(super) fn state(
         later: 0,
         interval: 1,
         integrity: Integrity::new(account.charge(0)?),
-        effects: VecDeque::new(),
+        effects: Effects::new(account)?,
         lent: account.charge(0)?,
         done: 0,
         refused: Refused::default(),

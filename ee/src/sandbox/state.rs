@@ -1,6 +1,5 @@
 //! What host functions touch: everything of a team but its code.
 
-use std::collections::VecDeque;
 use std::sync::Arc;
 
 use authagent::keys::SigningKey;
@@ -14,6 +13,7 @@ use wire::grant::Grant;
 use wire::id::TupleHash;
 use wire::tuple::{Protocol, Tuple};
 
+use super::effects::Effects;
 use super::mailbox::Mailbox;
 use super::{Effect, NeighborId, Refused, SessionId, StartError};
 use crate::abi::Error;
@@ -101,7 +101,7 @@ pub struct TeamState {
 
     /// Without a mailbox; else it is there.
     pub(super) integrity: Integrity,
-    pub(crate) effects: VecDeque<Effect>,
+    pub(crate) effects: Effects,
     /// Those of them that are not the running event's.
     pub(super) done: usize,
     /// Packet buffers that the event took, and the bytes of its other effects.
@@ -226,15 +226,7 @@ impl TeamState {
         Ok(copy)
     }
 
-    pub(crate) fn room_for_effect(&self) -> Result<(), Error> {
-        self.room_for_effects(1)
-    }
-
-    pub(crate) fn room_for_effects(&self, n: usize) -> Result<(), Error> {
-        if self.effects.len() + n <= MAX_EFFECTS { Ok(()) } else { Err(Error::NoRoom) }
-    }
-
-    /// Charges the bytes of an effect for as long as it waits.
+    /// Charges the bytes of an effect, beside its place, for as long as it waits.
     pub(crate) fn charge_effect(&mut self, bytes: usize) -> Result<(), Error> {
         self.lent.grow(bytes as u64).map_err(|_| Error::NoMemory)
     }
