@@ -300,7 +300,7 @@ fn what_was_spent_stays_spent_when_the_last_flow_has_ended() {
     };
     let mut world = world(&total(5), "");
     let before = world.holds(0);
-    let mut turn = |world: &mut World, name, timers, frames: std::ops::RangeInclusive<i32>| {
+    let turn = |world: &mut World, name, timers, frames: std::ops::RangeInclusive<i32>| {
         let hash = world.start(0, &flow("joe", name, |_| ()));
         let session = world.session(0, name);
         let sent = (0..200).map(|_| tell(world, session, b's').max(0)).sum::<i32>();
