@@ -8,7 +8,7 @@ use authagent::policy::Policy;
 use nodeos::config::{LinkConfig, NeighborConfig};
 use nodeos::units::Size;
 use serde::{Deserialize, Serialize};
-use wire::budget::Section;
+use wire::budget::{Budgets, Section};
 use wire::id::TupleHash;
 use wire::statement::EnvelopeId;
 use wire::tuple::MAX_NAME;
@@ -82,7 +82,7 @@ pub struct SystemSection {
     /// Whether their flows have budgets as all others have, and share `budget`. Without it they share what the
     /// root has, and asking for more than there is is no strike.
     pub accounted: bool,
-    /// What they may use together.
+    /// What they may use together; `shares` also without `accounted`.
     pub budget: Section,
 }
 
@@ -269,8 +269,9 @@ impl NodeConfig {
         if !self.system.principals.is_empty() && self.node.agent != AgentKind::SourceBased {
             return fail("system.principals: only the agent source-based proves who signed a flow".into());
         }
-        if !self.system.accounted && self.system.budget != Section::default() {
-            return fail("system.budget bounds nothing unless system.accounted is true".into());
+        let but_shares = Section(Budgets { shares: None, ..self.system.budget.0 });
+        if !self.system.accounted && but_shares != Section::default() {
+            return fail("system.budget bounds nothing but shares unless system.accounted is true".into());
         }
         if self.store.blobs > StoreConfig::MAX_BLOBS {
             return fail(format!("store.blobs must be at most {}", StoreConfig::MAX_BLOBS));
@@ -317,6 +318,14 @@ mod tests {
         assert_eq!((c.node.memory, c.node.agent, c.links.len()), (Size(16 << 20), AgentKind::Everything, 1));
         let again = NodeConfig::parse(&toml::to_string(&c).unwrap()).unwrap();
         assert_eq!(again.neighbors[0].name, "b");
+    }
+
+    #[test]
+    fn what_is_trusted_has_shares_without_an_account() {
+        let head =
+            "agent = \"source-based\"\n[system]\nprincipals = [\"ops\"]\nbudget = { shares = 7 }\n[[link]]";
+        let c = NodeConfig::parse(&GOOD.replacen("[[link]]", head, 1)).unwrap();
+        assert_eq!(c.system.budget.0.shares, Some(7));
     }
 
     #[test]

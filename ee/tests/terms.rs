@@ -50,7 +50,11 @@ fn key(principal: &str) -> SigningKey {
 
 /// A principal's flow, and what it asks for.
 fn flow(principal: &str, name: &str, ask: impl FnOnce(&mut Budgets)) -> Flow {
-    let unsigned = guest::flow(name, guest::module(TRY), |body| ask(&mut body.request.budgets));
+    flow_of(TRY, principal, name, ask)
+}
+
+fn flow_of(code: &str, principal: &str, name: &str, ask: impl FnOnce(&mut Budgets)) -> Flow {
+    let unsigned = guest::flow(name, guest::module(code), |body| ask(&mut body.request.budgets));
     let mut tuple = Tuple::decode(&unsigned.tuple).unwrap();
     let signature = key(principal).sign(&tuple.body.encode()).to_vec();
     tuple.credentials =
@@ -191,18 +195,21 @@ fn a_queue_that_is_bounded_while_it_runs_takes_less() {
 #[test]
 fn what_waits_for_all_flows_of_a_principal_is_bounded() {
     let total = |lines| policy(&format!("[principal.grant]\n[principal.total]\n{lines}"), "");
-    let mut world = world(&total("queue = 4\nsessions = 3"), "");
+    let mut world = world(&total("queue = 5"), "");
     let names = ["a", "b", "c"];
     for name in names {
-        world.start(0, &flow("joe", name, |_| ()));
+        world.start(0, &flow("joe", name, |ask| ask.queue = Some(2)));
     }
     let sessions = names.map(|name| world.session(0, name));
     world.run(SECOND);
-    // Four of each, eleven of all; then two of each, seven of all.
-    assert_eq!(sessions.map(|session| taken(&mut world, session)), [4, 4, 3]);
+    // Two of each, five of all; then three of all.
+    assert_eq!(sessions.map(|session| taken(&mut world, session)), [2, 2, 1]);
     world.run(SECOND);
-    load(&mut world, &total("queue = 2"));
-    assert_eq!(sessions.map(|session| taken(&mut world, session)), [4, 3, 0]);
+    load(&mut world, &total("queue = 3"));
+    assert_eq!(sessions.map(|session| taken(&mut world, session)), [2, 1, 0]);
+    // Nothing is shown of a team in which no flow runs but what waits below it.
+    let shown = budget(&mut world, "principal joe", Kind::Queue);
+    assert_eq!((shown.used, shown.limit), (Some(3), Some(3)));
 }
 
 #[test]
@@ -287,6 +294,92 @@ fn a_principals_flows_share_its_total() {
 }
 
 #[test]
+fn what_was_spent_stays_spent_when_the_last_flow_has_ended() {
+    let total = |timers| {
+        let bounds = format!("timers_total = {timers}\nflows_total = 3\ntotal_rate = \"8kbit\"");
+        policy(&format!("[principal.grant]\n[principal.total]\n{bounds}"), "")
+    };
+    let mut world = world(&total(5), "");
+    let before = world.holds(0);
+    let turn = |world: &mut World, name, timers, frames: std::ops::RangeInclusive<i32>| {
+        let hash = world.start(0, &flow("joe", name, |_| ()));
+        let session = world.session(0, name);
+        let sent = (0..200).map(|_| tell(world, session, b's').max(0)).sum::<i32>();
+        assert!(frames.contains(&sent), "{name}: {sent}");
+        assert_eq!(tell(world, session, b't'), timers, "{name}");
+        world.stop(0, hash, true);
+        assert!(team(world, "principal joe").is_none());
+    };
+    turn(&mut world, "one", 5, 30..=70);
+    // Nothing is left, neither of timers nor of a burst.
+    turn(&mut world, "two", 0, 0..=20);
+    // Who is given more has what is more.
+    load(&mut world, &total(7));
+    turn(&mut world, "three", 2, 0..=20);
+    assert_eq!(budget(&mut world, "root", Kind::TimersTotal).used, Some(7), "each is counted once");
+    let fourth = world.inject(0, &flow("joe", "four", |_| ()));
+    world.run(SECOND);
+    assert!(world.why(0, fourth).contains("budget of flows_total"), "{}", world.why(0, fourth));
+    assert_eq!(world.holds(0).3, before.3);
+    // A policy without a total forgets.
+    load(&mut world, &policy("[principal.grant]", ""));
+    load(&mut world, &total(5));
+    turn(&mut world, "five", 5, 30..=70);
+}
+
+#[test]
+fn a_lower_bound_on_what_cannot_be_added_up_holds_for_flows_that_run() {
+    let total =
+        |lines| policy(&format!("[principal.grant]\n[principal.total]\n{lines}"), "[principal.grant]");
+    let mut world = world(&total(""), "");
+    world.start(0, &flow("joe", "try", |_| ()));
+    world.start(0, &flow("ops", "other", |_| ()));
+    let limits = |world: &mut World, name| {
+        [Kind::Event, Kind::Background].map(|kind| budget(world, name, kind).limit.expect("it is bounded"))
+    };
+    let other = limits(&mut world, "other");
+    load(&mut world, &total("event = \"900us\"\nbackground = \"5ms\""));
+    assert_eq!((limits(&mut world, "try"), limits(&mut world, "other")), ([900, 5000], other));
+    load(&mut world, &total("event = \"1500us\""));
+    assert_eq!(limits(&mut world, "try"), [900, 5000]);
+    let session = world.session(0, "try");
+    assert!(tell(&mut world, session, b's') > 0, "it goes on");
+}
+
+#[test]
+fn what_others_used_up_bounds_a_download_and_keeps_no_flow_away() {
+    // Another module, or there would be nothing to fetch for the second one.
+    let other = TRY.replace("(i32.const 100)", "(i32.const 101)");
+    let flows = [(TRY, "try"), (&other, "more")].map(|(code, name)| flow_of(code, "joe", name, |_| ()));
+    let part = flows[0].module.len() as u64;
+    assert_eq!(flows[1].module.len() as u64, part);
+    let total = |bytes| policy(&format!("[principal.grant]\n[principal.total]\ndownload = {bytes}"), "");
+    let mut world = world(&total(part + part / 2), "");
+    let [first, second] = flows.map(|flow| world.start(0, &flow));
+    let sessions = ["try", "more"].map(|name| world.session(0, name));
+    for session in sessions {
+        tell(&mut world, session, b's');
+        world.run(SECOND);
+    }
+    assert_eq!(world.state(1, first), Some(FlowState::Running));
+    assert!(world.why(1, second).contains("downloaded"), "{}", world.why(1, second));
+    // What was refused was not fetched.
+    let used = |world: &mut World| {
+        let team = world.teams(1).into_iter().find(|t| t.name == "principal joe").expect("it lives");
+        team.budgets.into_iter().find(|b| b.kind == Kind::Download).and_then(|b| b.used)
+    };
+    assert_eq!(used(&mut world), Some(part));
+    // Its principal gets more, and it comes at once: it has done nothing for which it would be kept away.
+    world.stop(1, first, true);
+    assert_eq!(world.control(1, Request::PolicyLoad { text: total(10 * part) }), Answer::Done);
+    world.run(2 * SECOND);
+    tell(&mut world, sessions[1], b's');
+    world.run(SECOND);
+    assert_eq!(world.state(1, second), Some(FlowState::Running));
+    assert_eq!(used(&mut world), Some(2 * part));
+}
+
+#[test]
 fn a_hundred_flows_of_one_get_no_more_than_one_of_another() {
     let total = "[principal.grant]\n[principal.total]\nshares = 100";
     let mut world = world(&policy(total, total), "");
@@ -352,4 +445,34 @@ fn what_the_operator_trusts_can_be_accounted() {
     pester(&mut world, hash, session, b't');
     assert!(world.why(0, hash).contains("kept asking"), "{}", world.why(0, hash));
     assert!(team(&mut world, "system").is_none());
+}
+
+#[test]
+fn what_is_trusted_has_the_nodes_shares_unless_others_are_named() {
+    let grant = policy("[principal.grant]", "[principal.grant]");
+    let node = format!("agent = \"source-based\"\npolicy = '''{grant}'''");
+    for (more, shares) in [("", 30), ("budget = { shares = 7 }", 7)] {
+        let more = format!("[system]\nprincipals = [\"ops\"]\n{more}");
+        let mut world = World::line_with(
+            2,
+            Options { node: &node, team: "shares = 30", more: &more, ..Options::default() },
+        );
+        world.start(0, &flow("ops", "trusted", |_| ()));
+        let of = |world: &mut World, name| team(world, name).expect("it lives").shares.0;
+        assert_eq!((of(&mut world, "system"), of(&mut world, "trusted")), (shares, 30));
+    }
+}
+
+#[test]
+fn a_total_that_bounds_nothing_is_told() {
+    let total = policy("[principal.grant]", "[principal.grant]\n[principal.total]\nflows = 1");
+    let mut world = world(&total, "[system]\nprincipals = [\"ops\"]");
+    let told = |world: &mut World| {
+        world.log(0).iter().filter(|line| line.contains("\"ops\"") && line.contains("bounds nothing")).count()
+    };
+    assert_eq!(told(&mut world), 1);
+    load(&mut world, &policy("[principal.grant]\n[principal.total]", "[principal.grant]"));
+    assert_eq!(told(&mut world), 1);
+    load(&mut world, &total);
+    assert_eq!(told(&mut world), 2);
 }

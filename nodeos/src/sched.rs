@@ -527,6 +527,11 @@ impl<E> Scheduler<E> {
         look(&self.teams, team).map_or(0, |entry| entry.queue.len())
     }
 
+    /// How many events wait for a team and for those below it.
+    pub fn pending(&self, team: TeamId) -> usize {
+        look(&self.teams, team).map_or(0, |entry| entry.pending)
+    }
+
     /// How many teams have events of their own that may run.
     pub fn busy(&self) -> usize {
         self.busy

@@ -374,6 +374,16 @@ impl Node {
                 return self.end_flow(now, handle, End::failed(Erred::Guest, why));
             }
         };
+        let Some(paid) = self.teams.get(team).map(|t| t.accounts().download().clone()) else { return };
+        let len = u64::from(part.len);
+        if paid.spend(len).is_err() {
+            // What others have used up above it is no reason to keep it away.
+            if paid.limit().saturating_sub(paid.used()) < len {
+                self.keep_away(now, handle);
+            }
+            let why = "what it needs is more than may be downloaded for it";
+            return self.end_flow(now, handle, End::failed(Erred::Principal, why));
+        }
         let download = self.download(part.len, from);
         if let Some(flow) = self.flows.get_mut(handle) {
             // The stage's start stays that of the first part: the figure is for all of them.
@@ -400,12 +410,6 @@ impl Node {
             let why =
                 format!("part {:.8} does not have the hashes that the tuple names", data.parts[at].sha256);
             return self.end_flow(now, handle, End::failed(Erred::Peer, why));
-        }
-        let paid = self.flow_and_team(handle).and_then(|(_, team)| self.teams.get(team));
-        if paid.is_some_and(|team| team.accounts().download().spend(bytes.len() as u64).is_err()) {
-            self.keep_away(now, handle);
-            let why = "what it needs is more than may be downloaded for it";
-            return self.end_flow(now, handle, End::failed(Erred::Principal, why));
         }
         self.part_kept(now, handle, at, bytes.into(), charge);
     }

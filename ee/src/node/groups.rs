@@ -1,16 +1,18 @@
 //! Teams in which no flow runs itself, above those of flows: one for each principal whose flows the policy bounds
 //! together (`[principal.total]`), and one for the flows that the operator trusts as he does the node (`[system]`).
-//! Such a team is made for its first flow and ends with its last.
+//! Such a team is made for its first flow and ends with its last. Its accounts are kept for the next one, for as long
+//! as the policy in force has a total for the principal: what was spent "ever" stays spent.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use nodeos::platform::Now;
 use nodeos::slab::Handle;
-use nodeos::team::{Budget, Conduct, CreateError, Donated, Team, TeamId};
+use nodeos::team::{Accounts, Budget, Conduct, CreateError, Donated, Team, TeamId};
+use wire::budget::Budgets;
 
 use super::Node;
 use super::authority::signer;
-use super::judge::most_waiting;
 use crate::config::SystemSection;
 
 /// Whose flows are together.
@@ -25,11 +27,13 @@ enum Group {
 pub(super) struct Groups {
     system: SystemSection,
     teams: BTreeMap<Group, TeamId>,
+    /// Of those that have ended: no more than the policy has principals, and the system's.
+    ended: BTreeMap<Group, Accounts>,
 }
 
 impl Groups {
     pub fn new(system: &SystemSection) -> Self {
-        Self { system: system.clone(), teams: BTreeMap::new() }
+        Self { system: system.clone(), teams: BTreeMap::new(), ended: BTreeMap::new() }
     }
 }
 
@@ -51,8 +55,8 @@ impl Node {
         if !self.is_unaccounted(flow) {
             return self.budget;
         }
-        let Budget { event, background, timers, cache_entries, sessions, queue, .. } = self.budget;
-        Budget { event, background, timers, cache_entries, sessions, queue, ..Budget::UNLIMITED }
+        let Budget { event, background, timers, cache_entries, sessions, queue, shares, .. } = self.budget;
+        Budget { event, background, timers, cache_entries, sessions, queue, shares, ..Budget::UNLIMITED }
     }
 
     /// How a flow's team begins.
@@ -63,22 +67,26 @@ impl Node {
     /// The team above a flow that no other flow started. It ends again with [`Node::leave`].
     pub(super) fn team_above(&mut self, now: Now, flow: Handle) -> Result<TeamId, CreateError> {
         let root = self.teams.root();
+        let usual = Budget { shares: self.budget.shares, ..Budget::UNLIMITED };
         let (group, name, budget) = if self.is_system(flow) {
             let named = &self.groups.system.budget.0;
-            (Group::System, "system".to_string(), Budget::UNLIMITED.with(named))
+            (Group::System, "system".to_string(), usual.with(named))
         } else {
             let Some(principal) = self.flows.get(flow).and_then(signer) else { return Ok(root) };
             let Some(total) = self.agent.agent.total(principal) else { return Ok(root) };
-            let usual = Budget { shares: self.budget.shares, ..Budget::UNLIMITED };
             let name = format!("principal {principal}");
             (Group::Principal(principal.to_string()), name, usual.with(&total))
         };
         if let Some(team) = self.groups.teams.get(&group) {
             return Ok(*team);
         }
-        let team = self.teams.create(now.mono, root, &name, budget, Donated::NOTHING)?;
+        let team = match self.groups.ended.get(&group) {
+            Some(before) => self.teams.create_again(now.mono, root, &name, budget, before),
+            None => self.teams.create(now.mono, root, &name, budget, Donated::NOTHING),
+        }?;
+        self.groups.ended.remove(&group);
         let shares = self.teams.get(team).map(Team::shares).unwrap_or_default();
-        self.sched.add(team, None, shares, most_waiting(&budget));
+        self.sched.add(team, None, shares, most_waiting_below(&budget));
         self.net.add_team(team, None, shares);
         self.groups.teams.insert(group, team);
         Ok(team)
@@ -96,13 +104,28 @@ impl Node {
             let heir = Some(self.teams.root());
             self.net.remove_team(above, heir);
             self.leave_waiting(above, heir);
+            let accounts = self.teams.get(above).map(|team| team.accounts().clone());
+            if let Some(accounts) = accounts.filter(|_| self.is_bounded(&group)) {
+                self.groups.ended.insert(group.clone(), accounts);
+            }
             self.teams.end(now.mono, above);
             self.groups.teams.remove(&group);
         }
     }
 
+    /// Whether something is said about these flows together.
+    fn is_bounded(&self, group: &Group) -> bool {
+        match group {
+            Group::System => self.groups.system.accounted,
+            Group::Principal(name) => self.agent.agent.total(name).is_some(),
+        }
+    }
+
     /// Another policy is in force: what it says of principals holds for their teams. Nothing is raised.
     pub(super) fn lower_totals(&mut self, now: Now) {
+        let mut ended = std::mem::take(&mut self.groups.ended);
+        ended.retain(|group, _| self.is_bounded(group));
+        self.groups.ended = ended;
         let agent = &self.agent.agent;
         let total = |(group, team): (&Group, &TeamId)| match group {
             Group::System => None,
@@ -113,8 +136,45 @@ impl Node {
             self.teams.lower(now.mono, team, &total);
             self.weigh(Some(team));
             if let Some(budget) = self.teams.get(team).map(|group| group.budget) {
-                self.sched.lower_queue(team, most_waiting(&budget));
+                self.sched.lower_queue(team, most_waiting_below(&budget));
+                self.lower_each(now, team, &budget);
             }
         }
+        self.tell_idle_totals(now);
     }
+
+    /// What cannot be added up holds for each flow below a team.
+    fn lower_each(&mut self, now: Now, group: TeamId, total: &Budget) {
+        let above =
+            |team: &Team| team.budget.event > total.event || team.budget.background > total.background;
+        let longer = |id: &TeamId| *id != group && self.teams.get(*id).is_some_and(above);
+        let flows =
+            self.teams.below(group).into_iter().filter(longer).filter_map(|id| self.flows.by_team(id));
+        let micros = |time: Duration| u64::try_from(time.as_micros()).unwrap_or(u64::MAX);
+        let lower = Budgets {
+            event_us: Some(u32::try_from(micros(total.event)).unwrap_or(u32::MAX)),
+            background_us: Some(micros(total.background)),
+            ..Budgets::default()
+        };
+        for flow in flows.collect::<Vec<_>>() {
+            self.limit_flow(now, flow, &lower);
+        }
+    }
+
+    /// A principal whose flows are the system's has no team of its own: whoever wrote a total for it is told.
+    pub(super) fn tell_idle_totals(&mut self, now: Now) {
+        let idle = |name: &&String| self.agent.agent.total(name).is_some();
+        let idle: Vec<String> = self.groups.system.principals.iter().filter(idle).cloned().collect();
+        for name in idle {
+            let text = format!(
+                "node: [system] names {name:?}, so its [principal.total] in the policy bounds nothing"
+            );
+            self.log.line(now.mono, text);
+        }
+    }
+}
+
+/// The events that may wait for all flows below a team together; the ends of their sessions are told in any case.
+fn most_waiting_below(total: &Budget) -> usize {
+    if total.queue == u16::MAX { usize::MAX } else { total.queue.into() }
 }

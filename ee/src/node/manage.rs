@@ -496,6 +496,7 @@ impl Node {
     /// What a team may use, and of what is counted how much it does.
     fn budget_infos(&self, id: TeamId, team: &Team) -> Vec<BudgetInfo> {
         let bound = |n: u64| Some(n).filter(|n| *n != u64::MAX);
+        let runs = self.flows.by_team(id).is_some();
         let info = |kind| {
             let resource = Resource::ALL.into_iter().find(|resource| resource.kind() == kind);
             let held = resource.is_some_and(|resource| team.donated().has(resource));
@@ -503,7 +504,9 @@ impl Node {
                 Some(account) => (Some(account.used()), account.limit(), account.is_donated()),
                 None => (None, team.budget.of(kind), held),
             };
-            let used = if kind == Kind::Queue { Some(self.sched.queued(id) as u64) } else { used };
+            // Where no flow runs itself it is what waits below that is bounded.
+            let waiting = if runs { self.sched.queued(id) } else { self.sched.pending(id) };
+            let used = if kind == Kind::Queue { Some(waiting as u64) } else { used };
             BudgetInfo { kind, used, limit: bound(limit), donated }
         };
         Kind::ALL.into_iter().map(info).collect()

@@ -291,6 +291,7 @@ impl Node {
         node.protect(now, config, healthy)?;
         node.open_channels(now, config)?;
         node.log.line(now.mono, format!("node {} on {}", node.name, node.platform.name));
+        node.tell_idle_totals(now);
         let names: Vec<Arc<str>> = node.neighbors.iter().map(|(_, n)| n.name.clone()).collect();
         for name in names {
             node.tell_agent(now, AgentEvent::NeighborUp { name: &name, identity: None });

@@ -34,6 +34,15 @@ impl Accounts {
         Ok(accounts)
     }
 
+    /// These again, for a team that takes the place of the one whose they were: what that has spent is spent, and
+    /// what still lives of it is charged. The limits are new.
+    pub(super) fn again(&self, budget: &Budget) -> Self {
+        for (resource, account) in Resource::accounts().zip(&self.list) {
+            account.set_limit(budget.limit(resource));
+        }
+        self.clone()
+    }
+
     /// Lowers limits; nothing is raised. The bell rings for what is near its limit then.
     pub(super) fn lower(&self, budget: &Budget) {
         for (resource, account) in Resource::accounts().zip(&self.list) {

@@ -207,6 +207,15 @@ impl Bandwidth {
         Some(made)
     }
 
+    /// What may pass comes out of the rates alone, without a burst at the beginning.
+    pub(super) fn empty(&self, now: Instant) {
+        let others = [&self.sum, &self.packets];
+        let buckets = self.links.iter().chain(others).flatten();
+        buckets.filter_map(Bucket::own).for_each(|mut own| {
+            own.bucket = TokenBucket::empty(now, own.bucket.rate(), own.bucket.burst());
+        });
+    }
+
     /// The team has ended: what its parent donated is the parent's again.
     pub(super) fn give_back(&self, now: Instant, above: &Self) {
         let others = [(&self.sum, &above.sum), (&self.packets, &above.packets)];

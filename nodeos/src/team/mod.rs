@@ -301,6 +301,35 @@ impl Teams {
         budget: Budget,
         donated: Donated,
     ) -> Result<TeamId, CreateError> {
+        self.make(now, parent, name, budget, donated, None)
+    }
+
+    /// A team in the place of one that has ended, below the same parent, which it shares everything with: what that
+    /// one spent is spent ([`Team::accounts`], kept beyond its end), and nothing is left of its bursts.
+    pub fn create_again(
+        &mut self,
+        now: Instant,
+        parent: TeamId,
+        name: &str,
+        budget: Budget,
+        before: &Accounts,
+    ) -> Result<TeamId, CreateError> {
+        let team = self.make(now, parent, name, budget, Donated::NOTHING, Some(before))?;
+        if let Some(made) = self.get(team) {
+            made.bandwidth.empty(now);
+        }
+        Ok(team)
+    }
+
+    fn make(
+        &mut self,
+        now: Instant,
+        parent: TeamId,
+        name: &str,
+        budget: Budget,
+        donated: Donated,
+        before: Option<&Accounts>,
+    ) -> Result<TeamId, CreateError> {
         let links = self.links;
         let full = self.table.is_full();
         let above = self.get_mut(parent).ok_or(CreateError::NoParent)?;
@@ -313,7 +342,10 @@ impl Teams {
         let budget = Budget { event: budget.event.min(above.budget.event), ..budget };
         let poor = |resource| move |refused| CreateError::Poor(resource, refused);
         let place = above.accounts.teams().charge(1).map_err(poor(Resource::Teams))?;
-        let accounts = above.accounts.below(&budget, donated)?;
+        let accounts = match before {
+            Some(before) => before.again(&budget),
+            None => above.accounts.below(&budget, donated)?,
+        };
         let own = accounts.record(size_of::<Team>() + name.len(), links)?;
         let processor = donated.has(Resource::Processor);
         let left = above.shares.own - 1;

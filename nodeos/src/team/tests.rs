@@ -375,3 +375,36 @@ proptest! {
         prop_assert_eq!(root.bandwidth().rates(), std::vec![1_000_000, 1_000_000]);
     }
 }
+
+#[test]
+fn who_takes_an_ended_teams_place_has_spent_what_that_one_did() {
+    let mut teams = Teams::new(Budget { memory: 1 << 20, ..Budget::UNLIMITED }, 8, 1).unwrap();
+    let root = teams.root();
+    let idle = teams.get(root).unwrap().account().used();
+    let bounds = Budget { timers_total: 5, ..budget(1 << 16) };
+    let a = create(&mut teams, root, "a", bounds).unwrap();
+    let child = create(&mut teams, a, "child", bounds).unwrap();
+    teams.get(child).unwrap().accounts().timers_total().spend(3).unwrap();
+    let before = teams.get(a).unwrap().accounts().clone();
+    teams.end(NOW, a);
+    assert_eq!(teams.get(root).unwrap().account().used(), idle);
+    // What is paid late counts.
+    before.timers_total().spend(1).unwrap();
+    let b = teams.create_again(NOW, root, "b", bounds, &before).unwrap();
+    let child = create(&mut teams, b, "child", bounds).unwrap();
+    let team = teams.get(child).unwrap();
+    team.accounts().timers_total().spend(1).unwrap();
+    assert!(team.accounts().timers_total().spend(1).is_err());
+    assert!(!team.bandwidth().take(NOW, LinkId(0), 100), "no burst");
+    assert!(team.bandwidth().take(NOW + Duration::from_millis(1), LinkId(0), 1000));
+    assert_eq!(teams.get(root).unwrap().accounts().timers_total().used(), 5, "each once");
+    // The limits are new.
+    let before = teams.get(b).unwrap().accounts().clone();
+    teams.end(NOW, b);
+    let more = Budget { timers_total: 7, ..bounds };
+    let c = teams.create_again(NOW, root, "c", more, &before).unwrap();
+    teams.get(c).unwrap().accounts().timers_total().spend(2).unwrap();
+    assert!(teams.get(c).unwrap().accounts().timers_total().spend(1).is_err());
+    teams.end(NOW, c);
+    assert_eq!(teams.get(root).unwrap().account().used(), idle);
+}
