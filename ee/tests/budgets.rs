@@ -11,27 +11,6 @@ use wire::tuple::Budgets;
 
 const SECOND: Duration = Duration::from_secs(1);
 
-/// Does as a packet says: `t` sets timers until one is refused, the answer is how many were set; `s` sends a capsule of
-/// 100 bytes to every neighbor, the answer is how many were reached.
-const TRY: &str = r#"
-    (func $report (param $s i32) (param $n i32)
-        (i32.store (i32.const 512) (local.get $n))
-        (drop (call $session_reply (local.get $s) (i32.const 512) (i32.const 4))))
-    (func (export "on_session") (param $c i32) (param $s i32) (param $what i32) (param $len i32)
-        (local $n i32)
-        (if (i32.ne (local.get $what) (i32.const 1)) (then (return)))
-        (if (i32.eq (i32.load8_u (i32.const 0)) (i32.const 116)) (then
-            (block $full (loop $more
-                (br_if $full (i32.lt_s (call $timer_set (i64.const 1000) (i64.const 0) (i64.const 0)) (i32.const 0)))
-                (local.set $n (i32.add (local.get $n) (i32.const 1)))
-                (br_if $more (i32.lt_u (local.get $n) (i32.const 1000)))))
-            (call $report (local.get $s) (local.get $n))))
-        (if (i32.eq (i32.load8_u (i32.const 0)) (i32.const 115)) (then
-            (drop (call $capsule_resize (local.get $c) (i32.const 100)))
-            (local.set $n (call $capsule_multicast (local.get $c) (call $cap_lookup (i32.const 64) (i32.const 12)) (i32.const 1)))
-            (call $report (local.get $s) (local.get $n)))))
-"#;
-
 fn world(team: &str) -> World {
     World::line_with(2, Options { team, ..Options::default() })
 }
@@ -121,7 +100,7 @@ fn compiled_code_has_a_bound_of_its_own() {
 #[test]
 fn events_and_timers_are_bounded_in_all() {
     let mut world = world("timers_total = 5\ntimers = 3");
-    world.start(0, &guest::of("try", TRY));
+    world.start(0, &guest::of("try", guest::TRY));
     let session = world.session(0, "try");
     let mut got = Vec::new();
     for _ in 0..3 {
@@ -135,7 +114,7 @@ fn events_and_timers_are_bounded_in_all() {
     assert_eq!((used.used, used.limit), (Some(5), Some(5)));
 
     let mut world = self::world("events_total = 6");
-    let hash = world.start(0, &guest::of("try", TRY));
+    let hash = world.start(0, &guest::of("try", guest::TRY));
     let session = world.session(0, "try");
     // The boot, the opening, and four packets.
     for _ in 0..4 {
@@ -153,7 +132,7 @@ fn events_and_timers_are_bounded_in_all() {
 fn packets_and_the_sum_of_all_links_are_bounded() {
     for (bound, packets) in [("packets = 5", 5), ("total_rate = \"8kbit\"", 60)] {
         let mut world = world(bound);
-        world.start(0, &guest::of("try", TRY));
+        world.start(0, &guest::of("try", guest::TRY));
         let session = world.session(0, "try");
         let mut sent = 0;
         for _ in 0..200 {
@@ -187,7 +166,7 @@ fn whoever_is_asked_about_pays_for_the_answer() {
 #[test]
 fn an_operator_lowers_a_running_team_and_never_raises_it() {
     let mut world = world("");
-    let hash = world.start(0, &guest::of("try", TRY));
+    let hash = world.start(0, &guest::of("try", guest::TRY));
     let session = world.session(0, "try");
     let limit = |timers| Budgets { timers: Some(timers), memory: Some(300 << 10), ..Budgets::default() };
     for (timers, expected) in [(4, 4), (60, 4)] {

@@ -17,40 +17,13 @@ use wire::tuple::{Credentials, Scheme, Tuple};
 const SECOND: Duration = Duration::from_secs(1);
 const MILLI: Duration = Duration::from_millis(1);
 
-/// Does as a packet says: `t` sets timers until one is refused; `s` sends a capsule of 100 bytes to every neighbor; `g`
-/// grows its memory until that is refused. The answer is how often it was done.
-const TRY: &str = r#"
-    (func $report (param $s i32) (param $n i32)
-        (i32.store (i32.const 512) (local.get $n))
-        (drop (call $session_reply (local.get $s) (i32.const 512) (i32.const 4))))
-    (func (export "on_session") (param $c i32) (param $s i32) (param $what i32) (param $len i32)
-        (local $n i32)
-        (if (i32.ne (local.get $what) (i32.const 1)) (then (return)))
-        (if (i32.eq (i32.load8_u (i32.const 0)) (i32.const 116)) (then
-            (block $full (loop $more
-                (br_if $full (i32.lt_s (call $timer_set (i64.const 1000) (i64.const 0) (i64.const 0)) (i32.const 0)))
-                (local.set $n (i32.add (local.get $n) (i32.const 1)))
-                (br_if $more (i32.lt_u (local.get $n) (i32.const 1000)))))
-            (call $report (local.get $s) (local.get $n))))
-        (if (i32.eq (i32.load8_u (i32.const 0)) (i32.const 103)) (then
-            (block $full (loop $more
-                (br_if $full (i32.lt_s (memory.grow (i32.const 1)) (i32.const 0)))
-                (local.set $n (i32.add (local.get $n) (i32.const 1)))
-                (br $more)))
-            (call $report (local.get $s) (local.get $n))))
-        (if (i32.eq (i32.load8_u (i32.const 0)) (i32.const 115)) (then
-            (drop (call $capsule_resize (local.get $c) (i32.const 100)))
-            (local.set $n (call $capsule_multicast (local.get $c) (call $cap_lookup (i32.const 64) (i32.const 12)) (i32.const 1)))
-            (call $report (local.get $s) (local.get $n)))))
-"#;
-
 fn key(principal: &str) -> SigningKey {
     SigningKey::from_seed(&[principal.as_bytes()[0]; 32])
 }
 
 /// A principal's flow, and what it asks for.
 fn flow(principal: &str, name: &str, ask: impl FnOnce(&mut Budgets)) -> Flow {
-    flow_of(TRY, principal, name, ask)
+    flow_of(guest::TRY, principal, name, ask)
 }
 
 fn flow_of(code: &str, principal: &str, name: &str, ask: impl FnOnce(&mut Budgets)) -> Flow {
@@ -349,8 +322,9 @@ fn a_lower_bound_on_what_cannot_be_added_up_holds_for_flows_that_run() {
 #[test]
 fn what_others_used_up_bounds_a_download_and_keeps_no_flow_away() {
     // Another module, or there would be nothing to fetch for the second one.
-    let other = TRY.replace("(i32.const 100)", "(i32.const 101)");
-    let flows = [(TRY, "try"), (&other, "more")].map(|(code, name)| flow_of(code, "joe", name, |_| ()));
+    let other = guest::TRY.replace("(i32.const 100)", "(i32.const 101)");
+    let flows =
+        [(guest::TRY, "try"), (&other, "more")].map(|(code, name)| flow_of(code, "joe", name, |_| ()));
     let part = flows[0].module.len() as u64;
     assert_eq!(flows[1].module.len() as u64, part);
     let total = |bytes| policy(&format!("[principal.grant]\n[principal.total]\ndownload = {bytes}"), "");

@@ -289,11 +289,7 @@ impl Node {
             let Some(member) = self.teams.get_mut(team) else { return };
             at = member.parent();
             for resource in member.warnings() {
-                if !self.tell(team, resource)
-                    && let Some(member) = self.teams.get_mut(team)
-                {
-                    member.warn_later(resource);
-                }
+                self.tell_now_or_later(team, resource);
             }
         }
     }
@@ -301,8 +297,13 @@ impl Node {
     /// Warns a team that had less of its rate, or of the processor's time, than it wanted.
     pub(super) fn short_of(&mut self, now: Now, team: TeamId, resource: Resource) {
         let Some(member) = self.teams.get_mut(team) else { return };
-        if member.conduct.short_of(now.mono, resource)
-            && !self.tell(team, resource)
+        if member.conduct.short_of(now.mono, resource) {
+            self.tell_now_or_later(team, resource);
+        }
+    }
+
+    fn tell_now_or_later(&mut self, team: TeamId, resource: Resource) {
+        if !self.tell(team, resource)
             && let Some(member) = self.teams.get_mut(team)
         {
             member.warn_later(resource);
@@ -451,9 +452,8 @@ impl Node {
             }
             Verdict::Stop | Verdict::Kill => {
                 let end = End { graceful: verdict == Verdict::Stop, ..End::failed(Erred::Guest, why) };
-                let hash = flow.hash;
                 self.counters.add(Count::StruckOut);
-                self.bans.for_a_while(now.mono, hash);
+                self.keep_away(now, handle);
                 self.end_flow(now, handle, end);
             }
         }

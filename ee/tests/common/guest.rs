@@ -136,6 +136,33 @@ const ASK: &str = r#"
                     (else (drop (call $capsule_send (local.get $c) (global.get $back) (i32.const 0))))))))
 "#;
 
+/// Does as a packet says: `t` sets timers until one is refused; `s` sends a capsule of 100 bytes to every neighbor; `g`
+/// grows its memory until that is refused. The answer is how often it was done.
+pub const TRY: &str = r#"
+    (func $report (param $s i32) (param $n i32)
+        (i32.store (i32.const 512) (local.get $n))
+        (drop (call $session_reply (local.get $s) (i32.const 512) (i32.const 4))))
+    (func (export "on_session") (param $c i32) (param $s i32) (param $what i32) (param $len i32)
+        (local $n i32)
+        (if (i32.ne (local.get $what) (i32.const 1)) (then (return)))
+        (if (i32.eq (i32.load8_u (i32.const 0)) (i32.const 116)) (then
+            (block $full (loop $more
+                (br_if $full (i32.lt_s (call $timer_set (i64.const 1000) (i64.const 0) (i64.const 0)) (i32.const 0)))
+                (local.set $n (i32.add (local.get $n) (i32.const 1)))
+                (br_if $more (i32.lt_u (local.get $n) (i32.const 1000)))))
+            (call $report (local.get $s) (local.get $n))))
+        (if (i32.eq (i32.load8_u (i32.const 0)) (i32.const 103)) (then
+            (block $full (loop $more
+                (br_if $full (i32.lt_s (memory.grow (i32.const 1)) (i32.const 0)))
+                (local.set $n (i32.add (local.get $n) (i32.const 1)))
+                (br $more)))
+            (call $report (local.get $s) (local.get $n))))
+        (if (i32.eq (i32.load8_u (i32.const 0)) (i32.const 115)) (then
+            (drop (call $capsule_resize (local.get $c) (i32.const 100)))
+            (local.set $n (call $capsule_multicast (local.get $c) (call $cap_lookup (i32.const 64) (i32.const 12)) (i32.const 1)))
+            (call $report (local.get $s) (local.get $n)))))
+"#;
+
 /// A packet that asks the node `name`.
 pub fn question(name: u8, number: u32) -> Vec<u8> {
     let mut packet = vec![0, name, 0, 0];
