@@ -468,9 +468,7 @@ mod tests {
     use nodeos::platform::{Instant, NoSensors, Still};
     use wire::control::{Answer, Request};
     use wire::id::{PartHash, TupleHash};
-    use wire::tuple::{
-        Body, CapsuleType, Credentials, Events, Part, Privilege, Protocol, Tuple, VERSION, Validity,
-    };
+    use wire::tuple::{Body, CapsuleType, Credentials, Part, Privilege, Protocol, Tuple};
 
     use super::*;
     use crate::config::{ADMIN, NodeConfig};
@@ -492,25 +490,13 @@ mod tests {
     fn flow(nonce: u8) -> (Vec<u8>, Vec<u8>) {
         let module = wat::parse_str(GUEST).unwrap();
         let protocol = Protocol {
-            name: format!("p{nonce}"),
-            code: Part::of(&module).unwrap(),
-            data: vec![],
             capsules: vec![CapsuleType { name: "k".into(), limits: Default::default(), derives: vec![] }],
-            events: Events::default(),
             session: true,
-            params: vec![],
-            companions: vec![],
+            ..Protocol::new(&format!("p{nonce}"), Part::of(&module).unwrap())
         };
         let asked = Privilege { name: crate::cap::BACKGROUND.into(), optional: false };
-        let body = Body {
-            version: VERSION,
-            nonce: [nonce; 16],
-            protocols: vec![protocol],
-            request: wire::tuple::Request { privileges: vec![asked], ..Default::default() },
-            validity: Validity::default(),
-            replaces: None,
-            extensions: vec![],
-        };
+        let mut body = Body::new([nonce; 16], vec![protocol]);
+        body.request.privileges = vec![asked];
         (module, Tuple { body, credentials: Credentials::None }.encode())
     }
 
