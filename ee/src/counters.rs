@@ -192,6 +192,7 @@ impl Default for Counters {
 
 impl Counters {
     /// Adds one.
+    #[inline]
     pub fn add(&mut self, count: Count) {
         self.values[count as usize] += 1;
     }

@@ -160,19 +160,15 @@ pub enum Stage {
 pub struct Flows {
     slab: Slab<Flow>,
     by_hash: HashMap<TupleHash, Handle>,
-    by_team: HashMap<TeamId, Handle>,
+    /// By index of the team's handle.
+    by_team: Vec<Option<(TeamId, Handle)>>,
     ended: VecDeque<FlowInfo>,
 }
 
 impl Flows {
     /// A table of at most `limit` flows.
     pub fn new(limit: usize) -> Self {
-        Self {
-            slab: Slab::new(limit),
-            by_hash: HashMap::new(),
-            by_team: HashMap::new(),
-            ended: VecDeque::new(),
-        }
+        Self { slab: Slab::new(limit), by_hash: HashMap::new(), by_team: Vec::new(), ended: VecDeque::new() }
     }
 
     /// Adds a flow; `None` when there are as many as may be.
@@ -187,7 +183,11 @@ impl Flows {
     pub fn set_team(&mut self, handle: Handle, team: TeamId, grant: Grant) {
         if let Some(flow) = self.slab.get_mut(handle) {
             flow.team = Some((team, grant));
-            self.by_team.insert(team, handle);
+            let at = team.0.index();
+            if self.by_team.len() <= at {
+                self.by_team.resize(at + 1, None);
+            }
+            self.by_team[at] = Some((team, handle));
         }
     }
 
@@ -195,8 +195,10 @@ impl Flows {
     pub fn remove(&mut self, handle: Handle) -> Option<Flow> {
         let flow = self.slab.remove(handle)?;
         self.by_hash.remove(&flow.hash);
-        if let Some((team, _)) = &flow.team {
-            self.by_team.remove(team);
+        if let Some((team, _)) = &flow.team
+            && self.by_team(*team) == Some(handle)
+        {
+            self.by_team[team.0.index()] = None;
         }
         Some(flow)
     }
@@ -215,11 +217,13 @@ impl Flows {
     }
 
     /// The flow of this handle.
+    #[inline]
     pub fn get(&self, handle: Handle) -> Option<&Flow> {
         self.slab.get(handle)
     }
 
     /// The flow of this handle.
+    #[inline]
     pub fn get_mut(&mut self, handle: Handle) -> Option<&mut Flow> {
         self.slab.get_mut(handle)
     }
@@ -230,8 +234,10 @@ impl Flows {
     }
 
     /// The flow that this team runs.
+    #[inline]
     pub fn by_team(&self, team: TeamId) -> Option<Handle> {
-        self.by_team.get(&team).copied()
+        let (whose, handle) = (*self.by_team.get(team.0.index())?)?;
+        (whose == team).then_some(handle)
     }
 
     /// The running flow that a session's `open` line means: a hash or its first eight or more digits, or a
@@ -282,6 +288,9 @@ const MIN_DIGITS: usize = 8;
 const FLOW_BYTES: u64 = 8 * 1024;
 /// Bytes of an entry of a hash table for each of its own, at most: directly after it has grown.
 const HASHED: usize = 3;
+/// Entries of the table of teams for each flow, at most: one team above each flow's own, and as much again directly after
+/// the table has grown.
+const TEAMS: usize = 4;
 /// Bytes beside what a shared pointer points to.
 const SHARED: usize = 2 * size_of::<usize>();
 
@@ -302,7 +311,8 @@ pub fn flow_bytes(data: &TupleData, grant: &Grant, source: &Source) -> u64 {
     let named = size_of::<CapsuleId>() + size_of::<Handle>() * 4;
     let record = size_of::<Flow>()
         + size_of::<Sandbox>()
-        + HASHED * (size_of::<TupleHash>() + size_of::<TeamId>() + 2 * size_of::<Handle>())
+        + HASHED * (size_of::<TupleHash>() + size_of::<Handle>())
+        + TEAMS * size_of::<Option<(TeamId, Handle)>>()
         + 2 * size_of::<(Instant, Handle)>()
         + ids * (HASHED * named + 2 * size_of::<CapsuleId>())
         + kinds * size_of::<CapsuleId>()
@@ -383,7 +393,14 @@ impl Flow {
         }
     }
 
+    /// Whether it may know of the neighbor of this name.
+    #[inline]
+    pub fn knows(&self, neighbor: &str) -> bool {
+        self.team.as_ref().is_some_and(|(_, grant)| grant.neighbors.includes(neighbor))
+    }
+
     /// The running code.
+    #[inline]
     pub fn sandbox(&mut self) -> Option<&mut Sandbox> {
         match &mut self.stage {
             Stage::Running { sandbox, .. } => Some(sandbox),

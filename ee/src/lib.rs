@@ -16,6 +16,7 @@
 //! | [`envelope`], [`sensor`]    | what teams hand to each other, what they may read of the machine     |
 //! | [`blob`]                    | what teams keep on the node                                          |
 //! | `exposition`                | how metrics are written                                              |
+//! | `hash`                      | what tables that each capsule is looked up in are sorted by          |
 //!
 //! Nothing here reads a clock, touches a device or starts a thread (D1).
 #![forbid(unsafe_code)]
@@ -35,6 +36,7 @@ pub mod envelope;
 mod exposition;
 pub mod flow;
 mod guest;
+mod hash;
 pub mod integrity;
 pub mod job;
 pub mod log;

@@ -16,7 +16,6 @@ mod state;
 #[cfg(test)]
 pub(crate) mod tests;
 
-use std::collections::VecDeque;
 use std::future::Future;
 use std::pin::pin;
 use std::sync::Arc;
@@ -93,8 +92,6 @@ pub struct Sandbox {
     background: Option<Background>,
     /// What it held when its running event began.
     held: SandboxStats,
-    /// What a guest wants in the middle of an event.
-    none: VecDeque<Effect>,
     tuple: Arc<Tuple>,
     /// Which of the tuple's protocols run here, in the order of [`TeamState::instances`].
     positions: Vec<u8>,
@@ -165,12 +162,11 @@ impl Sandbox {
         let inbox = code.admitted().inbox as usize;
         Ok(Self {
             guest: Guest::Idle(Program {
-                run: Running { store, interrupter, event: budget.event, calls: 0 },
+                run: Running::new(store, interrupter, budget.event),
                 instances: vec![Protocol { memory, inbox, handlers, events }],
             }),
             background,
             held: SandboxStats::default(),
-            none: VecDeque::new(),
             tuple,
             positions: vec![0],
             budget,
@@ -242,15 +238,14 @@ impl Sandbox {
 
     /// Takes out what the guest wants done, in order; nothing in the middle of an event.
     pub fn effects(&mut self) -> impl Iterator<Item = Effect> + '_ {
-        let (grown, rest) = match &mut self.guest {
-            Guest::Idle(program) => {
-                let state = program.run.store.data_mut();
-                state.lent.shrink(u64::MAX);
-                state.effects.take()
-            }
-            _ => (VecDeque::new(), self.none.drain(..)),
-        };
-        grown.into_iter().chain(rest)
+        std::iter::from_fn(move || self.next_effect())
+    }
+
+    /// Takes out the next thing that the guest wants done; call it until it gives `None`.
+    pub fn next_effect(&mut self) -> Option<Effect> {
+        let state = self.program()?.run.store.data_mut();
+        state.lent.shrink(u64::MAX);
+        state.effects.pop()
     }
 
     /// The next timer or expiry that is due; call it until it gives `None`. Those that come in the middle of an
@@ -281,7 +276,10 @@ impl Sandbox {
         }
         let state = program.run.store.data();
         let expiry = state.soft.as_ref().and_then(|s| s.deadline());
-        [expiry, state.timers.deadline()].into_iter().flatten().min()
+        match (expiry, state.timers.deadline()) {
+            (Some(expiry), Some(timer)) => Some(expiry.min(timer)),
+            (expiry, timer) => expiry.or(timer),
+        }
     }
 
     /// A flow that this one started does something else now.

@@ -6,7 +6,6 @@
 //! gone. Keys and values lie in the team's pool. The index is a hash table with a secret seed, so that
 //! nobody who chooses keys can make it slow.
 
-use std::hash::Hasher;
 use std::time::Duration;
 
 use nodeos::account::{Account, Charge, Refused};
@@ -17,6 +16,7 @@ use nodeos::team::Accounts;
 use nodeos::timer::Timers;
 
 use crate::abi::{self, Error};
+use crate::hash;
 
 /// The longest key, in bytes: it must fit into the inbox.
 pub const MAX_KEY: usize = abi::INBOX;
@@ -233,7 +233,9 @@ impl Soft {
         let mut at = self.buckets[self.bucket(hash)];
         while let Some(handle) = at {
             let entry = self.entries.get(handle)?;
-            if entry.hash == hash && self.key(handle) == Some(key) {
+            if entry.hash == hash
+                && self.pool.get(entry.chunk)?.get(..usize::from(entry.key_len)) == Some(key)
+            {
                 return Some(handle);
             }
             at = entry.chain;
@@ -242,11 +244,8 @@ impl Soft {
     }
 
     fn hash(&self, key: &[u8]) -> u32 {
-        // SipHash; the seed comes first and is not known to whoever chooses keys.
-        let mut hasher = std::hash::DefaultHasher::new();
-        hasher.write_u64(self.seed);
-        hasher.write(key);
-        hasher.finish() as u32
+        // The seed is not known to whoever chooses keys.
+        hash::of_bytes(self.seed, key) as u32
     }
 
     fn bucket(&self, hash: u32) -> usize {

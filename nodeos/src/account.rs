@@ -130,6 +130,7 @@ impl Account {
     }
 
     /// Charges `bytes`, here and in all ancestors, or nowhere.
+    #[inline]
     pub fn charge(&self, bytes: u64) -> Result<Charge, Refused> {
         self.add(bytes)?;
         Ok(Charge { account: self.clone(), bytes })
@@ -205,31 +206,54 @@ impl Account {
     }
 
     fn add(&self, bytes: u64) -> Result<(), Refused> {
-        for (depth, inner) in self.chain().enumerate() {
-            if let Err(refused) = inner.add(bytes) {
-                self.chain().take(depth).for_each(|below| below.sub(bytes));
-                return Err(refused);
+        let (mut at, mut notable) = (&*self.0, false);
+        loop {
+            match at.add(bytes) {
+                Ok(used) => notable |= at.is_notable(used),
+                Err(refused) => {
+                    self.chain()
+                        .take_while(|below| !core::ptr::eq(*below, at))
+                        .for_each(|below| below.sub(bytes));
+                    return Err(refused);
+                }
             }
+            let Some(above) = &at.parent else { break };
+            at = &above.0;
         }
+        if notable {
+            self.note();
+        }
+        Ok(())
+    }
+
+    /// After a charge: some account has more in use than ever, or is near its limit.
+    #[cold]
+    fn note(&self) {
         let mut near = false;
         self.chain().for_each(|inner| near |= inner.note());
         if near {
             self.0.ring();
         }
-        Ok(())
     }
 
+    #[inline]
     fn sub(&self, bytes: u64) {
-        self.chain().for_each(|inner| inner.sub(bytes));
+        let mut at = &*self.0;
+        loop {
+            at.sub(bytes);
+            let Some(above) = &at.parent else { return };
+            at = &above.0;
+        }
     }
 }
 
 impl Inner {
-    fn add(&self, bytes: u64) -> Result<(), Refused> {
+    #[inline]
+    fn add(&self, bytes: u64) -> Result<u64, Refused> {
         let limit = self.limit.load(Relaxed);
         let fits = |used: u64| used.checked_add(bytes).filter(|&sum| sum <= limit || bytes == 0);
         match self.used.fetch_update(Relaxed, Relaxed, fits) {
-            Ok(_) => Ok(()),
+            Ok(before) => Ok(before + bytes),
             Err(used) => {
                 self.refused.fetch_add(1, Relaxed);
                 Err(Refused { wanted: bytes, left: limit.saturating_sub(used) })
@@ -241,8 +265,13 @@ impl Inner {
         self.used.fetch_sub(bytes, Relaxed);
     }
 
-    /// Notes what is in use after a charge; whether that is near the limit.
+    /// Whether [`note`](Self::note) has something to do when so much is in use.
     #[inline]
+    fn is_notable(&self, used: u64) -> bool {
+        used > self.peak.load(Relaxed) || used >= self.soft.load(Relaxed)
+    }
+
+    /// Notes what is in use after a charge; whether that is near the limit.
     fn note(&self) -> bool {
         let used = self.used.load(Relaxed);
         if used > self.peak.load(Relaxed) {
@@ -320,10 +349,13 @@ impl Charge {
     }
 
     /// Refunds `less` bytes; all of them when there are fewer.
+    #[inline]
     pub fn shrink(&mut self, less: u64) {
         let less = less.min(self.bytes);
-        self.account.sub(less);
-        self.bytes -= less;
+        if less > 0 {
+            self.account.sub(less);
+            self.bytes -= less;
+        }
     }
 
     /// Changes the charge to `bytes`.
@@ -348,6 +380,7 @@ impl Charge {
 }
 
 impl Drop for Charge {
+    #[inline]
     fn drop(&mut self) {
         if self.bytes > 0 {
             self.account.sub(self.bytes);

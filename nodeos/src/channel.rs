@@ -20,9 +20,8 @@ use core::fmt;
 use core::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use smoltcp::phy::ChecksumCapabilities;
 use smoltcp::wire::{
-    ETHERNET_HEADER_LEN, EthernetAddress, EthernetFrame, EthernetProtocol, EthernetRepr, IPV4_HEADER_LEN,
-    IPV6_HEADER_LEN, IpProtocol, Ipv4Packet, Ipv4Repr, Ipv6Packet, Ipv6Repr, UDP_HEADER_LEN, UdpPacket,
-    UdpRepr,
+    ETHERNET_HEADER_LEN, EthernetProtocol, IPV4_HEADER_LEN, IPV6_HEADER_LEN, IpProtocol, Ipv4Packet,
+    Ipv4Repr, Ipv6Packet, Ipv6Repr, UDP_HEADER_LEN, UdpPacket, UdpRepr,
 };
 use wire::id::CapsuleId;
 
@@ -109,27 +108,29 @@ impl InChannel {
 
     #[inline]
     fn try_classify(&self, bytes: &[u8]) -> Result<Class, Ignored> {
-        let frame = EthernetFrame::new_checked(bytes).map_err(|_| Ignored::Malformed)?;
-        let (to, from) = (Mac(frame.dst_addr().0), Mac(frame.src_addr().0));
+        let Some((header, payload)) = bytes.split_first_chunk::<ETHERNET_HEADER_LEN>() else {
+            return Err(Ignored::Malformed);
+        };
+        let [t0, t1, t2, t3, t4, t5, f0, f1, f2, f3, f4, f5, type0, type1] = *header;
+        let (to, from) = (Mac([t0, t1, t2, t3, t4, t5]), Mac([f0, f1, f2, f3, f4, f5]));
         let ours = to == self.mac;
         if !ours && to.0[0] & 1 == 0 {
             return Err(Ignored::NotOurs);
         }
-        let payload_len = bytes.len() - ETHERNET_HEADER_LEN;
-        if !from.is_unicast() || from == self.mac || payload_len > usize::from(self.mtu) {
+        if !from.is_unicast() || from == self.mac || payload.len() > usize::from(self.mtu) {
             return Err(Ignored::Malformed);
         }
-        match frame.ethertype() {
+        match EthernetProtocol::from(u16::from_be_bytes([type0, type1])) {
             EthernetProtocol::Unknown(wire::ETHERTYPE) if ours || to == Mac::BROADCAST => {
                 Ok(Class::Capsule {
                     from: Address::Ethernet(from),
                     at: ETHERNET_HEADER_LEN,
-                    len: payload_len,
+                    len: payload.len(),
                 })
             }
             EthernetProtocol::Unknown(wire::ETHERTYPE) => Err(Ignored::NotOurs),
-            EthernetProtocol::Ipv4 => self.classify_ipv4(frame.payload(), ours),
-            EthernetProtocol::Ipv6 => self.classify_ipv6(frame.payload(), ours),
+            EthernetProtocol::Ipv4 => self.classify_ipv4(payload, ours),
+            EthernetProtocol::Ipv6 => self.classify_ipv6(payload, ours),
             EthernetProtocol::Arp => Ok(Class::Ip),
             EthernetProtocol::Unknown(_) => Err(Ignored::UnknownType),
         }
@@ -262,9 +263,11 @@ pub(crate) fn emit_frame(
     to: Mac,
     ethertype: EthernetProtocol,
 ) -> Result<(), NoRoom> {
-    let header = packet.push_front(ETHERNET_HEADER_LEN)?;
-    let repr = EthernetRepr { src_addr: EthernetAddress(from.0), dst_addr: EthernetAddress(to.0), ethertype };
-    repr.emit(&mut EthernetFrame::new_unchecked(header));
+    let mut fields = [0; ETHERNET_HEADER_LEN];
+    fields[..6].copy_from_slice(&to.0);
+    fields[6..12].copy_from_slice(&from.0);
+    fields[12..].copy_from_slice(&u16::from(ethertype).to_be_bytes());
+    packet.push_front(ETHERNET_HEADER_LEN)?.copy_from_slice(&fields);
     Ok(())
 }
 

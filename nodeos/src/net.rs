@@ -496,6 +496,7 @@ impl Port {
 
 /// Puts zeros behind a packet that is shorter than `least`; its own length cuts them off again. `false`: it has no
 /// room for them.
+#[inline]
 pub fn pad(packet: &mut Buf, least: usize) -> bool {
     let end = packet.len();
     if end < least {

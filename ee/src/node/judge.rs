@@ -309,7 +309,7 @@ impl Node {
 
     /// Whether a flow may know of this neighbor.
     pub(super) fn flow_knows(&self, flow: &crate::flow::Flow, neighbor: NeighborId) -> bool {
-        flow.team.as_ref().is_some_and(|(_, grant)| grant.neighbors.includes(&self.neighbors[neighbor].name))
+        flow.knows(&self.neighbors[neighbor].name)
     }
 }
 

@@ -76,7 +76,7 @@ use crate::job::{Job, JobId, Work};
 use crate::log::Log;
 use crate::neighbor::{Neighbor, NeighborId, Neighbors};
 use crate::registry::{Registry, Target};
-use crate::sandbox::{Effect, Shared};
+use crate::sandbox::Shared;
 use crate::system::translate::Questions;
 use crate::uploads::Uploads;
 
@@ -148,8 +148,6 @@ pub struct Node {
     postponed: bool,
     /// Flows that end when the event that they are in the middle of is over.
     endings: BTreeMap<Handle, End>,
-    /// Kept to be used again.
-    effects: Vec<Effect>,
     cache: CodeCache,
     agent: AgentHost,
     questions: Questions,
@@ -257,7 +255,6 @@ impl Node {
             suspended: 0,
             postponed: false,
             endings: BTreeMap::new(),
-            effects: Vec::new(),
             cache: CodeCache::new(config.node.memory.0),
             agent: AgentHost::new(agent, config.node.policy.clone().unwrap_or_default()),
             questions: Questions::default(),

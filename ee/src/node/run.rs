@@ -59,16 +59,13 @@ impl Node {
         mark: Option<&Mark>,
         payload: Buf,
     ) {
-        let Some(flow) = self.flows.get(handle) else { return };
-        if !self.flow_knows(flow, from) {
+        let Some(flow) = self.flows.get_mut(handle) else { return };
+        if !flow.knows(&self.neighbors[from].name) {
             self.neighbors[from].refused += 1;
             return self.counters.add(Count::NeighborDenied);
         }
-        if !matches!(flow.stage, Stage::Running { .. }) {
-            return self.wait_for_flow(handle, from, id, payload);
-        }
-        let sandbox = self.flows.get_mut(handle).and_then(|f| f.sandbox());
-        if let Some(Err(why)) = sandbox.map(|s| s.check(from, &id, &payload, mark)) {
+        let Some(sandbox) = flow.sandbox() else { return self.wait_for_flow(handle, from, id, payload) };
+        if let Err(why) = sandbox.check(from, &id, &payload, mark) {
             return self.unsound(now, from, why);
         }
         self.counters.add(Count::CapsulesReceived);
@@ -190,7 +187,7 @@ impl Node {
     pub(super) fn deliver(&mut self, now: Now, handle: Handle, event: Option<Event>) -> bool {
         let Some(flow) = self.flows.get_mut(handle) else { return false };
         let Some((team, _)) = flow.team else { return false };
-        let Stage::Running { sandbox, .. } = &mut flow.stage else { return false };
+        let Stage::Running { sandbox, wake, .. } = &mut flow.stage else { return false };
         let Some(member) = self.teams.get_mut(team) else { return false };
         // The clean-up of a flow that is stopped is always had.
         let counts = event.as_ref().is_some_and(|event| !matches!(event, Event::Stop));
@@ -213,16 +210,16 @@ impl Node {
             usual => outcome.units.max(usual - usual / 8),
         };
         self.sched.used(team, outcome.units);
-        if let Some(member) = self.teams.get_mut(team) {
-            member.counters.units += outcome.units;
-        }
+        member.counters.units += outcome.units;
         self.charged += outcome.units;
-        self.plan_wake(handle);
+        if self.throttles.any() || sandbox.deadline() != *wake {
+            self.plan_wake(handle);
+        }
         if outcome.more {
             self.counters.add(Count::Slices);
             return true;
         }
-        let ending = self.endings.remove(&handle);
+        let ending = if self.endings.is_empty() { None } else { self.endings.remove(&handle) };
         match (outcome.end, ending) {
             (Ok(()), None) => self.effects(now, handle),
             // The event that the flow was in when it was to be stopped: its own clean-up is next.
@@ -368,11 +365,10 @@ impl Node {
     }
 
     fn effects(&mut self, now: Now, handle: Handle) {
-        let mut effects = std::mem::take(&mut self.effects);
-        if let Some(sandbox) = self.flows.get_mut(handle).and_then(|f| f.sandbox()) {
-            effects.extend(sandbox.effects());
-        }
-        for effect in effects.drain(..) {
+        // What is carried out may end the flow.
+        while let Some(sandbox) = self.flows.get_mut(handle).and_then(|f| f.sandbox())
+            && let Some(effect) = sandbox.next_effect()
+        {
             match effect {
                 Effect::Send { to, kind, payload } => self.send_for(now, handle, to, kind, payload),
                 Effect::Reply { session, packet } => self.session_reply(now, session, packet),
@@ -399,15 +395,14 @@ impl Node {
                 }
             }
         }
-        self.effects = effects;
     }
 
     fn send_for(&mut self, now: Now, handle: Handle, to: NeighborId, kind: u8, payload: Buf) {
-        let Some((flow, team)) = self.flow_and_team(handle) else { return };
+        let Some(flow) = self.flows.get_mut(handle) else { return };
+        let Some((team, _)) = flow.team else { return };
         let Some(&id) = flow.kind_ids.get(usize::from(kind)) else { return };
         let len = payload.len() as u64;
-        let sandbox = self.flows.get_mut(handle).and_then(|f| f.sandbox());
-        let mark = sandbox.and_then(|s| s.mark(to, &id, &payload));
+        let mark = flow.sandbox().and_then(|s| s.mark(to, &id, &payload));
         let sent = self.send_padded(now, team, to, &id, mark.as_ref(), payload, 0);
         self.counters.add(if sent { Count::CapsulesSent } else { Count::SendDropped });
         let Some(flow) = self.flows.get_mut(handle) else { return };

@@ -17,7 +17,7 @@ impl Sandbox {
             background.keep(&grant.privileges);
         }
         if let Guest::Idle(program) = &mut self.guest {
-            program.run.event = program.run.event.min(budget.event);
+            program.run.bound(budget.event);
             return program.run.store.data_mut().lower(grant, budget);
         }
         for position in &self.positions {

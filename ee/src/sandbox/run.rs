@@ -27,9 +27,13 @@ pub(super) struct Program {
 /// The store, and what bounds a call into it; apart from the handlers, so that calling one copies nothing.
 pub(super) struct Running {
     pub store: Store<TeamState>,
-    pub interrupter: Arc<dyn Interrupter>,
+    interrupter: Arc<dyn Interrupter>,
     /// The deadline of one event.
-    pub event: Duration,
+    event: Duration,
+    /// The same in units.
+    allowance: u64,
+    /// The interrupter looks at it this often.
+    look: Duration,
     /// Guest calls so far.
     pub calls: u64,
 }
@@ -92,7 +96,7 @@ impl Program {
                 self.run.call(f, (abi::number_of(cap), state as i32)).await.map(|(units, ())| units)
             }
             Event::Stop => {
-                self.run.event /= STOP_PART;
+                self.run.bound(self.run.event / STOP_PART);
                 let Some(f) = &self.instances[0].handlers.stop else { return Ok(0) };
                 self.run.call(f, ()).await.map(|(units, ())| units)
             }
@@ -210,6 +214,20 @@ impl Program {
 }
 
 impl Running {
+    pub fn new(store: Store<TeamState>, interrupter: Arc<dyn Interrupter>, event: Duration) -> Self {
+        let mut made = Self { store, interrupter, event, allowance: 0, look: event, calls: 0 };
+        made.bound(event);
+        made
+    }
+
+    /// Events have no more than this from now on, nor more than before.
+    pub fn bound(&mut self, event: Duration) {
+        self.event = self.event.min(event);
+        let micros = u64::try_from(self.event.as_micros()).unwrap_or(u64::MAX);
+        self.allowance = micros.saturating_mul(self.store.data().per_micro);
+        self.look = self.event / LOOKS;
+    }
+
     /// A capsule object of `kind` with an empty payload, for an event that replenishes one; 0 if none.
     fn fresh(&mut self, kind: Option<u8>) -> u32 {
         let state = self.store.data_mut();
@@ -247,14 +265,13 @@ impl Running {
         self.calls += 1;
         let state = self.store.data_mut();
         state.charged = 0;
-        state.allowance =
-            u64::try_from(self.event.as_micros()).unwrap_or(u64::MAX).saturating_mul(state.per_micro);
+        state.allowance = self.allowance;
         let (result, units) = match state.metering {
             Metering::Epoch => {
                 let start = state.meter.count();
                 state.deadline = start.saturating_add(state.allowance);
                 state.seen = 0;
-                self.interrupter.arm(self.event / LOOKS);
+                self.interrupter.arm(self.look);
                 let result = f.call(&mut self.store, params);
                 self.interrupter.disarm();
                 let state = self.store.data();

@@ -29,7 +29,7 @@ struct Model {
 }
 
 fn grown(pass: u128, units: u64, shares: u32) -> u128 {
-    pass + u128::from(units.max(1)) * STRIDE / u128::from(shares.max(1))
+    pass + u128::from(units.max(1)) * u128::from(STRIDE / u64::from(shares.max(1)))
 }
 
 impl Model {

@@ -140,6 +140,7 @@ impl Team {
     }
 
     /// Its memory account.
+    #[inline]
     pub fn account(&self) -> &Account {
         self.accounts.memory()
     }
@@ -203,6 +204,7 @@ impl Team {
     }
 
     /// Counts an event. An error if there are no more for it.
+    #[inline]
     pub fn count_event(&mut self) -> Result<(), Refused> {
         if self.counts_events {
             self.accounts.events_total().spend(1)?;
@@ -431,11 +433,13 @@ impl Teams {
     }
 
     /// The team of this name.
+    #[inline]
     pub fn get(&self, id: TeamId) -> Option<&Team> {
         self.table.get(id.0)
     }
 
     /// The team of this name, to change it.
+    #[inline]
     pub fn get_mut(&mut self, id: TeamId) -> Option<&mut Team> {
         self.table.get_mut(id.0)
     }
