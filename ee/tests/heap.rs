@@ -218,7 +218,7 @@ fn the_heap_is_accounted_for() {
     let buffers = BufPool::new(8);
     drop(buffers.take());
     let warm = compile();
-    drop(Sandbox::start(&engine, &warm, setup(&account, &buffers), now(0)).unwrap());
+    drop(Sandbox::start(&engine, &[warm.clone()], setup(&account, &buffers), now(0)).unwrap());
 
     let before = HEAP.current_usage();
     let code = compile();
@@ -230,7 +230,7 @@ fn the_heap_is_accounted_for() {
     // What a node makes for a flow before that starts, its team pays for: the flows above have shown it.
     let given = setup(&account, &buffers);
     let before = HEAP.current_usage();
-    let mut sandbox = Sandbox::start(&engine, &code, given, now(0)).unwrap();
+    let mut sandbox = Sandbox::start(&engine, &[code.clone()], given, now(0)).unwrap();
     let taken = HEAP.current_usage() - before;
     let (linear, charged) = (sandbox.stats().linear, account.used());
     let own = charged - linear - code.size();
@@ -239,7 +239,7 @@ fn the_heap_is_accounted_for() {
     assert_eq!(sandbox.deliver(now(0), Event::Boot).end, Ok(()));
     let relay = |sandbox: &mut Sandbox, n: u64| {
         let packet = buffers.copy_of(b"some payload").unwrap();
-        let event = Event::Capsule { kind: 0, from: Some(NeighborId(0)), packet };
+        let event = Event::Capsule { protocol: 0, kind: 0, from: Some(NeighborId(0)), packet };
         assert_eq!(sandbox.deliver(now(n), event).end, Ok(()));
         let mut effects = sandbox.effects();
         assert!(matches!(effects.next(), Some(Effect::Send { to: NeighborId(1), kind: 0, .. })));
@@ -289,7 +289,7 @@ fn the_heap_is_accounted_for() {
     let many_beside = many_size - many.image();
     let given = setup(&account, &buffers);
     let before = HEAP.current_usage();
-    let sandbox = Sandbox::start(&engine, &many, given, now(0)).unwrap();
+    let sandbox = Sandbox::start(&engine, &[many.clone()], given, now(0)).unwrap();
     let many_taken = HEAP.current_usage() - before;
     let many_own = account.used() - many_size;
     drop(sandbox);
