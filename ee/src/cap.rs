@@ -537,7 +537,9 @@ impl Caps {
             Target::Sealer(number) => Thing::Sealer(number),
             Target::Unsealer(number) => Thing::Unsealer(number),
             // Every team has its own.
-            Target::Neighborhood | Target::Lent(_) | Target::Child(_) | Target::Companion(_) => return Err(Error::BadArgument),
+            Target::Neighborhood | Target::Lent(_) | Target::Child(_) | Target::Companion(_) => {
+                return Err(Error::BadArgument);
+            }
         };
         let line = self.line(cap.family, cap.target)?;
         Ok(Content { thing, rights: cap.rights, line })

@@ -78,7 +78,8 @@ impl Kinds {
     /// together is bounded as well.
     pub fn all(tuple: &Tuple, grant: &Grant) -> Result<Vec<Self>, StartError> {
         let protocols = tuple.body.protocols.iter().enumerate();
-        let all: Vec<Self> = protocols.map(|(at, p)| Self::new(p, at as u8, grant)).collect::<Result<_, _>>()?;
+        let all: Vec<Self> =
+            protocols.map(|(at, p)| Self::new(p, at as u8, grant)).collect::<Result<_, _>>()?;
         let worst = all.iter().fold(0u64, |sum, kinds| sum.saturating_add(kinds.worst));
         match grant.max_emissions {
             Some(granted) if worst > granted => Err(StartError::Emissions { worst, granted }),

@@ -264,7 +264,9 @@ impl Sandbox {
         while let Some(soft) = &mut state.soft
             && let Some(entry) = soft.due(now.mono)
         {
-            let asked = |owner| instances.get(usize::from(owner)).is_some_and(|i: &Protocol| i.handlers.expiry.is_some());
+            let asked = |owner| {
+                instances.get(usize::from(owner)).is_some_and(|i: &Protocol| i.handlers.expiry.is_some())
+            };
             if soft.owner(entry).is_some_and(asked) {
                 return Some(Event::Expiry { entry });
             }

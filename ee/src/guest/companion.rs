@@ -36,17 +36,21 @@ pub(super) fn link(l: &mut Linker<TeamState>, calls: Calls) -> wasmtime::Result<
             })?;
         }
         Calls::OnFiber => {
-            l.func_wrap_async(MODULE, CALL, |mut g: Guest<'_>, (cap, operation, ptr, len): (u32, u32, u32, u32)| {
-                Box::new(async move {
-                    let call = match begin(&mut g, cap, operation, ptr, len)? {
-                        Ok(call) => call,
-                        Err(refused) => return Ok(refused),
-                    };
-                    let result = call.entry.call_async(&mut g, call.params).await?;
-                    g.data_mut().returned();
-                    Ok(result)
-                })
-            })?;
+            l.func_wrap_async(
+                MODULE,
+                CALL,
+                |mut g: Guest<'_>, (cap, operation, ptr, len): (u32, u32, u32, u32)| {
+                    Box::new(async move {
+                        let call = match begin(&mut g, cap, operation, ptr, len)? {
+                            Ok(call) => call,
+                            Err(refused) => return Ok(refused),
+                        };
+                        let result = call.entry.call_async(&mut g, call.params).await?;
+                        g.data_mut().returned();
+                        Ok(result)
+                    })
+                },
+            )?;
         }
     }
     l.func_wrap(MODULE, "companion_read", |g: Guest<'_>, offset: u32, ptr: u32, len: u32| {
@@ -74,13 +78,7 @@ pub(super) fn link(l: &mut Linker<TeamState>, calls: Calls) -> wasmtime::Result<
 }
 
 /// Everything of a call but the other protocol's work; or what the guest gets instead.
-fn begin(
-    g: &mut Guest<'_>,
-    cap: u32,
-    operation: u32,
-    ptr: u32,
-    len: u32,
-) -> Answer<Result<Call, i32>> {
+fn begin(g: &mut Guest<'_>, cap: u32, operation: u32, ptr: u32, len: u32) -> Answer<Result<Call, i32>> {
     // The message is copied, and its head once more.
     charge(g, cost::ENTRY + 2 * moved(len))?;
     let Some(memory) = g.data().memory() else { return Ok(Err(Error::Unavailable.code())) };

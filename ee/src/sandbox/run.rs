@@ -215,7 +215,9 @@ impl Program {
     /// The guest may keep the entry; else it goes.
     async fn expiry(&mut self, entry: Handle) -> Result<u64, (u64, GuestFault)> {
         let state = self.run.store.data_mut();
-        let Some(at) = state.soft.as_ref().and_then(|s| s.owner(entry)).map(usize::from) else { return Ok(0) };
+        let Some(at) = state.soft.as_ref().and_then(|s| s.owner(entry)).map(usize::from) else {
+            return Ok(0);
+        };
         let Some(protocol) = self.instances.get(at) else { return Ok(0) };
         let Some(f) = &protocol.handlers.expiry else { return Ok(0) };
         let now = state.now.mono;

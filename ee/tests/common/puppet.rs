@@ -191,7 +191,8 @@ impl Puppet {
     #[track_caller]
     pub fn run_capsule(&mut self, house: &House, calls: &[Call<'_>]) -> Vec<i64> {
         let packet = house.buffers.copy_of(&script(&[], calls)).expect("a buffer");
-        let outcome = self.deliver(Event::Capsule { protocol: 0, kind: 0, from: Some(NeighborId(0)), packet });
+        let outcome =
+            self.deliver(Event::Capsule { protocol: 0, kind: 0, from: Some(NeighborId(0)), packet });
         assert_eq!(outcome.end, Ok(()));
         self.results(calls.len()).0
     }

@@ -97,11 +97,13 @@ fn the_inbox_has_the_first_bytes() {
 
 #[test]
 fn each_has_its_own_state() {
-    let put = "(call $cache_put (i32.const 2080) (i32.const 3) (i32.const 1024) (i32.const 4) (i32.const 1000))";
+    let put =
+        "(call $cache_put (i32.const 2080) (i32.const 3) (i32.const 1024) (i32.const 4) (i32.const 1000))";
     let get = "(call $cache_get (i32.const 2080) (i32.const 3) (i32.const 4000) (i32.const 16))";
     let main = say(&[put, "(call $ask (i32.const 0))", get, "(call $ask (i32.const 0))", get]);
     // The companion sees nothing of the other's entry, and puts one of another length.
-    let put = "(call $cache_put (i32.const 2080) (i32.const 3) (i32.const 1024) (i32.const 9) (i32.const 1000))";
+    let put =
+        "(call $cache_put (i32.const 2080) (i32.const 3) (i32.const 1024) (i32.const 9) (i32.const 1000))";
     let mut b = pair(&main, &format!("(local.set $d {get}) (drop {put}) (local.get $d)"));
     assert_eq!(b.capsule_said(b"x"), [0, code(Error::NotFound), 4, 9, 4]);
 }
@@ -171,7 +173,10 @@ fn capsules_come_to_and_from_the_companion() {
     let event = Event::Capsule { protocol: 1, kind: 0, from: Some(NeighborId(5)), packet };
     assert_eq!(b.deliver(event).end, Ok(()));
     let effects: Vec<Effect> = b.sandbox.effects().collect();
-    assert!(matches!(effects[0], Effect::Send { protocol: 1, kind: 0, to: NeighborId(5), .. }), "{effects:?}");
+    assert!(
+        matches!(effects[0], Effect::Send { protocol: 1, kind: 0, to: NeighborId(5), .. }),
+        "{effects:?}"
+    );
     // Its parent heard of it, and may not call it back in the middle of that.
     let said = |e: &Effect| if let Effect::Log { text, .. } = e { text.parse().ok() } else { None };
     assert_eq!(effects.iter().filter_map(said).collect::<Vec<i32>>(), [5, code(Error::Unavailable)]);
@@ -220,7 +225,8 @@ fn a_trap_three_frames_deep_ends_all() {
     let down = companion(
         "(drop (call $capsule_send (local.get $c) (call $b) (i32.const 1))) (call $ask (i32.const 0))",
     );
-    let main = "(drop (call $capsule_send (local.get $c) (call $b) (i32.const 1))) (drop (call $ask (i32.const 0)))";
+    let main =
+        "(drop (call $capsule_send (local.get $c) (call $b) (i32.const 1))) (drop (call $ask (i32.const 0)))";
     for (last, fault) in
         [("unreachable", None), ("(loop $l (br $l)) unreachable", Some(GuestFault::Deadline))]
     {
@@ -258,7 +264,12 @@ fn depth_has_an_end() {
 #[test]
 fn a_companion_can_be_kept_from_a_neighbor() {
     let deny = "(call $companion_deny (call $tree) (call $b))";
-    let main = say(&["(call $ask (i32.const 0))", deny, "(call $ask (i32.const 0))", "(call $neighbor_max_payload (call $b))"]);
+    let main = say(&[
+        "(call $ask (i32.const 0))",
+        deny,
+        "(call $ask (i32.const 0))",
+        "(call $neighbor_max_payload (call $b))",
+    ]);
     let down = companion("(call $say (call $b)) (call $ask (i32.const 0))");
     let last = companion("(call $b)");
     let mut b = chain(Metering::Epoch, &[on_capsule(&main), down, last], |_| ());
