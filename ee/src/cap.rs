@@ -710,7 +710,7 @@ mod tests {
     #[test]
     fn a_table_that_cannot_grow_is_short_of_memory_not_of_places() {
         let made = |memory: u64| {
-            let mut caps = Caps::new(1, &[], &Account::root(memory)).unwrap();
+            let mut caps = Caps::new(1, &[], &[], &Account::root(memory)).unwrap();
             (0..).find_map(|n| caps.make_pair(n).err().map(|error| (n, error))).unwrap()
         };
         assert!(matches!(made(600), (1..16, Error::NoMemory)), "{:?}", made(600));

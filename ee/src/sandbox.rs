@@ -103,7 +103,7 @@ pub struct Sandbox {
     ended: bool,
     /// The compiled modules may go only after the store.
     _code: Vec<Arc<Code>>,
-    charge: Charge,
+    _charge: Charge,
     _compiled: Charge,
 }
 
@@ -176,7 +176,7 @@ impl Sandbox {
             warned,
             ended: false,
             _code: code.to_vec(),
-            charge,
+            _charge: charge,
             _compiled: compiled,
         })
     }

@@ -561,7 +561,7 @@ mod tests {
     fn tables_that_cannot_grow_refuse() {
         let accounts = Accounts::new(Account::root(1000), &Budget::UNLIMITED);
         let mut t = TimerTable::new(64, &accounts, None, None).unwrap();
-        let set = (1..).take_while(|us| t.set(Instant(0), *us, 0, 0) != Err(Error::NoMemory)).count();
+        let set = (1..).take_while(|us| t.set(Instant(0), 0, *us, 0, 0) != Err(Error::NoMemory)).count();
         assert!((4..32).contains(&set) && accounts.timers().used() == set as u64, "{set}");
         let fired = (0..).map_while(|_| t.due(Instant(100))).count();
         assert_eq!((fired, t.len(), accounts.timers().used()), (set, 0, 0));
@@ -569,7 +569,7 @@ mod tests {
         let account = Account::root(14_000);
         let mut s = Soft::new(&account, &Account::root(2000), 1000, 7).unwrap();
         let kept = (0..1000u16)
-            .take_while(|k| match s.put(Instant(0), &k.to_le_bytes(), b"", 10) {
+            .take_while(|k| match s.put(Instant(0), 0, &k.to_le_bytes(), b"", 10) {
                 Ok(()) => true,
                 Err(error) => error != Error::NoMemory,
             })

@@ -486,7 +486,8 @@ impl Body {
         reference("a companion has one parent", parents[1..].iter().all(|&n| n == 1))
     }
 
-    fn companions(&self) -> impl Iterator<Item = (usize, &Companion)> {
+    /// Every companion, with the position of the protocol that it serves.
+    pub fn companions(&self) -> impl Iterator<Item = (usize, &Companion)> {
         self.protocols.iter().enumerate().flat_map(|(at, p)| p.companions.iter().map(move |c| (at, c)))
     }
 }

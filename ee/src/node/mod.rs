@@ -70,7 +70,7 @@ use crate::blob::SharedDisk;
 use crate::cache::CodeCache;
 use crate::config::{ConfigError, NodeConfig};
 use crate::counters::{Count, Counters};
-use crate::engine::{Code, Engine};
+use crate::engine::Engine;
 use crate::flow::{Flow, Flows};
 use crate::job::{Job, JobId, Work};
 use crate::log::Log;

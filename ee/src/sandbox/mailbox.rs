@@ -65,8 +65,8 @@ impl Mailbox {
         let mail = Mail {
             slice: 0,
             now,
-            deadline: 0,
-            allowance: 0,
+            deadline: u64::MAX,
+            allowance: u64::MAX,
             later: 0,
             charged: 0,
             interval: 1,

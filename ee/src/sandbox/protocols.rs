@@ -153,6 +153,13 @@ impl TeamState {
         }
     }
 
+    /// The same for what does not matter to a protocol that may not know of a neighbor.
+    pub(crate) fn each_neighbors(&mut self, mut work: impl FnMut(&mut Neighbors) -> Result<(), Error>) {
+        self.each(|_, neighbors| {
+            let _ = work(neighbors);
+        });
+    }
+
     /// A flow that the main protocol started does something else now.
     pub(super) fn child_is(&mut self, child: Handle, state: ChildState) {
         match self.instances.first_mut().and_then(|main| main.own.as_mut()) {

@@ -195,8 +195,9 @@ pub(super) fn state(
         metering: engine.metering(),
         per_micro: meter.per_micro().max(1),
         meter,
-        allowance: 0,
-        deadline: 0,
+        // Nothing is over before the first event: a look meant for another team must not end the start.
+        allowance: u64::MAX,
+        deadline: u64::MAX,
         seen: 0,
         charged: 0,
         now,

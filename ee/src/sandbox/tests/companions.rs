@@ -283,6 +283,115 @@ fn a_companion_can_be_kept_from_a_neighbor() {
     assert_eq!(b.said(event), [] as [i32; 0]);
 }
 
+/// Nor by a capability that it had before, by a neighborhood, by one of its own making, or by a duplicate.
+#[test]
+fn nothing_leads_to_a_denied_neighbor() {
+    let deny = "(drop (call $companion_deny (call $tree) (call $b)))";
+    let main = say(&["(call $ask (i32.const 0))"]);
+    let main = on_capsule(&format!("{main} {deny} {}", say(&["(call $ask (i32.const 1))"])));
+    let other = format!(
+        r#"(global $had (mut i32) (i32.const 0)) (global $group (mut i32) (i32.const 0))
+        (global $copy (mut i32) (i32.const 0))
+        {}"#,
+        companion(
+            "(if (i32.eqz (local.get $op)) (then
+                (global.set $had (call $b))
+                (global.set $copy (call $cap_duplicate (global.get $had) (i32.const -1)))
+                (i32.store (i32.const 512) (global.get $had))
+                (global.set $group (call $neighborhood_make (i32.const 512) (i32.const 1)))
+                (return (i32.const 0))))
+            (call $say (call $capsule_send (local.get $c) (global.get $had) (i32.const 1)))
+            (call $say (call $capsule_send (local.get $c) (global.get $copy) (i32.const 1)))
+            (call $say (call $capsule_multicast (local.get $c) (global.get $group) (i32.const 1)))
+            (call $say (call $integrity_set (global.get $had) (i32.const 1024) (i32.const 16)))
+            (call $say (call $neighborhood_list
+                (call $cap_lookup (i32.const 256) (i32.const 12)) (i32.const 512) (i32.const 4)))
+            (call $say (call $capsule_multicast (local.get $c)
+                (call $cap_lookup (i32.const 256) (i32.const 12)) (i32.const 1)))
+            (i32.const 0)"
+        )
+    );
+    let mut b = chain(Metering::Epoch, &[main, other], |_| ());
+    assert_eq!(b.capsule(b"x").end, Ok(()));
+    let effects: Vec<Effect> = b.sandbox.effects().collect();
+    let sent = effects.iter().filter_map(|e| if let Effect::Send { to, .. } = e { Some(to.0) } else { None });
+    assert_eq!(sent.collect::<Vec<_>>(), [2], "only the other neighbor: {effects:?}");
+    let said = |e: &Effect| if let Effect::Log { text, .. } = e { text.parse().ok() } else { None };
+    let said: Vec<i32> = effects.iter().filter_map(said).collect();
+    assert!(said[1..3].iter().all(|n| *n < 0) && said[4] < 0, "{said:?}");
+    assert_eq!(said[5..7], [1, 1], "one neighbor is left, and was reached");
+}
+
+/// A key for marks makes every protocol's payloads shorter: the flow's capsules have them whoever sends.
+#[test]
+fn marks_take_room_from_all() {
+    let set = "(call $integrity_set (call $b) (i32.const 1024) (i32.const 16))";
+    let room = "(call $neighbor_max_payload (call $b))";
+    let main = say(&[
+        room,
+        "(call $ask (i32.const 0))",
+        room,
+        "(call $integrity_clear (call $b))",
+        room,
+        "(call $ask (i32.const 1))",
+    ]);
+    let other = format!("(if (result i32) (local.get $op) (then {room}) (else {set}))");
+    let said = pair(&main, &other).capsule_said(b"x");
+    let less = 1000 - wire::integrity::OPTION_LEN as i32;
+    assert_eq!(said, [1000, 0, less, 0, 1000, 1000]);
+}
+
+/// An answer is as long as it is, whatever the caller has room for.
+#[test]
+fn answers_longer_than_the_buffer_are_cut() {
+    let other = "(call $companion_reply (i32.const 0) (i32.const 16384))";
+    let main = say(&[
+        "(call $ask (i32.const 0))",
+        "(call $companion_answer (i32.const 0) (i32.const 65532) (i32.const 4))",
+        "(call $companion_answer (i32.const 16380) (i32.const 4000) (i32.const 100))",
+        "(call $companion_answer (i32.const 16384) (i32.const 4000) (i32.const 100))",
+        "(call $companion_answer (i32.const -1) (i32.const 4000) (i32.const 100))",
+        "(call $companion_answer (i32.const 0) (i32.const 65532) (i32.const 5))",
+    ]);
+    assert_eq!(pair(&main, other).capsule_said(b"x"), [0, 4, 4, 0, 0, code(Error::BadPointer)]);
+}
+
+/// The stack that each of them uses is of one bound.
+#[test]
+fn recursion_in_every_protocol_ends_in_a_trap() {
+    // Goes down so many functions deep, then to the next protocol; the last one never turns back.
+    let deep = |turns: &str, then: &str| {
+        format!(
+            r#"(func $deep (param $n i32) (result i32)
+                (if (result i32) (i32.lt_u (local.get $n) (i32.const {turns}))
+                    (then (i32.add (call $deep (i32.add (local.get $n) (i32.const 1))) (i32.const 1)))
+                    (else {then})))"#
+        )
+    };
+    let down =
+        format!("{} {}", deep("300", "(call $ask (i32.const 0))"), companion("(call $deep (i32.const 0))"));
+    let last = format!("{} {}", deep("-1", "(i32.const 0)"), companion("(call $deep (i32.const 0))"));
+    for background in [false, true] {
+        let mut modules = vec![on_capsule("(drop (call $ask (i32.const 0)))")];
+        modules.extend((0..14).map(|_| down.clone()));
+        modules.push(last.clone());
+        let mut b = chain(Metering::Epoch, &modules, |setup| {
+            setup.budget.event = Duration::from_secs(5);
+            if background {
+                setup.grant.privileges = vec![BACKGROUND.into()];
+            }
+        });
+        let mut outcome = b.capsule(b"x");
+        while outcome.more {
+            outcome = b.sandbox.resume(NOW);
+        }
+        assert!(matches!(outcome.end, Err(GuestFault::Trap(_))), "{outcome:?}");
+        let Bench { sandbox, account, buffers } = b;
+        drop(sandbox);
+        assert_eq!((account.used(), buffers.lent()), (0, 0));
+    }
+}
+
 #[test]
 fn boot_begins_with_the_last_and_stop_with_the_first() {
     let handlers = |n: i32| {
@@ -337,7 +446,7 @@ fn long_work_in_a_companion_is_done_in_slices() {
         let main = on_capsule(&say(&["(call $ask (i32.const 0))"]));
         let mut b = chain(metering, &[main, other], |setup| {
             setup.grant.privileges = vec![BACKGROUND.into()];
-            setup.budget.event = Duration::from_millis(3);
+            setup.budget.event = Duration::from_micros(300);
             setup.budget.background = Duration::from_secs(1000);
         });
         for _ in 0..2 {
