@@ -53,7 +53,7 @@ impl Node {
     pub(super) fn for_flow(
         &mut self,
         now: Now,
-        (handle, kind): (Handle, u8),
+        (handle, protocol, kind): (Handle, u8, u8),
         from: NeighborId,
         id: CapsuleId,
         mark: Option<&Mark>,
@@ -69,7 +69,7 @@ impl Node {
             return self.unsound(now, from, why);
         }
         self.counters.add(Count::CapsulesReceived);
-        self.push_event(handle, Event::Capsule { kind, from: Some(from), packet: payload });
+        self.push_event(handle, Event::Capsule { protocol, kind, from: Some(from), packet: payload });
     }
 
     /// A capsule is not as its protocol's own neighbor would have sent it.
@@ -370,7 +370,9 @@ impl Node {
             && let Some(effect) = sandbox.next_effect()
         {
             match effect {
-                Effect::Send { to, kind, payload } => self.send_for(now, handle, to, kind, payload),
+                Effect::Send { to, protocol, kind, payload } => {
+                    self.send_for(now, handle, to, (protocol, kind), payload);
+                }
                 Effect::Reply { session, packet } => self.session_reply(now, session, packet),
                 Effect::CloseSession { session } => self.session_close(now, session),
                 Effect::FlowStart { child, tuple, give } => {
@@ -397,10 +399,18 @@ impl Node {
         }
     }
 
-    fn send_for(&mut self, now: Now, handle: Handle, to: NeighborId, kind: u8, payload: Buf) {
+    fn send_for(
+        &mut self,
+        now: Now,
+        handle: Handle,
+        to: NeighborId,
+        (protocol, kind): (u8, u8),
+        payload: Buf,
+    ) {
         let Some(flow) = self.flows.get_mut(handle) else { return };
         let Some((team, _)) = flow.team else { return };
-        let Some(&id) = flow.kind_ids.get(usize::from(kind)) else { return };
+        let ids = flow.kind_ids.get(usize::from(protocol));
+        let Some(&id) = ids.and_then(|ids| ids.get(usize::from(kind))) else { return };
         let len = payload.len() as u64;
         let mark = flow.sandbox().and_then(|s| s.mark(to, &id, &payload));
         let sent = self.send_padded(now, team, to, &id, mark.as_ref(), payload, 0);
