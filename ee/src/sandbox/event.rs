@@ -6,6 +6,7 @@ use nodeos::buf::Buf;
 use nodeos::slab::Handle;
 use wasmtime::{Trap, WasmBacktrace};
 use wire::budget::Kind;
+use wire::tuple::Protocol;
 
 #[cfg(doc)]
 use super::Sandbox;
@@ -53,6 +54,52 @@ pub enum Event {
     },
     /// The flow ends. Nothing runs after it.
     Stop,
+}
+
+/// What a guest is doing, for a report about how it failed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Doing {
+    Boot,
+    Capsule(u8),
+    Timer,
+    Session,
+    Expiry,
+    Warning,
+    Flow,
+    Stop,
+}
+
+impl Doing {
+    pub fn of(event: &Event) -> Self {
+        match event {
+            Event::Boot => Self::Boot,
+            Event::Capsule { kind, .. } => Self::Capsule(*kind),
+            Event::Timer(_) => Self::Timer,
+            Event::Session { .. } => Self::Session,
+            Event::Expiry { .. } => Self::Expiry,
+            Event::Warning(_) => Self::Warning,
+            Event::Flow { .. } => Self::Flow,
+            Event::Stop => Self::Stop,
+        }
+    }
+
+    /// The event, a capsule's with its type's name.
+    pub fn name(self, protocol: &Protocol) -> String {
+        let name = match self {
+            Self::Capsule(kind) => {
+                let kind = protocol.capsules.get(usize::from(kind)).map_or("?", |kind| kind.name.as_str());
+                return format!("capsule {kind}");
+            }
+            Self::Boot => "boot",
+            Self::Timer => "timer",
+            Self::Session => "session",
+            Self::Expiry => "expiry",
+            Self::Warning => "warning",
+            Self::Flow => "flow",
+            Self::Stop => "stop",
+        };
+        name.into()
+    }
 }
 
 /// What a program did with its session.
