@@ -1,12 +1,12 @@
-/* The guest interface, version 1, for protocols in C. docs/abi says what each function does.
+/* The guest interface, version 1, for protocols in C. docs/abi says what each function does; echo.c is an example.
  *
- *     clang --target=wasm32 -mcpu=mvp -O2 -nostdlib -Wl,--no-entry -Wl,--export=bees_inbox -Wl,--strip-all -Wl,-zstack-size=8192 \
+ *     clang --target=wasm32 -mcpu=mvp -mbulk-memory -O2 -ffreestanding -fno-builtin -nostdlib -Wl,--no-entry \
+ *           -Wl,--export=bees_inbox -Wl,--strip-all -Wl,--stack-first -Wl,-zstack-size=8192 \
  *           -Wl,--initial-memory=65536 -Wl,--max-memory=65536 -o mine.wasm mine.c
  *
- * One file of the protocol contains BEES_PROTOCOL; it defines the marker and the inbox. Handlers are
- * defined with BEES_EXPORT; those that are not needed are left out. The description (custom section
- * `bees`) is added by other means, or the flow tuple is written without one. Without a C library clang
- * may still call memcpy and memset: define them, or compile with -fno-builtin -mbulk-memory.
+ * or `cargo xtask protocol build FOLDER`. One file of the protocol contains BEES_PROTOCOL, which defines the marker and
+ * the inbox, and BEES_DESCRIPTION, which says what the protocol is. Handlers are defined with BEES_EXPORT; those that
+ * are not needed are left out. There is no C library.
  */
 #ifndef BEES_H
 #define BEES_H
@@ -23,6 +23,33 @@
     BEES_EXPORT(bees_abi_1) void bees_abi_1(void) {} \
     __attribute__((used)) uint8_t bees_inbox[BEES_INBOX];
 extern uint8_t bees_inbox[BEES_INBOX];
+
+/* What the protocol is, in the module's section `bees`: its name, its capsule types, the types that events bring, whether
+ * programs may open sessions, its parameters. Counts come first, as numbers; the rest are these macros, one after the
+ * other without commas:
+ *
+ *     BEES_DESCRIPTION("name",
+ *         2, BEES_TYPE("Question", 0, 0, 1, 4, 1, "1") BEES_TYPE("Answer", 0, 1, 0, 0, 0, ""),
+ *         BEES_NONE, BEES_NONE, BEES_BRINGS(0),
+ *         1,
+ *         1, BEES_PARAM("hops", "64"))
+ *
+ * BEES_TYPE: name; how often after an event it may be returned, sent, multicast and derived from; how many types may be
+ * derived from it, and their numbers as text, with commas. Types are numbered from 0 in their order. BEES_NONE and
+ * BEES_BRINGS say which type boot, timer and session bring. A count that is wrong makes a description that
+ * `bees flow build` refuses.
+ */
+#define BEES_TEXT(text) ".uleb128 1f-0f\n0: .ascii \"" text "\"\n1:\n"
+#define BEES_NUMBER(number) ".uleb128 " #number "\n"
+#define BEES_TYPE(name, returns, sends, multicasts, derives, count, into) \
+    BEES_TEXT(name) BEES_NUMBER(returns) BEES_NUMBER(sends) BEES_NUMBER(multicasts) BEES_NUMBER(derives) \
+    BEES_NUMBER(count) ".byte " into "\n"
+#define BEES_NONE ".byte 0\n"
+#define BEES_BRINGS(kind) ".byte 1, " #kind "\n"
+#define BEES_PARAM(name, value) BEES_TEXT(name) BEES_TEXT(value)
+#define BEES_DESCRIPTION(name, kinds, kind_list, boot, timer, session, sessions, params, param_list) \
+    __asm__(".section .custom_section.bees,\"\",@\n.byte 1\n" BEES_TEXT(name) BEES_NUMBER(kinds) kind_list \
+        boot timer session ".byte " #sessions "\n" BEES_NUMBER(params) param_list ".byte 0\n.text\n");
 
 /* An index and a generation; 0 names nothing. */
 typedef uint32_t bees_handle;

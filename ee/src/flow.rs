@@ -204,10 +204,11 @@ impl Flows {
         Some(flow)
     }
 
-    /// Remembers a flow that ended.
+    /// Remembers a flow that ended. Those that failed are remembered longer than those that just ended.
     pub fn remember(&mut self, info: FlowInfo) {
         if self.ended.len() == HISTORY {
-            self.ended.pop_front();
+            let oldest = self.ended.iter().position(|ended| ended.crashes.is_empty());
+            self.ended.remove(oldest.unwrap_or(0));
         }
         self.ended.push_back(info);
     }

@@ -8,7 +8,7 @@
 //! | [`config`]                  | its configuration                                                    |
 //! | [`flow`], [`registry`]      | flows and the identifiers that belong to them                        |
 //! | [`system`]                  | translation and download                                             |
-//! | [`neighbor`], [`bans`], [`attempts`], [`uploads`], [`log`], [`counters`] | what a node keeps beside its flows    |
+//! | [`neighbor`], [`bans`], [`crash`], [`attempts`], [`uploads`], [`log`], [`counters`] | what a node keeps beside its flows |
 //! | [`sandbox`]                 | one team's code and state                                            |
 //! | [`engine`], [`admit`], [`job`], [`cache`] | from a module's bytes to shared machine code           |
 //! | [`abi`], `guest`, [`integrity`] | the guest interface; marks on capsules                          |
@@ -31,6 +31,7 @@ pub mod cap;
 pub mod capsule;
 pub mod config;
 pub mod counters;
+pub mod crash;
 pub mod engine;
 pub mod envelope;
 mod exposition;

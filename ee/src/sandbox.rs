@@ -28,11 +28,12 @@ use nodeos::platform::{Instant, Now};
 use nodeos::slab::Handle;
 use nodeos::team::Budget;
 use wasmtime::{Store, UpdateDeadline};
+use wire::control::Crash;
 use wire::id::CapsuleId;
 use wire::integrity::Mark;
 use wire::tuple::Tuple;
 
-use self::event::brief;
+use self::event::{Doing, brief};
 pub use self::event::{Effect, Event, GuestFault, Outcome, Refused, SessionInput};
 use self::fiber::{Background, Fiber};
 pub(crate) use self::mailbox::charge as charge_on_fiber;
@@ -98,6 +99,10 @@ pub struct Sandbox {
     budget: Budget,
     warned: bool,
     ended: bool,
+    /// The event that it was given last.
+    doing: Doing,
+    /// What it said last before it failed.
+    said: Option<String>,
     /// The compiled modules may go only after the store.
     _code: Vec<Arc<Code>>,
     _charge: Charge,
@@ -171,6 +176,8 @@ impl Sandbox {
             budget,
             warned,
             ended: false,
+            doing: Doing::Boot,
+            said: None,
             _code: code.to_vec(),
             _charge: charge,
             _compiled: compiled,
@@ -200,12 +207,15 @@ impl Sandbox {
         state.done = state.effects.len();
         self.ended = last;
         if self.background.is_some() {
+            self.doing = Doing::of(&event);
             return self.begin(now, event);
         }
         if let Event::Capsule { protocol, kind, from, packet } = event {
+            self.doing = Doing::Capsule { protocol, kind };
             let result = program.handle_capsule((protocol, kind), from, packet);
             return self.settle(result);
         }
+        self.doing = Doing::of(&event);
         let polled = pin!(program.handle(event)).poll(&mut Context::from_waker(Waker::noop()));
         match polled {
             Poll::Ready(result) => self.settle(result),
@@ -226,6 +236,7 @@ impl Sandbox {
         let (units, end) = match result {
             Ok(units) => (units, Ok(())),
             Err((units, fault)) => {
+                self.said = state.effects.last_words(state.done);
                 state.effects.truncate(state.done);
                 self.ended = true;
                 (units, Err(fault))
@@ -233,6 +244,18 @@ impl Sandbox {
         };
         let near = units > 0 && units >= state.allowance - state.allowance / 4;
         Outcome { units, end, refused, near, more: false }
+    }
+
+    /// What is known of how the guest failed.
+    #[cold]
+    pub fn crash(&mut self, now: Instant, fault: &GuestFault) -> Crash {
+        let said = self.said.take();
+        let why = match (fault, &said) {
+            // A panic: the function that trapped is the one that said so.
+            (GuestFault::Trap(_), Some(_)) => "guest trapped".into(),
+            _ => fault.to_string(),
+        };
+        Crash { at_us: now.micros(), during: self.doing.name(&self.tuple), why, said }
     }
 
     /// Takes out what the guest wants done, in order; nothing in the middle of an event.

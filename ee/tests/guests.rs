@@ -443,6 +443,55 @@ fn every_session_that_ends_is_told() {
     assert_eq!(world.heard(0, session), [[1]]);
 }
 
+/// A panic's line, and the function's name without one, are shown of a flow that runs again, and of one that is gone.
+#[test]
+fn how_a_guest_failed_is_shown_also_when_it_is_gone() {
+    let mut world = World::line(2);
+    let failing = r#"(data (i32.const 200) "p panicked at lib.rs:7")
+        (func $deep (param i32) (drop (i32.load (i32.const -4))))
+        (func (export "on_session") (param $c i32) (param $s i32) (param $what i32) (param $len i32)
+            (if (i32.ne (local.get $what) (i32.const 1)) (then (return)))
+            (if (i32.eq (i32.load8_u (i32.const 0)) (i32.const 108)) (then (loop $l (br $l))))
+            (if (i32.eq (i32.load8_u (i32.const 0)) (i32.const 100)) (then (call $deep (i32.const 1))))
+            (drop (call $capsule_multicast (local.get $c) (call $cap_lookup (i32.const 64) (i32.const 12)) (i32.const 0))))
+        (func (export "on_capsule") (param i32 i32 i32 i32)
+            (drop (call $log (i32.const 0) (i32.const 200) (i32.const 22)))
+            (drop (call $log (i32.const 2) (i32.const 64) (i32.const 12)))
+            (unreachable))"#;
+    let flow = guest::of("p", failing);
+    let hash = world.start(0, &flow);
+    let crashes = |world: &mut World, at: usize| world.flow(at, hash).unwrap().crashes;
+    let session = world.session(0, "p");
+    world.say(0, session, b"go");
+    world.run(SECOND);
+    let [panic] = &crashes(&mut world, 1)[..] else { panic!("{:?}", world.log(1)) };
+    assert_eq!(
+        (panic.during.as_str(), panic.said.as_deref()),
+        ("capsule all", Some("p panicked at lib.rs:7"))
+    );
+    let line = "guest trapped, in capsule all: p panicked at lib.rs:7";
+    assert_eq!(panic.to_string(), line);
+    assert_eq!(world.why(1, hash), format!("guest: {line}"));
+    assert!(world.log(1).iter().any(|l| l.contains(line)), "{:?}", world.log(1));
+
+    world.say(0, session, b"deep");
+    world.run(SECOND);
+    let [trap] = &crashes(&mut world, 0)[..] else { panic!("{:?}", world.log(0)) };
+    assert!(trap.why.contains("out of bounds") && trap.why.ends_with("in deep"), "{trap}");
+    assert_eq!((trap.during.as_str(), &trap.said), ("session", &None));
+    for times in 2..6 {
+        assert_eq!(world.inject(0, &flow), hash);
+        assert!(world.run_until(SECOND, |w| w.state(0, hash) == Some(FlowState::Running)));
+        assert_eq!(crashes(&mut world, 0).len(), (times - 1).min(3), "of the lives before");
+        let session = world.session(0, "p");
+        world.say(0, session, b"loop");
+        world.run(SECOND);
+        let all = crashes(&mut world, 0);
+        assert_eq!(all.len(), times.min(3));
+        assert!(all.last().unwrap().why.contains("deadline") && all.is_sorted_by_key(|c| c.at_us));
+    }
+}
+
 /// A timer that fires into a full queue fires later.
 #[test]
 fn timers_survive_a_full_queue() {

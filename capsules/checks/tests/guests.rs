@@ -406,3 +406,15 @@ fn template_is_heard_next_door() {
     assert!(net.received(sessions[2]).is_empty());
     assert_eq!(net.log(), ["a: said to 1"]);
 }
+
+#[test]
+fn echo_in_c_comes_back_from_every_neighbor() {
+    let Some(mut net) = line3("echo") else { return };
+    let session = net.open(1);
+    net.send(session, b"hello");
+    net.run_until(10 * MS);
+    let mut heard = net.received(session);
+    heard.sort();
+    let from = |name: &str| format!("hello from {name}, us 2000");
+    assert_eq!(heard, [from("a"), from("c")]);
+}

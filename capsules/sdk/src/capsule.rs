@@ -151,8 +151,9 @@ impl Capsule {
         check(sys::capsule_multicast(self.handle, to.to_bits(), KEEP))
     }
 
-    /// Makes an empty capsule of another type.
-    pub fn derive(&mut self, kind: u8) -> Result<Self, Error> {
+    /// Makes an empty capsule of another type: a `Kind`, or its number.
+    pub fn derive(&mut self, kind: impl Into<u8>) -> Result<Self, Error> {
+        let kind = kind.into();
         let handle = check(sys::capsule_derive(self.handle, i32::from(kind)))?;
         Ok(Self { handle, kind, len: 0, from: None })
     }

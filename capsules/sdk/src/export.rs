@@ -8,7 +8,7 @@
 ///     state: Echo = Echo::new(),
 ///     capsules: {
 ///         Question { multicasts: 1, derives: 1 } -> [Answer],
-///         Answer { sends: 1 } -> [],
+///         Answer { sends: 1 },
 ///     },
 ///     events: { session: Question },
 ///     session: true,
@@ -17,27 +17,38 @@
 /// ```
 ///
 /// Operations that a capsule type does not name cannot be done with it. After `->` stand the types that
-/// may be derived. The macro makes `Kind` (the capsule types, with `Kind::of(number)`), `DESCRIPTION`, and,
+/// may be derived. `events`, `session` and `params` may be left out. The macro makes `Kind` (the capsule types, with `Kind::of(number)`), `DESCRIPTION`, and,
 /// on WebAssembly, the exports, the custom section and a panic handler.
 #[macro_export]
 macro_rules! protocol {
     (
         name: $name:literal,
         state: $state:ty = $new:expr,
-        capsules: { $($kind:ident { $($operation:ident: $count:expr),* $(,)? } -> [$($into:ident),* $(,)?]),* $(,)? },
-        events: { $($event:ident: $brings:ident),* $(,)? },
-        session: $session:literal,
-        params: { $($param:literal: $value:expr),* $(,)? } $(,)?
+        capsules: {
+            $($kind:ident { $($operation:ident: $count:expr),* $(,)? } $(-> [$($into:ident),* $(,)?])?),* $(,)?
+        }
+        $(, events: { $($event:ident: $brings:ident),* $(,)? })?
+        $(, session: $session:literal)?
+        $(, params: { $($param:literal: $value:expr),* $(,)? })?
+        $(,)?
     ) => {
         /// The capsule types, in the order of their numbers.
         #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-        #[repr(u8)]
         #[allow(missing_docs)]
         pub enum Kind { $($kind),* }
+
+        impl From<Kind> for u8 {
+            fn from(kind: Kind) -> u8 {
+                match kind {
+                    $(Kind::$kind => Kind::$kind as u8),*
+                }
+            }
+        }
 
         impl Kind {
             /// The type of this number.
             pub fn of(number: u8) -> Option<Self> {
+                let _ = number;
                 $(if number == Self::$kind as u8 { return Some(Self::$kind); })*
                 None
             }
@@ -50,15 +61,15 @@ macro_rules! protocol {
                 name: stringify!($kind),
                 #[allow(clippy::needless_update)]
                 limits: $crate::describe::Limits { $($operation: $count,)* ..$crate::describe::Limits::NONE },
-                derives: &[$(Kind::$into as u8),*],
+                derives: &[$($(Kind::$into as u8),*)?],
             }),*],
             #[allow(clippy::needless_update)]
             events: $crate::describe::Events {
-                $($event: Some(Kind::$brings as u8),)*
+                $($($event: Some(Kind::$brings as u8),)*)?
                 ..$crate::describe::Events::NONE
             },
-            session: $session,
-            params: &[$(($param, $value)),*],
+            session: false $(|| $session)?,
+            params: &[$($(($param, $value)),*)?],
         };
 
         #[cfg(target_arch = "wasm32")]

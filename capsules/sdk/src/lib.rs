@@ -11,6 +11,7 @@
 //! | [`cache`]     | soft state: what the node keeps for a while                                         |
 //! | [`route`]     | next hops that a protocol learns                                                    |
 //! | [`timer`]     | [`Timer`]                                                                           |
+//! | [`rounds`]    | [`Rounds`](rounds::Rounds): a request that is asked in rounds                        |
 //! | [`session`]   | [`Session`]: the program that talks to the protocol                                 |
 //! | [`node`]      | names, parameters, clocks, randomness, hashes, budgets                              |
 //! | [`text`]      | lines of text without `core::fmt`: [`text!`](macro@text), [`log!`]                   |
@@ -40,6 +41,7 @@ pub mod flow;
 pub mod neighbor;
 pub mod node;
 pub mod privilege;
+pub mod rounds;
 pub mod route;
 pub mod session;
 pub mod sys;

@@ -30,6 +30,11 @@ impl Session {
         done(sys::session_reply(self.0, packet))
     }
 
+    /// Tells the program why its request is none: `error WHY`.
+    pub fn refuse(&self, why: &str) {
+        let _ = self.reply(crate::text!("error ", why).as_bytes());
+    }
+
     /// Ends it.
     pub fn close(self) -> Result<(), Error> {
         done(sys::session_close(self.0))

@@ -7,6 +7,7 @@ mod flow;
 mod key;
 mod lab;
 mod policy;
+mod protocol;
 mod session;
 mod show;
 mod team;
@@ -59,9 +60,9 @@ enum Object {
     /// What flows keep on it, over its restarts, too
     #[command(subcommand)]
     Blob(blob::Verb),
-    /// The modules in its code cache
+    /// The modules in its code cache; a module on trial
     #[command(subcommand)]
-    Protocol(show::Show),
+    Protocol(protocol::Verb),
     /// Who may do what on it
     #[command(subcommand)]
     Policy(policy::Verb),
@@ -101,7 +102,7 @@ pub fn run(cli: Cli) -> Result<()> {
         Object::Channel(verb) => channel::run(&access, &verb, output),
         Object::Team(verb) => team::run(&access, &verb, output),
         Object::Top(options) => top::run(&access, &options, output),
-        Object::Protocol(_) => show::protocol(&access, output),
+        Object::Protocol(verb) => protocol::run(&access, &verb, output),
         Object::Blob(verb) => blob::run(&access, &verb, output),
         Object::Policy(verb) => policy::run(&access, &verb, output),
         Object::Flow(verb) => flow::run(&access, &verb, output),
@@ -134,6 +135,8 @@ mod tests {
             "bees flow verify x.tuple --policy b.toml --at 2026-11-21",
             "bees policy load b.toml --node b",
             "bees blob remove 0a1b2c3d count -n b",
+            "bees protocol show -n b",
+            "bees protocol test hello.wasm lab.txt",
             "bees team budget ping -n b",
             "bees team limit ping memory=256k rate=10mbit event=1ms flows_total=3 -n b",
             "bees team kill ping -n b",

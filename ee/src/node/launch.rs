@@ -341,6 +341,7 @@ impl Node {
             arrival: flow.arrival,
             capsules: flow.capsules,
             sessions: self.sessions.count(handle),
+            crashes: self.crashes.of(&flow.hash).cloned().collect(),
         })
     }
 }

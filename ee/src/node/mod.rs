@@ -70,6 +70,7 @@ use crate::blob::SharedDisk;
 use crate::cache::CodeCache;
 use crate::config::{ConfigError, NodeConfig};
 use crate::counters::{Count, Counters};
+use crate::crash::Crashes;
 use crate::engine::Engine;
 use crate::flow::{Flow, Flows};
 use crate::job::{Job, JobId, Work};
@@ -152,6 +153,7 @@ pub struct Node {
     agent: AgentHost,
     questions: Questions,
     bans: Bans,
+    crashes: Crashes,
     uploads: Uploads,
     jobs: VecDeque<Job>,
     next_job: JobId,
@@ -259,6 +261,7 @@ impl Node {
             agent: AgentHost::new(agent, config.node.policy.clone().unwrap_or_default()),
             questions: Questions::default(),
             bans: Bans::default(),
+            crashes: Crashes::default(),
             uploads: Uploads::new(memory.child(Some(UPLOAD_ACCOUNT))),
             jobs: VecDeque::new(),
             next_job: JobId(0),

@@ -12,7 +12,7 @@ use nodeos::platform::Now;
 use nodeos::sched::Scheduler;
 use nodeos::slab::Handle;
 use nodeos::team::{Fault, Resource, Team, TeamId, Verdict};
-use wire::control::Erred;
+use wire::control::{Crash, Erred};
 use wire::id::CapsuleId;
 use wire::integrity::Mark;
 use wire::tuple::Budgets;
@@ -233,7 +233,11 @@ impl Node {
                 return false;
             }
             (Err(fault), Some(end)) => {
-                self.end_flow(now, handle, End::killed(format!("{}: {fault}", end.why)));
+                let why = match self.crashed(now, handle, &fault) {
+                    Some(crash) => format!("{}: {crash}", end.why),
+                    None => end.why,
+                };
+                self.end_flow(now, handle, End::killed(why));
                 return false;
             }
         }
@@ -428,20 +432,28 @@ impl Node {
 
     /// The guest erred in a way that ends it.
     fn fault(&mut self, now: Now, handle: Handle, fault: &GuestFault) {
-        let Some(flow) = self.flows.get_mut(handle) else { return };
-        let name = label(flow);
-        // What a guest wanted before it failed does not happen.
-        if let Some(sandbox) = flow.sandbox() {
-            sandbox.effects().for_each(drop);
-        }
-        let overrun = matches!(fault, GuestFault::Deadline);
-        self.counters.add(if overrun { Count::Overruns } else { Count::Traps });
-        self.log_limited(now, || format!("guest {name}: {fault}"));
+        let Some(crash) = self.crashed(now, handle, fault) else { return };
         let Some((_, team)) = self.flow_and_team(handle) else { return };
-        let kind = if overrun { Fault::Deadline } else { Fault::Trap };
+        let kind = if matches!(fault, GuestFault::Deadline) { Fault::Deadline } else { Fault::Trap };
         let Some(member) = self.teams.get_mut(team) else { return };
         let verdict = member.conduct.fault(now.mono, kind);
-        self.judged(now, handle, verdict, fault);
+        self.judged(now, handle, verdict, crash);
+    }
+
+    /// Counts, logs and remembers how a guest failed.
+    #[cold]
+    fn crashed(&mut self, now: Now, handle: Handle, fault: &GuestFault) -> Option<Crash> {
+        let flow = self.flows.get_mut(handle)?;
+        let (name, hash) = (label(flow), flow.hash);
+        let sandbox = flow.sandbox()?;
+        // What a guest wanted before it failed does not happen.
+        sandbox.effects().for_each(drop);
+        let crash = sandbox.crash(now.mono, fault);
+        let overrun = matches!(fault, GuestFault::Deadline);
+        self.counters.add(if overrun { Count::Overruns } else { Count::Traps });
+        self.log_limited(now, || format!("guest {name}: {crash}"));
+        self.crashes.enter(hash, crash.clone());
+        Some(crash)
     }
 
     /// Carries out what the policy says about a flow's team.

@@ -5,8 +5,9 @@ use std::collections::VecDeque;
 
 use nodeos::account::{Account, Charge, Refused};
 
+use super::event::brief;
 use super::{Effect, MAX_EFFECTS};
-use crate::abi::Error;
+use crate::abi::{Error, Level};
 
 /// Places that are always there.
 const FIRST: usize = 4;
@@ -60,6 +61,15 @@ impl Effects {
 
     pub fn truncate(&mut self, len: usize) {
         self.list.truncate(len);
+    }
+
+    /// The last line that an event, whose effects begin at `from`, logged as an error.
+    pub fn last_words(&self, from: usize) -> Option<String> {
+        let said = self.list.iter().skip(from).rev().find_map(|effect| match effect {
+            Effect::Log { level: Level::Error, text } => Some(text),
+            _ => None,
+        });
+        said.map(|text| brief(text))
     }
 
     pub fn retain(&mut self, keep: impl FnMut(&Effect) -> bool) {

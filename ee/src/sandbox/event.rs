@@ -6,6 +6,7 @@ use nodeos::buf::Buf;
 use nodeos::slab::Handle;
 use wasmtime::{Trap, WasmBacktrace};
 use wire::budget::Kind;
+use wire::tuple::Tuple;
 
 #[cfg(doc)]
 use super::Sandbox;
@@ -55,6 +56,57 @@ pub enum Event {
     },
     /// The flow ends. Nothing runs after it.
     Stop,
+}
+
+/// What a guest is doing, for a report about how it failed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Doing {
+    Boot,
+    Capsule { protocol: u8, kind: u8 },
+    Timer,
+    Session,
+    Expiry,
+    Warning,
+    Flow,
+    Stop,
+}
+
+impl Doing {
+    pub fn of(event: &Event) -> Self {
+        match event {
+            Event::Boot => Self::Boot,
+            Event::Capsule { protocol, kind, .. } => Self::Capsule { protocol: *protocol, kind: *kind },
+            Event::Timer(_) => Self::Timer,
+            Event::Session { .. } => Self::Session,
+            Event::Expiry { .. } => Self::Expiry,
+            Event::Warning(_) => Self::Warning,
+            Event::Flow { .. } => Self::Flow,
+            Event::Stop => Self::Stop,
+        }
+    }
+
+    /// The event, a capsule's with its type's name, and its protocol's if that is a companion.
+    pub fn name(self, tuple: &Tuple) -> String {
+        let name = match self {
+            Self::Capsule { protocol: at, kind } => {
+                let protocol = tuple.body.protocols.get(usize::from(at));
+                let found = protocol.and_then(|p| Some((p, p.capsules.get(usize::from(kind))?)));
+                return match found {
+                    Some((protocol, kind)) if at > 0 => format!("capsule {} of {}", kind.name, protocol.name),
+                    Some((_, kind)) => format!("capsule {}", kind.name),
+                    None => "capsule".into(),
+                };
+            }
+            Self::Boot => "boot",
+            Self::Timer => "timer",
+            Self::Session => "session",
+            Self::Expiry => "expiry",
+            Self::Warning => "warning",
+            Self::Flow => "flow",
+            Self::Stop => "stop",
+        };
+        name.into()
+    }
 }
 
 /// What a program did with its session.

@@ -6,7 +6,6 @@ use std::time::Duration;
 use sim::{Session, Sim};
 use wire::control::{Answer, FlowInfo, NodeInfo, Request, TeamInfo};
 use wire::id::TupleHash;
-use wire::tuple::{Body, Credentials, Part, Protocol, Tuple, VERSION};
 
 const SECOND: Duration = Duration::from_secs(1);
 
@@ -22,28 +21,7 @@ pub fn module(name: &str) -> Vec<u8> {
 
 /// The tuple of a module as the module describes itself; with another nonce it is another flow.
 pub fn tuple(module: &[u8], nonce: u8) -> Vec<u8> {
-    let admitted = ee::admit::admit(module).expect("what is shipped is admitted");
-    let description = admitted.description.expect("what is shipped describes itself");
-    let protocol = Protocol {
-        name: description.name,
-        code: Part::of(module).expect("a module that is admitted is short enough for a part"),
-        data: vec![],
-        capsules: description.capsules,
-        events: description.events,
-        session: description.session,
-        params: description.params,
-        companions: description.companions,
-    };
-    let body = Body {
-        version: VERSION,
-        nonce: [nonce; 16],
-        protocols: vec![protocol],
-        request: Default::default(),
-        validity: Default::default(),
-        replaces: None,
-        extensions: vec![],
-    };
-    Tuple { body, credentials: Credentials::None }.encode()
+    sim::trial::tuple(module, nonce).expect("what is shipped is admitted and describes itself")
 }
 
 /// Injects a protocol at a node, waits until it runs there, and opens a session with it.

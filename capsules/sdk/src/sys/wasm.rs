@@ -572,7 +572,8 @@ impl<T> Global<T> {
     }
 }
 
-/// Says in the node's log that and where `protocol` panicked, then traps.
+/// Says that and where `protocol` panicked, and why where that needs no formatting, then traps. The node keeps
+/// the line with its report of the trap.
 pub fn panicked(protocol: &str, info: &PanicInfo<'_>) -> ! {
     let mut line = crate::Text::<160>::new();
     line.push(protocol);
@@ -582,6 +583,10 @@ pub fn panicked(protocol: &str, info: &PanicInfo<'_>) -> ! {
         line.push(at.file());
         line.push(":");
         line.push(at.line());
+    }
+    if let Some(why) = info.message().as_str() {
+        line.push(": ");
+        line.push(why);
     }
     log_line(Level::Error, line.as_bytes());
     core::arch::wasm32::unreachable()
