@@ -325,6 +325,7 @@ fn ping_is_answered() {
         v4: Some([10, 0, 0, 2].into()),
         v6: None,
         dhcp: false,
+        sessions: false,
     };
     let arp = nodeos::nexthop::emit_question(&pool, &host, [10, 0, 0, 1].into(), None).unwrap();
     net.frame(ms(0), LINK, arp);

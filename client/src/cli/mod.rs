@@ -7,6 +7,7 @@ mod flow;
 mod key;
 mod lab;
 mod policy;
+mod protocol;
 mod session;
 mod show;
 mod team;
@@ -59,9 +60,9 @@ enum Object {
     /// What flows keep on it, over its restarts, too
     #[command(subcommand)]
     Blob(blob::Verb),
-    /// The modules in its code cache
+    /// The modules in its code cache; and protocol servers, where flows are fetched
     #[command(subcommand)]
-    Protocol(show::Show),
+    Protocol(protocol::Verb),
     /// Who may do what on it
     #[command(subcommand)]
     Policy(policy::Verb),
@@ -101,7 +102,7 @@ pub fn run(cli: Cli) -> Result<()> {
         Object::Channel(verb) => channel::run(&access, &verb, output),
         Object::Team(verb) => team::run(&access, &verb, output),
         Object::Top(options) => top::run(&access, &options, output),
-        Object::Protocol(_) => show::protocol(&access, output),
+        Object::Protocol(verb) => protocol::run(&access, &verb, output),
         Object::Blob(verb) => blob::run(&access, &verb, output),
         Object::Policy(verb) => policy::run(&access, &verb, output),
         Object::Flow(verb) => flow::run(&access, &verb, output),
@@ -133,6 +134,11 @@ mod tests {
             "bees flow build x.wasm --sign joe.key --principal joe --privilege sensors? --for-node b",
             "bees flow verify x.tuple --policy b.toml --at 2026-11-21",
             "bees policy load b.toml --node b",
+            "bees protocol show -n b",
+            "bees protocol serve flows --listen 127.0.0.1:0 -j",
+            "bees protocol list --from 10.0.0.1",
+            "bees protocol fetch hello --from host:3325 --inject -n b",
+            "bees session -n a --udp ping -- ping c",
             "bees blob remove 0a1b2c3d count -n b",
             "bees team budget ping -n b",
             "bees team limit ping memory=256k rate=10mbit event=1ms flows_total=3 -n b",
@@ -151,6 +157,7 @@ mod tests {
             "bees lab deploy",
             "bees key new",
             "bees team limit ping",
+            "bees protocol fetch hello",
             "bees team limit ping memory",
             "bees flow sign x --valid-until now",
         ] {

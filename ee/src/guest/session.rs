@@ -18,13 +18,17 @@ pub(super) fn link(l: &mut Linker<TeamState>) -> wasmtime::Result<()> {
     })?;
     l.func_wrap(MODULE, "session_reply", |g: Guest<'_>, session: u32, ptr: u32, len: u32| {
         touching(g, moved(len) + cost::ENTRY, |s, memory| {
-            let session = *abi::named(session).and_then(|h| s.sessions.get(h)).ok_or(Error::BadHandle)?;
+            let known = abi::named(session).and_then(|h| s.sessions.get(h)).ok_or(Error::BadHandle)?;
+            let (session, outlet) = (known.id, known.outlet.clone());
             let packet = GuestSlice::new(ptr, len).read(memory)?;
-            if packet.len() > wire::session::MAX_PACKET {
+            if packet.len() > outlet.most() {
                 return Err(Error::TooLarge);
             }
             s.effects.make_room(1)?;
-            s.charge_effect(packet.len())?;
+            if !outlet.take(packet.len()) {
+                return Err(Error::NoRoom);
+            }
+            s.charge_effect(packet.len()).inspect_err(|_| outlet.packet_gone(packet.len()))?;
             s.effects.push(Effect::Reply { session, packet: packet.to_vec() });
             Ok(0)
         })

@@ -9,7 +9,7 @@ use wire::budget::Kind;
 
 #[cfg(doc)]
 use super::Sandbox;
-use super::{NeighborId, SessionId};
+use super::{NeighborId, Outlet, SessionId};
 use crate::abi;
 use crate::cap::ChildState;
 use crate::soft::Fired;
@@ -58,12 +58,14 @@ pub enum Event {
 /// What a program did with its session.
 #[derive(Debug)]
 pub enum SessionInput {
-    /// It opened it.
-    Open,
+    /// It opened it; replies go out here.
+    Open(Outlet),
     /// It sent a packet.
     Packet(Vec<u8>),
     /// It closed it, or is gone.
     Close,
+    /// It has read so much that a guest that was refused may reply again.
+    Room,
 }
 
 /// What became of an event.

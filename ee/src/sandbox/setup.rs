@@ -16,8 +16,8 @@ use wire::tuple::Tuple;
 use super::effects::Effects;
 use super::fiber::{Background, is_granted};
 use super::mailbox::Mailbox;
-use super::state::{InstanceState, Limiter, Shared, TeamState};
-use super::{NeighborRef, Refused, SessionId};
+use super::state::{InstanceState, Limiter, OpenSession, Shared, TeamState};
+use super::{NeighborRef, Refused};
 use crate::abi;
 use crate::cap::{Caps, Neighbors};
 use crate::capsule::{Kinds, Objects};
@@ -112,7 +112,7 @@ impl From<account::Refused> for StartError {
 pub(super) fn footprint(code: &Code, setup: &Setup) -> u64 {
     let tables = Caps::bytes(setup.neighbors.len(), setup.grant.privileges.len())
         + Neighbors::bytes(&setup.neighbors)
-        + Slab::<SessionId>::bytes(usize::from(setup.budget.sessions).min(abi::MAX_NAMED));
+        + Slab::<OpenSession>::bytes(usize::from(setup.budget.sessions).min(abi::MAX_NAMED));
     let data: usize = setup.data.iter().map(|(_, bytes)| bytes.len()).sum();
     let (functions, imports) = (code.admitted().functions, code.admitted().imports);
     let instance = STORE_BYTES + u64::from(functions) * FUNCTION_BYTES + u64::from(imports) * IMPORT_BYTES;
