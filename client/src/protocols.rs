@@ -111,7 +111,7 @@ impl Shelf {
     }
 }
 
-/// Serves a shelf until the listener fails. `told` hears who asked for what.
+/// Serves a shelf for as long as the process runs. `told` hears who asked for what.
 pub fn serve(
     listener: &TcpListener,
     shelf: Shelf,

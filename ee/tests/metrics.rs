@@ -100,10 +100,10 @@ fn what_is_no_request_for_metrics_gets_its_status() {
 #[test]
 fn idle_clients_make_room() {
     let (mut world, mut host) = (world(), Host::new(MGMT));
-    let idle = [host.connect(), host.connect()];
+    let idle = [host.connect(3324), host.connect(3324)];
     (0..20).for_each(|_| host.step(&mut world));
     assert!(idle.iter().all(|c| host.tcp(*c).may_send()));
-    let third = host.connect();
+    let third = host.connect(3324);
     (0..20).for_each(|_| host.step(&mut world));
     assert!(!host.tcp(third).may_send(), "two at a time");
     (0..7000).for_each(|_| host.step(&mut world));
@@ -116,7 +116,7 @@ fn nobody_listens_unless_configured() {
     let off = ON.replace("metrics = true", "");
     let mut world = World::line_with(2, Options { more: &off, ..Options::default() });
     let mut host = Host::new(MGMT);
-    let client = host.connect();
+    let client = host.connect(3324);
     (0..20).for_each(|_| host.step(&mut world));
     assert!(!host.tcp(client).is_open(), "refused");
 }

@@ -416,6 +416,27 @@ mod tests {
     }
 
     #[test]
+    fn datagrams_of_sessions_only_where_they_are_taken() {
+        for (from, to, at) in [("10.0.0.2", "10.0.0.1:3323", 42), ("fd00::2", "[fd00::1]:3323", 62)] {
+            let mut frame = udp_frame(b"open", from, to);
+            assert_eq!(channel().classify(&frame), Class::Ignored(Ignored::ClosedPort));
+            let management = InChannel { sessions: true, ..channel() };
+            let from = SocketAddr::new(from.parse().unwrap(), 3322);
+            let class = Class::Session { from, station: PEER, at, len: 4 };
+            assert_eq!(management.classify(&frame), class);
+            frame[..6].copy_from_slice(&Mac::BROADCAST.0);
+            assert_eq!(
+                management.classify(&frame),
+                Class::Ignored(Ignored::ClosedPort),
+                "for nobody by name"
+            );
+            frame[..6].copy_from_slice(&OWN.0);
+            frame[at] ^= 1;
+            assert_eq!(management.classify(&frame), Class::Ignored(Ignored::Malformed), "checksum");
+        }
+    }
+
+    #[test]
     fn dhcp_only_where_it_is_awaited() {
         let mut frame = udp_frame(b"offer", "10.0.0.2", "10.0.0.1:68");
         let mut udp = UdpPacket::new_unchecked(&mut frame[34..]);

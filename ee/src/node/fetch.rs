@@ -160,6 +160,11 @@ impl Node {
         self.fetch_failed(now, &Amiss("the connection ended".into()));
     }
 
+    /// The server will say no more.
+    pub(super) fn fetch_finished(&mut self, now: Now) {
+        self.fetch_failed(now, &Amiss("it hung up".into()));
+    }
+
     /// Something came from the server.
     pub(super) fn fetch_ready(&mut self, now: Now) {
         let mut bytes = [0; 2048];

@@ -11,6 +11,7 @@ use wire::tuple::Credentials;
 
 use super::authority::origin;
 use super::charge::{Compilation, Labour};
+use super::fetch::SERVER;
 use super::{End, Node, label};
 use crate::cap::ChildState;
 use crate::counters::Count;

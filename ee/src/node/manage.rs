@@ -193,7 +193,7 @@ impl Node {
         match self.clients.find(stream) {
             Some(client) => (client.finished, client.unread) = (true, true),
             None if self.scrapes.has(stream) => self.scrape_finished(now, stream),
-            None if self.fetches.has(stream) => self.fetch_failed(now, &"it hung up".into()),
+            None if self.fetches.has(stream) => self.fetch_finished(now),
             None => self.line_finished(now, stream),
         }
     }

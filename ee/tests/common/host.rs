@@ -147,8 +147,9 @@ impl Host {
         self.datagrams.clear();
         world.hand(0, self.link, &to_node(from, payload));
         self.exchange(world);
-        let to_him = self.datagrams.drain(..).filter(|(to, _)| *to == from);
-        to_him.map(|(_, payload)| payload).collect()
+        let (his, others): (Vec<_>, Vec<_>) = self.datagrams.drain(..).partition(|(to, _)| *to == from);
+        self.datagrams = others;
+        his.into_iter().map(|(_, payload)| payload).collect()
     }
 }
 
