@@ -77,7 +77,7 @@ enum bees_resource {
 };
 enum bees_level { BEES_ERROR, BEES_WARN, BEES_INFO, BEES_DEBUG };
 enum bees_scheme { BEES_ED25519, BEES_RSA_PSS_SHA256 };
-enum bees_session_event { BEES_OPENED, BEES_PACKET, BEES_CLOSED };
+enum bees_session_event { BEES_OPENED, BEES_PACKET, BEES_CLOSED, BEES_ROOM };
 
 enum bees_flow_state { BEES_STARTING, BEES_RUNNING, BEES_ENDED };
 

@@ -237,6 +237,8 @@ pub mod session {
     pub const PACKET: i32 = 1;
     /// The program is gone.
     pub const CLOSE: i32 = 2;
+    /// The program has read so much that a reply is taken again; only after one was refused for want of room.
+    pub const ROOM: i32 = 3;
 }
 
 /// Work units that host functions are charged, before they work. A unit is about one WebAssembly

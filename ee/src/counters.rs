@@ -143,6 +143,14 @@ counters! {
     Scrapes = "metrics_scrapes",
     /// A session was opened.
     SessionsOpened = "sessions_opened",
+    /// A program was refused a session: there is no such flow, or there are too many sessions.
+    SessionsRefused = "sessions_refused",
+    /// A datagram was of no session of its sender's, or could not be read. The program erred, or somebody else.
+    DatagramsRefused = "client_datagrams_refused",
+    /// A packet of a session by datagrams was lost here: the flow was busy, the link was, or the program silent.
+    DatagramsDropped = "session_datagrams_dropped",
+    /// The protocol server was not reached, or did not do as it was asked.
+    FetchesFailed = "server_fetches_failed",
     /// A frame could not be sent: no buffer, or no room for it on the link.
     SendDropped = "send_dropped",
     /// A change of the store could not be read from its device.

@@ -40,6 +40,8 @@ pub enum Source {
     },
     /// It was fetched from this neighbor.
     Neighbor(NeighborId),
+    /// It was fetched from the protocol server that the configuration names.
+    Server,
     /// Another flow started it below itself.
     Flow {
         /// The other flow.
@@ -49,6 +51,17 @@ pub enum Source {
         /// Which resources it is given for itself: bits of [`crate::abi::Resource`].
         give: u32,
     },
+}
+
+/// What a session's `open` means.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Selected {
+    /// This flow.
+    Flow(Handle),
+    /// No flow that runs.
+    None,
+    /// More than one.
+    Several,
 }
 
 /// What a hop claimed of an identifier; checked against the tuple before it is believed.
@@ -140,6 +153,15 @@ pub enum Stage {
         part: usize,
         /// The download.
         download: Download,
+        /// Paid by the team.
+        charge: Charge,
+    },
+    /// Fetching parts from the protocol server, one after the other.
+    Fetch {
+        /// Position of the part.
+        part: usize,
+        /// What has come of it.
+        bytes: Vec<u8>,
         /// Paid by the team.
         charge: Charge,
     },
@@ -242,22 +264,22 @@ impl Flows {
         (whose == team).then_some(handle)
     }
 
-    /// The running flow that a session's `open` line means: a hash or its first eight or more digits, or a
-    /// main protocol's name: the newest such flow, those that were injected here before all others.
-    pub fn by_selector(&self, selector: &str) -> Option<Handle> {
+    /// The running flow that a session's `open` means: a hash or its first eight or more digits, or a main protocol's
+    /// name: the newest such flow, those that the operator put here before all others.
+    pub fn by_selector(&self, selector: &str) -> Selected {
         let running = || self.iter().filter(|(_, f)| matches!(f.stage, Stage::Running { .. }));
         if selector.len() >= MIN_DIGITS {
             let digits = selector.to_ascii_lowercase();
             let mut found = running().filter(|(_, f)| f.hash.to_string().starts_with(&digits));
             // Digits that mean two flows mean none: hashes that begin alike can be made.
             if let Some((handle, _)) = found.next() {
-                return found.next().is_none().then_some(handle);
+                return if found.next().is_none() { Selected::Flow(handle) } else { Selected::Several };
             }
         }
-        // A flow that was injected here is meant before one that came by itself under the same name.
-        let rank = |f: &Flow| (matches!(f.source, Source::Injected { .. }), f.since);
+        // A flow that the operator put here is meant before one that came by itself under the same name.
+        let rank = |f: &Flow| (matches!(f.source, Source::Injected { .. } | Source::Server), f.since);
         let by_name = running().filter(|(_, f)| f.name() == selector).max_by_key(|(_, f)| rank(f));
-        by_name.map(|(handle, _)| handle)
+        by_name.map_or(Selected::None, |(handle, _)| Selected::Flow(handle))
     }
 
     /// All flows.
@@ -393,7 +415,7 @@ impl Flow {
         match self.stage {
             Stage::Tuple { .. } => FlowState::Tuple,
             Stage::Judging => FlowState::Judging,
-            Stage::Download { .. } => FlowState::Download,
+            Stage::Download { .. } | Stage::Fetch { .. } => FlowState::Download,
             Stage::Compile { .. } => FlowState::Compile,
             Stage::Running { .. } => FlowState::Running,
         }

@@ -121,7 +121,9 @@ macro_rules! protocol {
                 let event = match what {
                     0 => SessionEvent::Opened,
                     1 => SessionEvent::Packet(head, len as usize),
-                    _ => SessionEvent::Closed,
+                    2 => SessionEvent::Closed,
+                    3 => return PROTOCOL.with(|p| p.room(Session::from_bits(session))),
+                    _ => return,
                 };
                 PROTOCOL.with(|p| p.session(Capsule::of_event(capsule), Session::from_bits(session), event));
             }

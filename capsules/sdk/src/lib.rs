@@ -81,6 +81,12 @@ pub trait Protocol {
         let _ = (capsule, timer, token);
     }
 
+    /// A program has read so much that [`Session::reply`] takes packets again, after it refused one with
+    /// [`Error::NoRoom`].
+    fn room(&mut self, session: Session) {
+        let _ = session;
+    }
+
     /// A program opened a session, sent a packet or went away.
     fn session(&mut self, capsule: Option<Capsule>, session: Session, event: SessionEvent<'_>) {
         let _ = (capsule, session, event);

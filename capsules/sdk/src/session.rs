@@ -25,7 +25,9 @@ impl Session {
         buffer.get(..n).ok_or(Error::Unavailable)
     }
 
-    /// Sends a packet to the program.
+    /// Sends a packet to the program. [`Error::NoRoom`]: it has not read what it was sent before;
+    /// [`Protocol::room`](crate::Protocol::room) tells when it has. [`Error::TooLarge`]: more than 16384 bytes, or 1200
+    /// where the program speaks by UDP.
     pub fn reply(&self, packet: &[u8]) -> Result<(), Error> {
         done(sys::session_reply(self.0, packet))
     }

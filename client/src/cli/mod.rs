@@ -60,7 +60,7 @@ enum Object {
     /// What flows keep on it, over its restarts, too
     #[command(subcommand)]
     Blob(blob::Verb),
-    /// The modules in its code cache; a module on trial
+    /// The modules in its code cache; a module on trial; and protocol servers, where flows are fetched
     #[command(subcommand)]
     Protocol(protocol::Verb),
     /// Who may do what on it
@@ -134,6 +134,10 @@ mod tests {
             "bees flow build x.wasm --sign joe.key --principal joe --privilege sensors? --for-node b",
             "bees flow verify x.tuple --policy b.toml --at 2026-11-21",
             "bees policy load b.toml --node b",
+            "bees protocol serve flows --listen 127.0.0.1:0 -j",
+            "bees protocol list --from 10.0.0.1",
+            "bees protocol fetch hello --from host:3325 --inject -n b",
+            "bees session -n a --udp ping -- ping c",
             "bees blob remove 0a1b2c3d count -n b",
             "bees protocol show -n b",
             "bees protocol test hello.wasm lab.txt",
@@ -154,6 +158,7 @@ mod tests {
             "bees lab deploy",
             "bees key new",
             "bees team limit ping",
+            "bees protocol fetch hello",
             "bees team limit ping memory",
             "bees flow sign x --valid-until now",
         ] {

@@ -6,7 +6,7 @@ use wasmtime::Linker;
 use super::memory::{GuestSlice, copy};
 use super::{Guest, moved, number, plain, touching};
 use crate::abi::{self, Error, MODULE, cost};
-use crate::sandbox::{Effect, SessionId, TeamState};
+use crate::sandbox::{Effect, OpenSession, TeamState};
 
 pub(super) fn link(l: &mut Linker<TeamState>) -> wasmtime::Result<()> {
     l.func_wrap(MODULE, "session_read", |g: Guest<'_>, session: u32, at: u32, ptr: u32, len: u32| {
@@ -19,13 +19,17 @@ pub(super) fn link(l: &mut Linker<TeamState>) -> wasmtime::Result<()> {
     })?;
     l.func_wrap(MODULE, "session_reply", |g: Guest<'_>, session: u32, ptr: u32, len: u32| {
         touching(g, moved(len) + cost::ENTRY, |s, memory| {
-            let session = session_of(s, session)?.1;
+            let known = session_of(s, session)?.1;
+            let (session, outlet) = (known.id, known.outlet.clone());
             let packet = GuestSlice::new(ptr, len).read(memory)?;
-            if packet.len() > wire::session::MAX_PACKET {
+            if packet.len() > outlet.most() {
                 return Err(Error::TooLarge);
             }
             s.effects.make_room(1)?;
-            s.charge_effect(packet.len())?;
+            if !outlet.take(packet.len()) {
+                return Err(Error::NoRoom);
+            }
+            s.charge_effect(packet.len()).inspect_err(|_| outlet.packet_gone(packet.len()))?;
             s.effects.push(Effect::Reply { session, packet: packet.to_vec() });
             Ok(0)
         })
@@ -43,7 +47,7 @@ pub(super) fn link(l: &mut Linker<TeamState>) -> wasmtime::Result<()> {
 }
 
 /// The session that `raw` names. Programs talk to the main protocol; its companions do not reach its sessions.
-fn session_of(s: &TeamState, raw: u32) -> Result<(Handle, SessionId), Error> {
+fn session_of(s: &TeamState, raw: u32) -> Result<(Handle, &OpenSession), Error> {
     let handle = abi::named(raw).filter(|_| s.owner() == 0).ok_or(Error::BadHandle)?;
-    s.sessions.get(handle).map(|session| (handle, *session)).ok_or(Error::BadHandle)
+    s.sessions.get(handle).map(|session| (handle, session)).ok_or(Error::BadHandle)
 }

@@ -364,7 +364,8 @@ impl Node {
             return self.part_kept(now, handle, at, bytes, charge);
         }
         let from = match source {
-            Source::Neighbor(from) => from,
+            Source::Neighbor(from) => Some(from),
+            Source::Server => None,
             Source::Injected { .. } => {
                 let why = format!("part {:.8} was not put before the flow was injected", part.sha256);
                 return self.end_flow(now, handle, End::failed(Erred::Operator, why));
@@ -384,6 +385,7 @@ impl Node {
             let why = "what it needs is more than may be downloaded for it";
             return self.end_flow(now, handle, End::failed(Erred::Principal, why));
         }
+        let Some(from) = from else { return self.fetch_part(now, handle, at, part.len, charge) };
         let download = self.download(part.len, from);
         if let Some(flow) = self.flows.get_mut(handle) {
             // The stage's start stays that of the first part: the figure is for all of them.
@@ -401,7 +403,14 @@ impl Node {
         part.matches(&bytes).then_some(bytes)
     }
 
-    fn part_arrived(&mut self, now: Now, handle: Handle, at: usize, bytes: Vec<u8>, charge: Charge) {
+    pub(super) fn part_arrived(
+        &mut self,
+        now: Now,
+        handle: Handle,
+        at: usize,
+        bytes: Vec<u8>,
+        charge: Charge,
+    ) {
         let Some(flow) = self.flows.get_mut(handle) else { return };
         let Some(data) = &flow.tuple else { return };
         flow.arrival.bytes += bytes.len() as u64;

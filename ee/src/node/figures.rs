@@ -104,6 +104,14 @@ const NODE: &[Family<()>] = &[
     counter("bees_net_fragments_total", "Fragments of IP packets, refused.", |v, ()| {
         count(v.node.net.counters().fragments)
     }),
+    counter("bees_net_session_datagrams_total", "Datagrams of sessions.", |v, ()| {
+        count(v.node.net.counters().datagrams)
+    }),
+    counter(
+        "bees_net_session_datagrams_dropped_total",
+        "Datagrams of sessions that were dropped, because too many waited.",
+        |v, ()| count(v.node.net.counters().datagrams_dropped),
+    ),
     counter("bees_net_next_hop_dropped_total", "Packets whose next hop did not answer.", |v, ()| {
         count(v.node.net.counters().hops.dropped)
     }),

@@ -17,6 +17,7 @@ use wire::tuple::{Provider, Tuple};
 
 use super::authority::described;
 use super::charge::Labour;
+use super::fetch::SERVER;
 use super::run::ends_of_sessions;
 use super::{End, Node};
 use crate::admit;
@@ -79,6 +80,7 @@ impl Node {
                 name = self.neighbors[*id].name.clone();
                 SeenFrom::Neighbor { name: &name }
             }
+            Source::Server => SeenFrom::Neighbor { name: SERVER },
             Source::Flow { parent, .. } => match self.flows.get(*parent) {
                 Some(parent) => SeenFrom::Flow { parent: parent.hash },
                 None => return,

@@ -9,6 +9,7 @@ use wire::tuple::Credentials;
 
 use super::authority::origin;
 use super::charge::{Compilation, Labour};
+use super::fetch::SERVER;
 use super::{End, Node, label};
 use crate::cap::ChildState;
 use crate::counters::Count;
@@ -327,12 +328,13 @@ impl Node {
             principal,
             injected_by: match &flow.source {
                 Source::Injected { principal } => Some(principal.clone()),
-                Source::Neighbor(_) | Source::Flow { .. } => None,
+                Source::Neighbor(_) | Source::Server | Source::Flow { .. } => None,
             },
             team: flow.team.as_ref().map(|(team, _)| team.0.raw()),
             source: match flow.source {
                 Source::Injected { .. } => None,
                 Source::Neighbor(id) => Some(self.neighbors[id].name.to_string()),
+                Source::Server => Some(SERVER.to_string()),
                 Source::Flow { parent, .. } => {
                     self.flows.get(parent).map(|flow| format!("flow {:.8}", flow.hash))
                 }

@@ -151,11 +151,13 @@ impl Node {
         while let Some((stream, event)) = self.net.stream_event() {
             match event {
                 StreamEvent::Open { port: CONTROL_PORT, peer } => self.client_opened(now, stream, peer.ip()),
-                StreamEvent::Open { port: SESSION_PORT, .. } => self.line_opened(now, stream),
+                StreamEvent::Open { port: SESSION_PORT, peer } => self.line_opened(now, stream, peer.ip()),
                 StreamEvent::Open { port: METRICS_PORT, .. } => self.scrape_opened(now, stream),
+                StreamEvent::Open { .. } if self.fetches.has(stream) => self.fetch_opened(now),
                 StreamEvent::Open { .. } => self.net.close(now.mono, stream),
                 StreamEvent::Data => self.stream_ready(now, stream),
                 StreamEvent::Finished => self.stream_finished(now, stream),
+                StreamEvent::Closed if self.fetches.has(stream) => self.fetch_closed(now),
                 StreamEvent::Closed => {
                     self.clients.list.retain(|c| c.stream != stream);
                     self.scrapes.remove(stream);
@@ -181,6 +183,7 @@ impl Node {
             // Each client has its turn once in a poll.
             Some(client) => client.unread = true,
             None if self.scrapes.has(stream) => self.scrape_ready(now, stream),
+            None if self.fetches.has(stream) => self.fetch_ready(now),
             None => self.line_ready(now, stream),
         }
     }
@@ -190,6 +193,7 @@ impl Node {
         match self.clients.find(stream) {
             Some(client) => (client.finished, client.unread) = (true, true),
             None if self.scrapes.has(stream) => self.scrape_finished(now, stream),
+            None if self.fetches.has(stream) => self.fetch_finished(now),
             None => self.line_finished(now, stream),
         }
     }

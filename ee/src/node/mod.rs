@@ -19,7 +19,8 @@
 //! | `throttle` | teams that go on with less for a while                           |
 //! | `serve`    | answers to other nodes' translation and download requests        |
 //! | `manage`   | control clients and what they may ask                            |
-//! | `sessions` | programs that talk to protocols                                  |
+//! | `sessions` | programs that talk to protocols; `datagrams`: by UDP             |
+//! | `fetch`    | protocols from a protocol server                                 |
 //! | `metrics`  | numbers over HTTP; `figures`: which                              |
 //! | `protect`  | links to neighbors that prove who they are                       |
 
@@ -28,6 +29,8 @@ mod authority;
 pub(crate) mod channels;
 mod charge;
 mod children;
+mod datagrams;
+pub(crate) mod fetch;
 mod figures;
 mod groups;
 mod judge;
@@ -82,6 +85,8 @@ use crate::system::translate::Questions;
 use crate::uploads::Uploads;
 
 use charge::{Compilation, Labour};
+use datagrams::Dialogs;
+use fetch::Fetches;
 use groups::Groups;
 use judge::AgentHost;
 use manage::Clients;
@@ -160,6 +165,8 @@ pub struct Node {
     /// What the platform compiles.
     compiler: Option<JobId>,
     sessions: Sessions,
+    dialogs: Dialogs,
+    fetches: Fetches,
     scrapes: Scrapes,
     clients: Clients,
     shared: Shared,
@@ -267,6 +274,8 @@ impl Node {
             next_job: JobId(0),
             compiler: None,
             sessions: Sessions::default(),
+            dialogs: Dialogs::new(healthy.then_some(&secret)),
+            fetches: Fetches::new(config.server.as_ref(), now),
             scrapes: Scrapes::default(),
             clients: Clients::default(),
             shared: Shared::default(),
@@ -344,6 +353,8 @@ impl Node {
         self.net.poll(now.mono);
         self.links_due(now);
         self.streams(now);
+        self.dialogs_due(now);
+        self.fetches_due(now);
         self.questions_due(now);
         self.downloads_due(now);
         self.agent_due(now);
@@ -354,7 +365,7 @@ impl Node {
         let more = self.start_ready(now) | self.run_teams(now);
         self.store_due(now);
         self.net.poll(now.mono);
-        more || self.clients.have_requests()
+        more || self.clients.have_requests() || self.lines_wait()
     }
 
     /// The next frame to send on a link.
@@ -392,6 +403,8 @@ impl Node {
             self.throttles.deadline(),
             self.clients.deadline(),
             self.sessions.deadline(),
+            self.dialogs.deadline(),
+            self.fetches.deadline(),
             self.scrapes.deadline(),
             self.uploads.deadline(),
         ];

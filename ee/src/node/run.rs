@@ -105,7 +105,7 @@ impl Node {
             Event::Capsule { .. } => BLOCK,
             Event::Session { what: SessionInput::Packet(packet), .. } => packet.len(),
             // Its end may have to be queued behind it.
-            Event::Session { what: SessionInput::Open, .. } => Scheduler::<Queued>::slot_bytes(1),
+            Event::Session { what: SessionInput::Open(_), .. } => Scheduler::<Queued>::slot_bytes(1),
             _ => 0,
         };
         let charge = match bytes {

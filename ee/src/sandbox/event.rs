@@ -10,7 +10,7 @@ use wire::tuple::Tuple;
 
 #[cfg(doc)]
 use super::Sandbox;
-use super::{NeighborId, SessionId};
+use super::{NeighborId, Outlet, SessionId};
 use crate::abi;
 use crate::cap::ChildState;
 use crate::soft::Fired;
@@ -112,12 +112,14 @@ impl Doing {
 /// What a program did with its session.
 #[derive(Debug)]
 pub enum SessionInput {
-    /// It opened it.
-    Open,
+    /// It opened it; replies go out here.
+    Open(Outlet),
     /// It sent a packet.
     Packet(Vec<u8>),
     /// It closed it, or is gone.
     Close,
+    /// It has read so much that a guest that was refused may reply again.
+    Room,
 }
 
 /// What became of an event.

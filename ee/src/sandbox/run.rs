@@ -182,10 +182,14 @@ impl Program {
         let main = &self.instances[0];
         let handler = main.handlers.session.as_ref();
         let state = self.run.store.data_mut();
-        let known = state.sessions.iter().find(|(_, s)| **s == session).map(|(h, _)| h);
+        let known = state.sessions.iter().find(|(_, s)| s.id == session).map(|(h, _)| h);
+        let mut told = 0;
         let (number, packet, handle) = match (what, known) {
-            (SessionInput::Open, None) => match handler.map(|_| state.open(session)) {
-                Some(Ok(handle)) => (abi::session::OPEN, Vec::new(), handle),
+            (SessionInput::Open(outlet), None) => match handler.map(|_| state.open(session, &outlet)) {
+                Some(Ok(handle)) => {
+                    told = outlet.told();
+                    (abi::session::OPEN, Vec::new(), handle)
+                }
                 other => {
                     state.refused.sessions += u16::from(other.is_some());
                     state.effects.push(Effect::CloseSession { session });
@@ -194,15 +198,18 @@ impl Program {
             },
             (SessionInput::Packet(packet), Some(handle)) => (abi::session::PACKET, packet, handle),
             (SessionInput::Close, Some(handle)) => (abi::session::CLOSE, Vec::new(), handle),
+            (SessionInput::Room, Some(handle)) => (abi::session::ROOM, Vec::new(), handle),
             // Opened twice, or closed by the guest in the meantime.
             _ => return Ok(0),
         };
         let Some(f) = handler else { return Ok(0) };
-        let len = packet.len() as u32;
+        let len = told.max(packet.len() as u32);
         (state.packet, state.speaking) = (packet, Some(handle));
         let closing = number == abi::session::CLOSE;
         state.enter(0);
-        let capsule = if closing { 0 } else { state.fresh(main.events.session) };
+        // What a program does not do authorises nothing.
+        let asked = matches!(number, abi::session::OPEN | abi::session::PACKET);
+        let capsule = if asked { state.fresh(main.events.session) } else { 0 };
         main.fill_inbox(&mut self.run.store, |inbox, state| {
             let n = state.packet.len().min(INBOX);
             inbox[..n].copy_from_slice(&state.packet[..n]);

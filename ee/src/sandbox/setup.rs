@@ -17,8 +17,8 @@ use super::effects::Effects;
 use super::fiber::{Background, is_granted};
 use super::mailbox::Mailbox;
 use super::protocols::{Calls, InstanceState, Own};
-use super::state::{Limiter, Shared, TeamState};
-use super::{NeighborRef, Refused, SessionId};
+use super::state::{Limiter, OpenSession, Shared, TeamState};
+use super::{NeighborRef, Refused};
 use crate::abi;
 use crate::cap::{Caps, Neighbors};
 use crate::capsule::{Kinds, Objects};
@@ -116,7 +116,7 @@ pub(super) fn footprint(code: &[Arc<Code>], setup: &Setup) -> u64 {
         Caps::bytes(setup.neighbors.len(), setup.grant.privileges.len(), protocol.companions.len())
             + Neighbors::bytes(&setup.neighbors)
     });
-    let sessions = Slab::<SessionId>::bytes(usize::from(setup.budget.sessions).min(abi::MAX_NAMED));
+    let sessions = Slab::<OpenSession>::bytes(usize::from(setup.budget.sessions).min(abi::MAX_NAMED));
     let data: usize = setup.data.iter().flatten().map(|(_, bytes)| bytes.len()).sum();
     let tables = each.sum::<usize>() + sessions + data;
     let code = code.iter().map(|code| {

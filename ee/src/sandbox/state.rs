@@ -16,7 +16,7 @@ use wire::tuple::{Protocol, Tuple};
 use super::effects::Effects;
 use super::mailbox::Mailbox;
 use super::protocols::{Calls, InstanceState};
-use super::{Effect, NeighborId, Refused, SessionId, StartError};
+use super::{Effect, NeighborId, Outlet, Refused, SessionId, StartError};
 use crate::abi::Error;
 use crate::blob::Blobs;
 use crate::cap::{Caps, Neighbors};
@@ -80,7 +80,7 @@ pub struct TeamState {
     pub(super) soft_limit: usize,
     pub(super) soft_seed: u64,
     pub(crate) timers: TimerTable,
-    pub(crate) sessions: Slab<SessionId>,
+    pub(crate) sessions: Slab<OpenSession>,
     /// How many there may be; the slab has room for as many as at the start.
     pub(super) session_limit: usize,
     /// One for each.
@@ -110,6 +110,13 @@ pub struct TeamState {
     pub(super) lent: Charge,
     pub(crate) refused: Refused,
     pub(super) limiter: Limiter,
+}
+
+/// A session that the guest knows.
+pub(crate) struct OpenSession {
+    pub id: SessionId,
+    /// Where replies go out.
+    pub outlet: Outlet,
 }
 
 impl TeamState {
@@ -187,10 +194,11 @@ impl TeamState {
     }
 
     /// Enters a session.
-    pub(super) fn open(&mut self, session: SessionId) -> Result<Handle, Full> {
+    pub(super) fn open(&mut self, id: SessionId, outlet: &Outlet) -> Result<Handle, Full> {
         if self.sessions.len() >= self.session_limit || self.sessions_held.grow(1).is_err() {
             return Err(Full);
         }
+        let session = OpenSession { id, outlet: outlet.clone() };
         self.sessions.insert(session).inspect_err(|_| self.sessions_held.shrink(1))
     }
 
@@ -198,7 +206,7 @@ impl TeamState {
     pub(crate) fn shut(&mut self, session: Handle) -> Option<SessionId> {
         let closed = self.sessions.remove(session)?;
         self.sessions_held.shrink(1);
-        Some(closed)
+        Some(closed.id)
     }
 
     /// A fresh packet buffer at the team's expense.

@@ -7,6 +7,7 @@
 #![allow(dead_code, reason = "each test file uses its part")]
 
 pub mod guest;
+pub mod host;
 pub mod hostile;
 pub mod puppet;
 
