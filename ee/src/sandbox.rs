@@ -169,10 +169,7 @@ impl Sandbox {
         }
         let warned = instances.first().is_some_and(|main| main.handlers.warning.is_some());
         Ok(Self {
-            guest: Guest::Idle(Program {
-                run: Running::new(store, interrupter, budget.event),
-                instances,
-            }),
+            guest: Guest::Idle(Program { run: Running::new(store, interrupter, budget.event), instances }),
             background,
             held: SandboxStats::default(),
             tuple,

@@ -138,7 +138,7 @@ fn what_one_has_the_other_does_not_reach() {
     );
     let other = companion(&format!("{} (i32.const 0)", everything("(local.get $op)")));
     let mut b = chain(Metering::Epoch, &[main, other], |_| ());
-    let said = b.said(Event::Session { session: SessionId(3), what: SessionInput::Open });
+    let said = b.said(Event::Session { session: SessionId(3), what: SessionInput::Open(Outlet::stream()) });
     let (bad, none) = (code(Error::BadHandle), &said[..18]);
     // Numbers of one table may be another's: the companion's own call capsule has the number of the caller's.
     assert!(none.iter().enumerate().all(|(at, n)| *n == bad || at < 2), "{said:?}");
