@@ -13,6 +13,11 @@ use crate::process::{lock, run, write_if_changed};
 use crate::toolchain::Toolchain;
 use crate::{kernel, root};
 
+// Its tests run here: what it is part of, the loader, is for a bare machine.
+#[cfg(test)]
+#[path = "../../image/boot/src/relocate.rs"]
+mod relocate;
+
 /// Build the bootable node: loader, kernel, program
 #[derive(clap::Args)]
 pub struct Options {
@@ -42,7 +47,7 @@ impl Image {
 
 const LOADER_TARGET: &str = "x86_64-unknown-none";
 const NODE_TARGET: &str = "x86_64-unknown-hermit";
-const BUILTINS: &str = "-Zbuild-std-features=compiler-builtins-mem";
+const BUILTINS: &str = "-Zbuild-std-features=compiler-builtins-mem,optimize_for_size";
 
 /// Builds and prints sizes.
 pub fn run_command(options: &Options) -> Result<()> {
@@ -87,6 +92,7 @@ fn node(root: &Path, toolchain: &Toolchain, out: &Path, object: &Path, verbose: 
     command
         .current_dir(root)
         .env("HERMIT_OBJECT", object)
+        .env("RUSTC_WRAPPER", root.join("image/rustc.sh"))
         .args(["build", "--package", "image", "--profile", "image", "--target", NODE_TARGET])
         .args(["-Zbuild-std=std,panic_abort", BUILTINS]);
     show_commands(&mut command, verbose);

@@ -13,6 +13,7 @@ mod heap;
 mod multiboot;
 mod paging;
 mod place;
+mod relocate;
 mod tsc;
 
 use alloc::boxed::Box;

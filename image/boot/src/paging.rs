@@ -135,15 +135,16 @@ fn small(page: usize) -> *mut u64 {
     }
 }
 
-struct Segment {
-    kind: u32,
+/// A program header. The address counts from the image's first byte.
+pub struct Segment {
+    pub kind: u32,
     flags: u32,
-    address: usize,
-    size: usize,
+    pub address: usize,
+    pub size: usize,
 }
 
 /// The program headers of a file that has been parsed before.
-fn segments(elf: &[u8]) -> impl Iterator<Item = Segment> + '_ {
+pub fn segments(elf: &[u8]) -> impl Iterator<Item = Segment> + '_ {
     let word = |at: usize| u32::from_le_bytes(elf[at..at + 4].try_into().expect("4 bytes"));
     let long = |at: usize| u64::from_le_bytes(elf[at..at + 8].try_into().expect("8 bytes")) as usize;
     let table = long(0x20);

@@ -15,9 +15,13 @@ use core::ops::Range;
 use hermit_entry::elf::{KernelObject, LoadedKernel};
 
 use crate::multiboot::Information;
+use crate::paging::segments;
+use crate::relocate::relocate;
 
 const PAGE: usize = 4096;
 const LARGE: usize = 2 << 20;
+/// The segment that tells where the relocations are (ELF-64 Object File Format 1.5, section 7).
+const PT_DYNAMIC: u32 = 2;
 /// What a loaded image may take at most.
 const IMAGE_LIMIT: usize = 256 << 20;
 
@@ -106,7 +110,14 @@ pub fn load(plan: &Plan) -> Result<Image, String> {
     }
     // Safety: usable memory between the modules and the ELF file.
     let memory = unsafe { core::slice::from_raw_parts_mut(start as *mut MaybeUninit<u8>, size) };
-    Ok(Image { loaded: kernel.load_kernel(memory, start as u64), elf: plan.elf, start })
+    let loaded = kernel.load_kernel(memory, start as u64);
+    if let Some(dynamic) = segments(plan.elf).find(|segment| segment.kind == PT_DYNAMIC) {
+        // Safety: the same memory, whose other borrow is over. What lies between the segments has not
+        // been written, but is the machine's memory, where every byte has a value.
+        let memory = unsafe { core::slice::from_raw_parts_mut(start as *mut u8, size) };
+        relocate(memory, dynamic.address..dynamic.address.saturating_add(dynamic.size), start as u64)?;
+    }
+    Ok(Image { loaded, elf: plan.elf, start })
 }
 
 /// `address` rounded up to a multiple of `to`.
