@@ -35,7 +35,8 @@ struct Inner {
     /// Of what is used: what does not come back.
     spent: AtomicU64,
     peak: AtomicU64,
-    refused: AtomicU64,
+    /// Charges that fitted here and not above.
+    lacked: AtomicU64,
     /// From here on it is near its limit.
     soft: AtomicU64,
     /// Rung when it is, with this bit.
@@ -163,15 +164,20 @@ impl Account {
         self.0.limit.load(Relaxed)
     }
 
-    /// How many charges this account itself refused.
-    pub fn refused(&self) -> u64 {
-        self.0.refused.load(Relaxed)
+    /// How many charges have fitted here since the last call, and were refused for want above: what others used up.
+    pub fn take_lacked(&self) -> u64 {
+        self.0.lacked.swap(0, Relaxed)
     }
 
     /// Bytes that could be charged now: the least of what is left here and in the ancestors.
     pub fn left(&self) -> u64 {
-        let own = self.limit().saturating_sub(self.used());
+        let own = self.own_left();
         self.0.parent.as_ref().map_or(own, |p| own.min(p.left()))
+    }
+
+    /// Bytes that are left here, whatever is left in the ancestors.
+    pub fn own_left(&self) -> u64 {
+        self.limit().saturating_sub(self.used())
     }
 
     /// Changes the limit. A limit below what is used takes nothing away, but all charges are refused
@@ -195,7 +201,7 @@ impl Account {
             used: zero(),
             spent: zero(),
             peak: zero(),
-            refused: zero(),
+            lacked: zero(),
             soft: AtomicU64::new(soft(limit)),
             bell: None,
         }))
@@ -214,6 +220,9 @@ impl Account {
                     self.chain()
                         .take_while(|below| !core::ptr::eq(*below, at))
                         .for_each(|below| below.sub(bytes));
+                    if !core::ptr::eq(at, &*self.0) {
+                        self.0.lacked.fetch_add(1, Relaxed);
+                    }
                     return Err(refused);
                 }
             }
@@ -254,10 +263,7 @@ impl Inner {
         let fits = |used: u64| used.checked_add(bytes).filter(|&sum| sum <= limit || bytes == 0);
         match self.used.fetch_update(Relaxed, Relaxed, fits) {
             Ok(before) => Ok(before + bytes),
-            Err(used) => {
-                self.refused.fetch_add(1, Relaxed);
-                Err(Refused { wanted: bytes, left: limit.saturating_sub(used) })
-            }
+            Err(used) => Err(Refused { wanted: bytes, left: limit.saturating_sub(used) }),
         }
     }
 
@@ -401,6 +407,20 @@ mod tests {
     use proptest::prelude::*;
 
     #[test]
+    fn what_is_refused_for_want_above_is_told_apart() {
+        let root = Account::root(100);
+        let (greedy, modest) = (root.child(None), root.child(Some(60)));
+        let _all = greedy.charge(70).unwrap();
+        assert!(modest.charge(61).is_err(), "its own bound");
+        assert_eq!((modest.take_lacked(), modest.own_left(), modest.left()), (0, 60, 30));
+        for _ in 0..3 {
+            assert!(modest.charge(40).is_err() && modest.spend(31).is_err());
+        }
+        assert_eq!((modest.take_lacked(), modest.take_lacked(), root.take_lacked()), (6, 0, 0));
+        assert_eq!((modest.used(), root.used()), (0, 70));
+    }
+
+    #[test]
     fn the_last_byte_fits_and_the_next_is_refused() {
         let account = Account::root(100);
         let mut a = account.charge(99).unwrap();
@@ -409,7 +429,7 @@ mod tests {
         assert_eq!(account.charge(u64::MAX).unwrap_err(), Refused { wanted: u64::MAX, left: 0 });
         assert!(account.charge(0).is_ok());
         a.shrink(40);
-        assert_eq!((account.used(), account.peak(), account.refused()), (60, 100, 2));
+        assert_eq!((account.used(), account.peak(), account.take_lacked()), (60, 100, 0));
         drop(a);
         assert_eq!((account.used(), account.left()), (0, 100));
     }

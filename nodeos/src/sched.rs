@@ -141,17 +141,13 @@ impl Member {
         self.pass = self.pass.saturating_add(self.pass_of(units.max(1)));
     }
 
-    /// Whether it was idle and now joins the busy; then its place among them: no lower than `at`, less what
-    /// `allowance` units are for it.
+    /// It had nothing to do, and now has: it starts no lower than `at`, less what `allowance` units are for it. Its
+    /// new place among the busy, unless it has an old one there yet.
     fn wake(&mut self, at: u128, allowance: u64) -> Option<u128> {
-        if self.busy {
-            return None;
-        }
-        self.busy = true;
         if self.pass < at {
             self.pass = self.pass.max(at.saturating_sub(self.pass_of(allowance)));
         }
-        Some(self.pass)
+        (!core::mem::replace(&mut self.busy, true)).then_some(self.pass)
     }
 
     /// By how much so many units move its pass.
@@ -328,7 +324,7 @@ impl<E> Scheduler<E> {
         let (first, ready) = (entry.queue.len() == 1, usize::from(!entry.held));
         self.waiting += 1;
         self.busy += if first { ready } else { 0 };
-        self.rise(team, 1, ready);
+        self.rise(team, 1, ready, first);
         Ok(())
     }
 
@@ -349,15 +345,16 @@ impl<E> Scheduler<E> {
         let waiting = entry.queue.len();
         if waiting > 0 {
             self.busy += 1;
-            self.rise(team, 0, waiting);
+            self.rise(team, 0, waiting, true);
         }
     }
 
-    /// A team has so many more events, and so many more that may run.
-    fn rise(&mut self, team: TeamId, pending: usize, ready: usize) {
+    /// A team has so many more events, and so many more that may run: the `first` of its own, or not.
+    fn rise(&mut self, team: TeamId, pending: usize, ready: usize, first: bool) {
         self.turn += 1;
         let (turn, allowance) = (self.turn, self.allowance);
         if ready > 0
+            && first
             && let Some(group) = entry(&mut self.teams, team).and_then(|entry| entry.group.as_mut())
             && let Some(pass) = group.own.wake(group.at, allowance)
         {
@@ -365,8 +362,10 @@ impl<E> Scheduler<E> {
         }
         self.climb(team, |entry, group| {
             entry.pending += pending;
+            let idle = entry.ready == 0;
             entry.ready += ready;
             if ready > 0
+                && idle
                 && let Some(pass) = entry.member.wake(group.at, allowance)
             {
                 group.busy.push(Reverse((pass, turn, Some(entry.id))));
@@ -427,8 +426,8 @@ impl<E> Scheduler<E> {
         Some((team, event))
     }
 
-    /// Whose queue is the longest: on each level of the tree the member with the most waiting, be it a team's own
-    /// queue or a child with all below it.
+    /// Whose queue is the longest of those that may run: on each level of the tree the member with the most waiting, be
+    /// it a team's own queue or a child with all below it. Looks at each member that has something waiting.
     pub fn longest(&self) -> Option<TeamId> {
         let mut above: Option<TeamId> = None;
         loop {
@@ -438,12 +437,12 @@ impl<E> Scheduler<E> {
             };
             let group = entry.map_or(Some(&self.top), |entry| entry.group.as_deref())?;
             let waiting = |which: Option<TeamId>| match which {
-                Some(team) => look(&self.teams, team).map_or(0, |member| member.pending),
-                None => entry.map_or(0, |entry| entry.queue.len()),
+                Some(team) => look(&self.teams, team).map_or(0, |member| member.ready),
+                None => entry.filter(|entry| !entry.held).map_or(0, |entry| entry.queue.len()),
             };
-            // Whoever has something to do has a place among the busy.
-            let most =
-                group.busy.iter().map(|Reverse((.., which))| *which).max_by_key(|which| waiting(*which))?;
+            // Whoever has something to do has a place among the busy; not all that have one have something to do.
+            let busy = group.busy.iter().map(|Reverse((.., which))| (waiting(*which), *which));
+            let (_, most) = busy.max_by_key(|(waiting, _)| *waiting).filter(|(waiting, _)| *waiting > 0)?;
             match most {
                 None => return above,
                 Some(team) if look(&self.teams, team)?.group.is_none() => return Some(team),
@@ -457,14 +456,13 @@ impl<E> Scheduler<E> {
         let team = self.longest()?;
         let entry = entry(&mut self.teams, team)?;
         let event = entry.queue.pop_back()?;
-        let (last, ready) = (entry.queue.is_empty(), usize::from(!entry.held));
-        if last {
+        if entry.queue.is_empty() {
             entry.give_slots_back();
-            self.busy -= ready;
+            self.busy -= 1;
         }
         self.climb(team, |entry, _| {
             entry.pending -= 1;
-            entry.ready -= ready;
+            entry.ready -= 1;
         });
         self.waiting -= 1;
         Some((team, event))
