@@ -65,7 +65,7 @@ impl Node {
             return self.counters.add(Count::NeighborDenied);
         }
         if !matches!(flow.stage, Stage::Running { .. }) {
-            return self.wait_for_flow(handle, from, id, payload);
+            return self.wait_for_flow(now, handle, from, id, payload);
         }
         let sandbox = self.flows.get_mut(handle).and_then(|f| f.sandbox());
         if let Some(Err(why)) = sandbox.map(|s| s.check(from, &id, &payload, mark)) {
