@@ -73,6 +73,8 @@ counters! {
     BadTuple = "principal_bad_tuples",
     /// A part did not have the hashes that the tuple names. The peer erred.
     BadPart = "peer_bad_parts",
+    /// Something that came from several neighbors was wrong, and was asked for again, of one alone.
+    Mixed = "downloads_mixed",
     /// A request to a previous hop was repeated.
     Retries = "download_retries",
     /// A previous hop stopped answering.

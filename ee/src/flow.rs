@@ -25,6 +25,7 @@ use crate::job::JobId;
 use crate::neighbor::NeighborId;
 use crate::sandbox::Sandbox;
 use crate::system::download::Download;
+use crate::system::sources::Sources;
 use crate::system::translate::Waiting;
 
 /// Ended flows remembered.
@@ -85,6 +86,8 @@ pub struct Flow {
     pub source: Source,
     /// What it is doing.
     pub stage: Stage,
+    /// Whom its tuple and parts are asked for, while they come.
+    pub sources: Sources,
     /// Capsules that wait until it runs.
     pub waiting: Vec<Waiting>,
     /// What the way here cost.
@@ -376,6 +379,7 @@ impl Flow {
             hash,
             source,
             stage,
+            sources: Sources::default(),
             waiting: Vec::new(),
             arrival: Arrival::default(),
             since: now,

@@ -16,6 +16,7 @@ use crate::counters::Count;
 use crate::flow::{Flow, Source, Stage};
 use crate::job::{Done, Job, JobDone, JobId, Work};
 use crate::sandbox::{Event, NeighborRef, Sandbox, Setup};
+use crate::system::sources::Sources;
 
 /// Why a module is not compiled.
 const COMPILED_ENOUGH: &str = "the time for compiling that its budget has is used up";
@@ -179,6 +180,7 @@ impl Node {
         }
         let Some(flow) = self.flows.get_mut(handle) else { return };
         let (waiting, source) = (std::mem::take(&mut flow.waiting), flow.source.clone());
+        flow.sources = Sources::default();
         let (name, bytes) = (label(flow), flow.arrival.bytes);
         let line = format!("flow {name} runs, {}, {bytes} bytes fetched", origin(self, &source));
         self.log.flow(now.mono, || line);

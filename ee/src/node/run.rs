@@ -64,7 +64,7 @@ impl Node {
             self.neighbors[from].refused += 1;
             return self.counters.add(Count::NeighborDenied);
         }
-        let Some(sandbox) = flow.sandbox() else { return self.wait_for_flow(handle, from, id, payload) };
+        let Some(sandbox) = flow.sandbox() else { return self.wait_for_flow(now, handle, from, id, payload) };
         if let Err(why) = sandbox.check(from, &id, &payload, mark) {
             return self.unsound(now, from, why);
         }

@@ -16,7 +16,7 @@ use super::charge::Labour;
 use crate::counters::Count;
 use crate::neighbor::NeighborId;
 use crate::registry::{Object, Target};
-use crate::system::download::WINDOW;
+use crate::system::sources::WINDOW;
 
 /// Responses to one download request, at most.
 pub const MAX_CHUNKS: u32 = 2 * WINDOW;
