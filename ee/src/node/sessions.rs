@@ -31,7 +31,7 @@ pub use crate::sandbox::SessionId;
 /// Sessions of a node at a time.
 pub(super) const MAX_SESSIONS: usize = 256;
 /// Programs of one address that are connected and have not said which flow they want.
-const MAX_STRANGERS: usize = 128;
+const MAX_STRANGERS: usize = 208;
 /// Packets of one program before others have their turn.
 const PACKETS_PER_TURN: usize = 8;
 /// Bytes in front of a packet on a stream.
