@@ -35,7 +35,11 @@ fn the_header_declares_the_imports() {
         let (result, rest) = declaration.split_once(' ').unwrap();
         assert!(rest.starts_with(&format!("bees_{}(", import.name)), "{declaration}");
         let (function, _) = rest.split_once(';').unwrap();
-        assert_eq!((&parameters(function)[..], &[ty(result)][..]), (import.params, import.results), "{declaration}");
+        assert_eq!(
+            (&parameters(function)[..], &[ty(result)][..]),
+            (import.params, import.results),
+            "{declaration}"
+        );
     }
 }
 
