@@ -10,7 +10,7 @@ use crate::root;
 use crate::toolchain::Toolchain;
 
 /// As `capsules/c/bees.h` says, and what `capsules/.cargo/config.toml` says to rustc.
-const FLAGS: [&str; 15] = [
+const FLAGS: [&str; 16] = [
     "--target=wasm32",
     "-mcpu=mvp",
     "-mbulk-memory",
@@ -18,6 +18,8 @@ const FLAGS: [&str; 15] = [
     "-ffreestanding",
     "-fno-builtin",
     "-Wall",
+    // Older ones find the linker by themselves, and say that they were told.
+    "-Qunused-arguments",
     "-nostdlib",
     "-Wl,--no-entry",
     "-Wl,--export=bees_inbox",
