@@ -455,7 +455,7 @@ impl Node {
         let len = u64::from(part.len);
         if paid.spend(len).is_err() {
             // What others have used up above it is no reason to keep it away.
-            if paid.limit().saturating_sub(paid.used()) < len {
+            if paid.own_left() < len {
                 self.keep_away(now, handle);
             }
             let why = "what it needs is more than may be downloaded for it";

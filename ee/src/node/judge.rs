@@ -247,11 +247,12 @@ impl Node {
             Err(error) => {
                 let source = self.flows.get(handle).map(|flow| flow.source.clone());
                 self.end_flow(now, handle, End::failed(Erred::Node, error));
-                return self.started_too_much(now, source);
+                return self.started_too_much(now, source, error);
             }
         };
         let shares = self.teams.get(team).map(Team::shares).unwrap_or_default();
-        let conduct = self.conduct_of(handle);
+        let conduct = self.conduct_of(now, handle);
+        let throttled = conduct.throttled_until(now.mono);
         if let Some(member) = self.teams.get_mut(team) {
             member.conduct = conduct;
         }
@@ -260,6 +261,9 @@ impl Node {
         self.sched.add(team, below, shares, most_waiting(&budget));
         self.net.add_team(team, below, shares);
         self.weigh(below);
+        if let Some(until) = throttled {
+            self.throttle(now, team, until.since(now.mono));
+        }
         self.charge_queue(team);
         let owed = self.flows.get_mut(handle).map_or(0, |flow| std::mem::take(&mut flow.owed));
         self.charge_units(team, owed, Labour::Start);

@@ -8,7 +8,7 @@ use wire::control::{Erred, FlowInfo, FlowState};
 use wire::tuple::Credentials;
 
 use super::authority::origin;
-use super::charge::{Compilation, Labour};
+use super::charge::{Compilation, Labour, Overdrawn};
 use super::fetch::SERVER;
 use super::{End, Node, label};
 use crate::cap::ChildState;
@@ -74,13 +74,15 @@ impl Node {
                 let over = self.end_compilation(done.id, done.units);
                 for handle in self.waiting_for(done.id) {
                     let team = self.flow_and_team(handle).map(|(_, team)| team);
-                    match over.filter(|(payer, _)| team == Some(*payer)) {
+                    match over.filter(|over| team == Some(over.payer)) {
                         None => {
                             self.flows.get_mut(handle).into_iter().for_each(|f| f.code.push(code.clone()));
                             self.ready.push_back(handle);
                         }
-                        Some((_, took)) => {
-                            self.keep_away(now, handle);
+                        Some(Overdrawn { took, own, .. }) => {
+                            if own {
+                                self.keep_away(now, handle);
+                            }
                             let why = format!("compiling took {took:?}, which is beyond the flow's budget");
                             self.end_flow(now, handle, End::failed(Erred::Principal, why));
                         }
@@ -176,7 +178,7 @@ impl Node {
         let units = self.platform.meter.count().saturating_sub(before);
         flow.arrival.start_us = units / self.platform.meter.per_micro().max(1);
         if let Some((team, _)) = flow.team {
-            self.charge_units(team, units, Labour::Start);
+            self.charge_units(team, self.own_part(units), Labour::Start);
         }
         let Some(flow) = self.flows.get_mut(handle) else { return };
         let (waiting, source) = (std::mem::take(&mut flow.waiting), flow.source.clone());
@@ -256,6 +258,7 @@ impl Node {
             Some(info) => info,
             None => return,
         };
+        self.bequeath(now, handle);
         let Some(mut flow) = self.flows.remove(handle) else { return };
         self.endings.remove(&handle);
         self.suspended -= usize::from(flow.sandbox().is_some_and(|s| s.is_suspended()));

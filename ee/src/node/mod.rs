@@ -361,8 +361,7 @@ impl Node {
         self.uploads.due(now.mono);
         self.sense(now);
         self.throttles_due(now);
-        self.timers_due(now);
-        let more = self.start_ready(now) | self.run_teams(now);
+        let more = self.timers_due(now) | self.start_ready(now) | self.run_teams(now);
         self.store_due(now);
         self.net.poll(now.mono);
         more || self.clients.have_requests() || self.lines_wait()
