@@ -212,19 +212,25 @@ impl Runner {
                 let result = bare.call(program, size)?;
                 (start.elapsed(), result)
             }
-            Self::Node(local, flow) => in_node(local, flow, letter, size)?,
+            Self::Node(local, flow) => in_node(local, flow, [letter, 0], size)?,
         };
         ensure!(result == expected(letter, size), "{program} of {size} gave {result}");
         Ok(took)
     }
 }
 
-fn in_node(local: &mut Local, flow: &RelayFlow, letter: u8, size: i32) -> Result<(Duration, i32)> {
+/// Has a flow do what a packet asks: two bytes say what, then comes a size. How long it took, and what it answered.
+pub(crate) fn in_node(
+    local: &mut Local,
+    flow: &RelayFlow,
+    what: [u8; 2],
+    size: i32,
+) -> Result<(Duration, i32)> {
     let now = local.now();
     let session =
         local.node.session_open(now, &flow.hash.to_string()).map_err(|e| anyhow::anyhow!("{e:?}"))?;
     local.settle();
-    let mut packet = vec![letter, 0, 0, 0];
+    let mut packet = vec![what[0], what[1], 0, 0];
     packet.extend(size.to_le_bytes());
     let start = Instant::now();
     let now = local.now();

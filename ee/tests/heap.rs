@@ -242,7 +242,7 @@ fn the_heap_is_accounted_for() {
     let buffers = BufPool::new(8);
     drop(buffers.take());
     let warm = compile();
-    drop(Sandbox::start(&engine, &[warm.clone()], setup(&account, &buffers), now(0)).unwrap());
+    drop(Sandbox::start(&engine, std::slice::from_ref(&warm), setup(&account, &buffers), now(0)).unwrap());
 
     let before = HEAP.current_usage();
     let code = compile();
@@ -254,7 +254,7 @@ fn the_heap_is_accounted_for() {
     // What a node makes for a flow before that starts, its team pays for: the flows above have shown it.
     let given = setup(&account, &buffers);
     let before = HEAP.current_usage();
-    let mut sandbox = Sandbox::start(&engine, &[code.clone()], given, now(0)).unwrap();
+    let mut sandbox = Sandbox::start(&engine, std::slice::from_ref(&code), given, now(0)).unwrap();
     let taken = HEAP.current_usage() - before;
     let (linear, charged) = (sandbox.stats().linear, account.used());
     let own = charged - linear - code.size();
@@ -285,7 +285,7 @@ fn the_heap_is_accounted_for() {
     let crowded = compile_of(&wat::parse_str(CROWDED).unwrap().into());
     let mut given = setup(&account, &buffers);
     given.budget.event = Duration::from_secs(10);
-    let mut sandbox = Sandbox::start(&engine, &[crowded.clone()], given, now(0)).unwrap();
+    let mut sandbox = Sandbox::start(&engine, std::slice::from_ref(&crowded), given, now(0)).unwrap();
     let (mut heap, mut paid) = (0, 0);
     for n in 0..4 {
         let packet = buffers.copy_of(b"x").unwrap();
@@ -313,7 +313,7 @@ fn the_heap_is_accounted_for() {
     let many_beside = many_size - many.image();
     let given = setup(&account, &buffers);
     let before = HEAP.current_usage();
-    let sandbox = Sandbox::start(&engine, &[many.clone()], given, now(0)).unwrap();
+    let sandbox = Sandbox::start(&engine, std::slice::from_ref(&many), given, now(0)).unwrap();
     let many_taken = HEAP.current_usage() - before;
     let many_own = account.used() - many_size;
     drop(sandbox);

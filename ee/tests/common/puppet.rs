@@ -78,7 +78,8 @@ impl House {
         let account = self.memory.child(Some(2 << 20));
         let mut setup = self.setup(hash, privileges, &account);
         edit(&mut setup);
-        let sandbox = Sandbox::start(&self.engine, &[self.code.clone()], setup, self.now(0)).unwrap();
+        let sandbox =
+            Sandbox::start(&self.engine, std::slice::from_ref(&self.code), setup, self.now(0)).unwrap();
         let outlet = Outlet::stream();
         let open = Event::Session { session: SESSION, what: SessionInput::Open(outlet.clone()) };
         let mut puppet = Puppet { sandbox, account, outlet, sent: Vec::new(), mono: 0, wall: self.wall };

@@ -113,7 +113,7 @@ fn who_is_in_the_middle_of_an_event_is_counted_through_all_ends() {
             }
             (Some(handle), 2) => {
                 let team = node.flow_and_team(handle).unwrap().1;
-                node.throttle(now, team, std::time::Duration::from_millis(30));
+                node.throttle(now, team, Duration::from_millis(30));
             }
             (Some(handle), n @ 3..12) => {
                 let packet = if n == 3 {

@@ -130,7 +130,7 @@ fn a_circle_of_derivations_needs_a_grant_and_ends_at_its_depth() {
     let code = compile(engine, &module("")).unwrap();
     let start = |edit: &dyn Fn(&mut Setup)| {
         let setup = setup(engine, &Account::root(1 << 20), BufPool::new(1), edit);
-        Sandbox::start(engine, &[code.clone()], setup, NOW).err()
+        Sandbox::start(engine, std::slice::from_ref(&code), setup, NOW).err()
     };
     assert_eq!(start(&circle(None)), Some(StartError::Cycle { kind: 0 }));
     // A granted depth of 3 allows 6 + 2 * (6 + 2 * (6 + 2 * 6)) operations.

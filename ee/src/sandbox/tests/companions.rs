@@ -122,8 +122,7 @@ fn what_one_has_the_other_does_not_reach() {
         )
     };
     // A session is open, a timer runs, and a capability is there; the companion is told their numbers.
-    let main = format!(
-        r#"(global $timer (mut i32) (i32.const 0))
+    let main = r#"(global $timer (mut i32) (i32.const 0))
         (global $session (mut i32) (i32.const 0))
         (func (export "on_session") (param $c i32) (param $s i32) (param $what i32) (param $len i32)
             (global.set $session (local.get $s))
@@ -135,7 +134,7 @@ fn what_one_has_the_other_does_not_reach() {
             (drop (call $ask (global.get $timer)))
             (call $say (call $capsule_len (local.get $c)))
             (call $say (call $timer_cancel (global.get $timer))))"#
-    );
+        .to_string();
     let other = companion(&format!("{} (i32.const 0)", everything("(local.get $op)")));
     let mut b = chain(Metering::Epoch, &[main, other], |_| ());
     let said = b.said(Event::Session { session: SessionId(3), what: SessionInput::Open(Outlet::stream()) });

@@ -223,7 +223,7 @@ impl Bench {
         let buffers = BufPool::new(32);
         let code = compile(engine, &module(handlers)).unwrap();
         let setup = setup(engine, &account, buffers.clone(), edit);
-        let sandbox = Sandbox::start(engine, &[code.clone()], setup, NOW).unwrap();
+        let sandbox = Sandbox::start(engine, std::slice::from_ref(&code), setup, NOW).unwrap();
         Self { sandbox, account, buffers }
     }
 
