@@ -77,6 +77,9 @@ pub struct Node {
     capsules: Vec<Option<Object>>,
     /// Per port: neighbor's name, link, the node there and its port.
     ports: Vec<(String, usize, usize, usize)>,
+    /// Ports of neighbors that do not get the flow's code, and whether the flow has ended here.
+    unserved: Vec<usize>,
+    ended: bool,
     /// Per port: the key under which capsules are marked.
     keys: BTreeMap<usize, Vec<u8>>,
     cache: BTreeMap<Vec<u8>, (Vec<u8>, u64)>,
@@ -140,6 +143,8 @@ impl<P: Protocol> Network<P> {
             random: mix(self.random ^ self.nodes.len() as u64),
             capsules: vec![],
             ports: vec![],
+            unserved: vec![],
+            ended: false,
             keys: BTreeMap::new(),
             cache: BTreeMap::new(),
             timers: BTreeMap::new(),
@@ -274,11 +279,24 @@ impl<P: Protocol> Network<P> {
         }
     }
 
+    /// Whether the flow has ended itself on a node.
+    pub fn has_ended(&self, at: usize) -> bool {
+        self.nodes[at].as_ref().is_some_and(|n| n.ended)
+    }
+
+    /// Whether a node gives the flow's code to a neighbor, by that one's name.
+    pub fn serves(&self, at: usize, neighbor: &str) -> bool {
+        let unserved = |n: &Box<Node>| n.unserved.iter().any(|p| n.ports[*p].0 == neighbor);
+        !self.nodes[at].as_ref().is_some_and(unserved)
+    }
+
     /// Loses what a node's protocol had in memory, as a restart does.
     pub fn restart(&mut self, at: usize, protocol: P) {
         let node = self.at(at);
         node.cache.clear();
         node.timers.clear();
+        node.unserved.clear();
+        node.ended = false;
         self.protocols[at] = protocol;
     }
 
@@ -330,6 +348,10 @@ impl<P: Protocol> Network<P> {
     /// Makes a node current, runs an event of its protocol, and carries out what it wants done.
     fn call(&mut self, at: usize, f: impl FnOnce(&mut P)) {
         let mut node = self.nodes[at].take().expect("one event at a time");
+        if node.ended {
+            self.nodes[at] = Some(node);
+            return;
+        }
         node.now = self.now;
         CURRENT.set(Some(node));
         f(&mut self.protocols[at]);
@@ -550,6 +572,19 @@ impl Node {
 
     pub(crate) fn neighbor_max_payload(&mut self, neighbor: u32) -> i32 {
         result(self.port(neighbor).map(|_| self.max_payload))
+    }
+
+    pub(crate) fn neighbor_serve(&mut self, neighbor: u32, serve: bool) -> i32 {
+        result(self.port(neighbor).map(|port| {
+            self.unserved.retain(|p| *p != port);
+            self.unserved.extend((!serve).then_some(port));
+            0
+        }))
+    }
+
+    pub(crate) fn flow_end(&mut self) -> i32 {
+        self.ended = true;
+        0
     }
 
     pub(crate) fn integrity_set(&mut self, neighbor: u32, key: &[u8]) -> i32 {

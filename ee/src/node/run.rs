@@ -369,6 +369,7 @@ impl Node {
 
     fn effects(&mut self, now: Now, handle: Handle) {
         let mut effects = std::mem::take(&mut self.effects);
+        let mut ends = false;
         if let Some(sandbox) = self.flows.get_mut(handle).and_then(|f| f.sandbox()) {
             effects.extend(sandbox.effects());
         }
@@ -390,6 +391,12 @@ impl Node {
                     lower.set(kind, Some(most));
                     self.child_limit(now, handle, child, &lower);
                 }
+                Effect::Serve { neighbor, serve } => {
+                    if let Some(flow) = self.flows.get_mut(handle) {
+                        flow.unserved.set(neighbor, !serve);
+                    }
+                }
+                Effect::End => ends = true,
                 Effect::Log { level, text } => {
                     let Some(flow) = self.flows.get(handle) else { continue };
                     let name = label(flow);
@@ -400,6 +407,9 @@ impl Node {
             }
         }
         self.effects = effects;
+        if ends {
+            self.end_flow(now, handle, End::by("itself", false));
+        }
     }
 
     fn send_for(&mut self, now: Now, handle: Handle, to: NeighborId, kind: u8, payload: Buf) {
