@@ -14,6 +14,8 @@ pub const VERSION: i32 = 1;
 pub const MODULE: &str = "bees";
 /// Bytes of the inbox.
 pub const INBOX: usize = 64;
+/// The most bytes of a message between a protocol and its companion, and of its answer.
+pub const MAX_MESSAGE: usize = 16 * 1024;
 /// The most bytes that one call moves.
 pub const MAX_LEN: u32 = 64 * 1024;
 
@@ -378,6 +380,11 @@ pub const IMPORTS: &[Signature] = signatures! {
     flow_stop(I32, I32) -> I32;
     flow_limit(I32, I32, I64) -> I32;
     flow_end() -> I32;
+    companion_call(I32, I32, I32, I32) -> I32;
+    companion_read(I32, I32, I32) -> I32;
+    companion_reply(I32, I32) -> I32;
+    companion_answer(I32, I32, I32) -> I32;
+    companion_deny(I32, I32) -> I32;
 };
 
 /// What a module may export for the node to call.
@@ -388,7 +395,7 @@ pub const HANDLERS: &[Signature] = signatures! {
     on_session(I32, I32, I32, I32);
     on_expiry(I32) -> I32;
     on_warning(I32);
-    on_companion(I32, I32, I32) -> I32;
+    on_companion(I32, I32, I32, I32) -> I32;
     on_flow(I32, I32);
     on_stop();
 };

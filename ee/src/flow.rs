@@ -86,10 +86,13 @@ pub struct Flow {
     pub team: Option<(TeamId, Grant)>,
     /// Parts that are here, at their positions in [`Tuple::parts`].
     pub parts: Vec<Option<Arc<PartData>>>,
-    /// The main protocol's capsule identifiers by type.
-    pub kind_ids: Vec<CapsuleId>,
     /// Neighbors whose questions about it are not answered, because it wants that.
     pub unserved: Unserved,
+    /// Each protocol's capsule identifiers by type.
+    pub kind_ids: Vec<Vec<CapsuleId>>,
+    /// Machine code of the protocols, in their order, as far as it is here; kept alive for whoever starts the
+    /// same modules next.
+    pub code: Vec<Arc<Code>>,
     /// Capsules processed, sent and refused.
     pub capsules: (u64, u64, u64),
     /// What its longest event of late took, in units; the greatest number before the first.
@@ -151,8 +154,6 @@ pub enum Stage {
     Running {
         /// The team's code and state.
         sandbox: Box<Sandbox>,
-        /// Kept alive for whoever starts the same module next.
-        code: Arc<Code>,
         /// When the node planned to look at its timers.
         wake: Option<Instant>,
     },
@@ -275,10 +276,7 @@ impl Flows {
 
     /// A part that some flow here has.
     pub fn part(&self, hash: &PartHash) -> Option<Arc<PartData>> {
-        self.iter().find_map(|(_, f)| {
-            let at = f.tuple.as_ref()?.parts.iter().position(|p| p.sha256 == *hash)?;
-            f.parts.get(at)?.clone()
-        })
+        self.iter().find_map(|(_, f)| f.part(hash).cloned())
     }
 }
 
@@ -387,10 +385,17 @@ impl Flow {
             parts: Vec::new(),
             kind_ids: Vec::new(),
             unserved: Unserved::default(),
+            code: Vec::new(),
             capsules: (0, 0, 0),
             usual: u64::MAX,
             owed: 0,
         }
+    }
+
+    /// A part that it has.
+    pub fn part(&self, hash: &PartHash) -> Option<&Arc<PartData>> {
+        let at = self.tuple.as_ref()?.parts.iter().position(|p| p.sha256 == *hash)?;
+        self.parts.get(at)?.as_ref()
     }
 
     /// The main protocol's name, or nothing while it is not known.

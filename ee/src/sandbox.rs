@@ -10,6 +10,7 @@ mod effects;
 mod event;
 mod fiber;
 mod mailbox;
+mod protocols;
 mod run;
 mod setup;
 mod state;
@@ -36,7 +37,8 @@ use self::event::brief;
 pub use self::event::{Effect, Event, GuestFault, Outcome, Refused, SessionInput};
 use self::fiber::{Background, Fiber};
 pub(crate) use self::mailbox::charge as charge_on_fiber;
-use self::run::{Handlers, LOOKS, Program, Protocol, Running};
+pub(crate) use self::protocols::{Call, head};
+use self::run::{LOOKS, Program, Protocol, Running};
 pub use self::setup::{Setup, StartError};
 use self::setup::{footprint, state};
 pub use self::state::{MAX_EFFECTS, Shared, TeamState};
@@ -96,13 +98,11 @@ pub struct Sandbox {
     /// What a guest wants in the middle of an event.
     none: VecDeque<Effect>,
     tuple: Arc<Tuple>,
-    /// Which of the tuple's protocols run here, in the order of [`TeamState::instances`].
-    positions: Vec<u8>,
     budget: Budget,
     warned: bool,
     ended: bool,
-    /// The compiled module may go only after the store.
-    _code: Arc<Code>,
+    /// The compiled modules may go only after the store.
+    _code: Vec<Arc<Code>>,
     _charge: Charge,
     _compiled: Charge,
 }
@@ -118,17 +118,18 @@ enum Guest {
 }
 
 impl Sandbox {
-    /// Charges what the team needs, checks the module against the tuple and the declared limits against
-    /// the grant, and makes the instance. No guest code runs; deliver [`Event::Boot`] next.
-    pub fn start(engine: &Engine, code: &Arc<Code>, setup: Setup, now: Now) -> Result<Self, StartError> {
-        let protocol = setup.tuple.main();
-        if let Some(description) = &code.admitted().description {
-            description.agrees(protocol).map_err(StartError::Description)?;
+    /// Charges what the team needs, checks the modules, one for each of the tuple's protocols, against the tuple
+    /// and the declared limits against the grant, and makes the instances. No guest code runs; deliver
+    /// [`Event::Boot`] next.
+    pub fn start(engine: &Engine, code: &[Arc<Code>], setup: Setup, now: Now) -> Result<Self, StartError> {
+        for (protocol, code) in setup.tuple.body.protocols.iter().zip(code) {
+            if let Some(description) = &code.admitted().description {
+                description.agrees(protocol).map_err(StartError::Description)?;
+            }
         }
-        let kinds = Kinds::new(protocol, 0, &setup.grant)?;
-        let compiled = setup.accounts.code().charge(code.size())?;
+        let kinds = Kinds::all(&setup.tuple, &setup.grant)?;
+        let compiled = setup.accounts.code().charge(code.iter().map(|code| code.size()).sum())?;
         let charge = setup.accounts.memory().charge(footprint(code, &setup))?;
-        let events = protocol.events;
         let (interrupter, budget, tuple) = (setup.interrupter.clone(), setup.budget, setup.tuple.clone());
         let (state, background) = state(engine, setup, kinds, now)?;
         let mut store = Store::new(engine.raw(), state);
@@ -156,27 +157,25 @@ impl Sandbox {
             // Filling memory and table is counted, too; admission has bounded it.
             store.set_fuel(u64::MAX).map_err(failed)?;
         }
-        let instance = code.pre().instantiate(&mut store).map_err(failed)?;
-        let memory = instance.get_memory(&mut store, "memory");
-        let memory = memory.ok_or_else(|| StartError::Instantiate("the module has no memory".into()))?;
-        let handlers = Handlers::find(&instance, &mut store).map_err(failed)?;
-        store.data_mut().instances[0].memory = Some(memory);
-        let warned = handlers.warning.is_some();
-        let inbox = code.admitted().inbox as usize;
+        let mut instances = Vec::with_capacity(code.len());
+        for (at, code) in code.iter().enumerate() {
+            let instance = code.instantiate(&mut store, background.is_some()).map_err(failed)?;
+            instances.push(Protocol::found(&instance, code, at, &mut store)?);
+        }
+        let warned = instances.first().is_some_and(|main| main.handlers.warning.is_some());
         Ok(Self {
             guest: Guest::Idle(Program {
                 run: Running { store, interrupter, event: budget.event, calls: 0 },
-                instances: vec![Protocol { memory, inbox, handlers, events }],
+                instances,
             }),
             background,
             held: SandboxStats::default(),
             none: VecDeque::new(),
             tuple,
-            positions: vec![0],
             budget,
             warned,
             ended: false,
-            _code: code.clone(),
+            _code: code.to_vec(),
             _charge: charge,
             _compiled: compiled,
         })
@@ -207,8 +206,8 @@ impl Sandbox {
         if self.background.is_some() {
             return self.begin(now, event);
         }
-        if let Event::Capsule { kind, from, packet } = event {
-            let result = program.handle_capsule(kind, from, packet);
+        if let Event::Capsule { protocol, kind, from, packet } = event {
+            let result = program.handle_capsule((protocol, kind), from, packet);
             return self.settle(result);
         }
         let polled = pin!(program.handle(event)).poll(&mut Context::from_waker(Waker::noop()));
@@ -224,7 +223,7 @@ impl Sandbox {
         let Guest::Idle(program) = &mut self.guest else { return Outcome::ended() };
         let state = program.run.store.data_mut();
         state.read_mail();
-        state.objects.clear();
+        state.leave();
         state.refused.memory =
             state.refused.memory.saturating_add(std::mem::take(&mut state.limiter.refused));
         let refused = state.refused;
@@ -260,12 +259,15 @@ impl Sandbox {
             return None;
         }
         let program = self.program()?;
-        let asked = program.instances[0].handlers.expiry.is_some();
+        let instances = &program.instances;
         let state = program.run.store.data_mut();
         while let Some(soft) = &mut state.soft
             && let Some(entry) = soft.due(now.mono)
         {
-            if asked {
+            let asked = |owner| {
+                instances.get(usize::from(owner)).is_some_and(|i: &Protocol| i.handlers.expiry.is_some())
+            };
+            if soft.owner(entry).is_some_and(asked) {
                 return Some(Event::Expiry { entry });
             }
             soft.remove(entry);
@@ -287,7 +289,7 @@ impl Sandbox {
     /// A flow that this one started does something else now.
     pub fn child_is(&mut self, child: Handle, state: ChildState) {
         match (&mut self.guest, &self.background) {
-            (Guest::Idle(program), _) => program.run.store.data_mut().caps.child_is(child, state),
+            (Guest::Idle(program), _) => program.run.store.data_mut().child_is(child, state),
             (_, Some(background)) => background.mailbox.child_is(child, state),
             (_, None) => {}
         }

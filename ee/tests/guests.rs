@@ -320,13 +320,10 @@ fn the_injection_door() {
     let hungry = flow("hungry", module.clone(), |b| b.request.budgets.memory = Some(1000));
     assert!(refused(&mut world, hungry).contains("memory"));
     let companion = flow("companion", module.clone(), |b| {
-        let mut second = b.protocols[0].clone();
-        second.name = "second".into();
-        b.protocols.push(second);
-        let (interface, coupling) = ("second".into(), Coupling::Capsules);
-        b.protocols[0].companions = vec![Companion { interface, coupling, provider: Provider::Tuple(1) }];
+        let (interface, provider) = ("second".into(), Provider::System("nobody/1".into()));
+        b.protocols[0].companions = vec![Companion { interface, coupling: Coupling::Capsules, provider }];
     });
-    assert!(refused(&mut world, companion).starts_with("node: this release runs no companions"));
+    assert!(refused(&mut world, companion).starts_with("principal: there is no system protocol"));
     let broken = flow("broken", module[..module.len() - 3].to_vec(), |_| ());
     assert!(refused(&mut world, broken).starts_with("principal: module refused"));
     let tuple = Tuple::decode(&good.tuple).unwrap();

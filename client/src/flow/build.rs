@@ -10,8 +10,8 @@ use wire::budget::{Amount, Kind, Unit};
 use wire::describe::{Description, SECTION};
 use wire::id::PartHash;
 use wire::tuple::{
-    Body, Budgets, Credentials, DataPart, Extension, Param, Part, Privilege, Protocol, Request, Tuple,
-    VERSION, Validity,
+    Body, Budgets, Credentials, DataPart, Extension, MAX_PROTOCOLS, Param, Part, Privilege, Protocol,
+    Provider, Request, Tuple, VERSION, Validity,
 };
 
 use super::sign::parse_time;
@@ -34,9 +34,9 @@ pub struct Options {
     /// A privilege to ask for; with a question mark behind it the flow also runs without
     #[arg(long = "privilege", value_name = "NAME[?]")]
     pub privileges: Vec<String>,
-    /// Modules of companions, in the order in which the protocol counts them
-    #[arg(long = "companion", value_name = "FILE")]
-    pub companions: Vec<PathBuf>,
+    /// The module that serves an interface; a companion's own companions as OUTER/INNER=MODULE
+    #[arg(long = "companion", value_name = "INTERFACE=MODULE")]
+    pub companions: Vec<Pair>,
     /// When the flow may be used
     #[command(flatten)]
     pub validity: Period,
@@ -86,8 +86,10 @@ pub fn build(options: &Options) -> Result<Bundle> {
     getrandom::fill(&mut nonce).context("this machine gives no random numbers")?;
     let mut parts = HashMap::new();
     let mut protocols = vec![protocol(options, &mut parts)?];
-    for companion in &options.companions {
-        protocols.push(protocol(&Options { module: companion.clone(), ..Options::default() }, &mut parts)?);
+    let mut served = Vec::new();
+    add_companions(0, "", &options.companions, &mut protocols, &mut parts, &mut served)?;
+    if let Some(unused) = options.companions.iter().find(|given| !served.contains(&given.name)) {
+        bail!("no protocol of the flow has a companion {}", unused.name);
     }
     let request =
         Request { privileges: privileges(&options.privileges), budgets: budgets(&options.budgets)? };
@@ -105,6 +107,36 @@ pub fn build(options: &Options) -> Result<Bundle> {
     // The same checks as a node's: what it would refuse is refused here.
     let tuple = Tuple::decode(&bytes)?;
     Ok(Bundle { tuple, bytes, parts })
+}
+
+/// Adds the protocols that serve the one at `parent`, and those that serve them; `path` leads there.
+fn add_companions(
+    parent: usize,
+    path: &str,
+    given: &[Pair],
+    protocols: &mut Vec<Protocol>,
+    parts: &mut HashMap<PartHash, Vec<u8>>,
+    served: &mut Vec<String>,
+) -> Result<()> {
+    for at in 0..protocols[parent].companions.len() {
+        let companion = &protocols[parent].companions[at];
+        if matches!(companion.provider, Provider::System(_)) {
+            continue;
+        }
+        let name = format!("{path}{}", companion.interface);
+        let whose = &protocols[parent].name;
+        let Some(pair) = given.iter().find(|pair| pair.name == name) else {
+            bail!("{whose} needs a companion: --companion {name}=MODULE");
+        };
+        ensure!(protocols.len() < MAX_PROTOCOLS, "a flow has at most {MAX_PROTOCOLS} protocols");
+        let options = Options { module: PathBuf::from(&pair.value), ..Options::default() };
+        let child = protocols.len();
+        protocols.push(protocol(&options, parts)?);
+        protocols[parent].companions[at].provider = Provider::Tuple(child as u8);
+        served.push(name.clone());
+        add_companions(child, &format!("{name}/"), given, protocols, parts, served)?;
+    }
+    Ok(())
 }
 
 fn protocol(options: &Options, parts: &mut HashMap<PartHash, Vec<u8>>) -> Result<Protocol> {

@@ -206,11 +206,10 @@ fn worst(protocol: &Protocol) -> Worst {
     }
 }
 
-/// The identifier of a capsule type of the main protocol, which is coupled with nothing; a companion's
-/// follows from its coupling.
+/// The identifier of a capsule type.
 fn identifier(tuple: &Tuple, hash: &TupleHash, at: usize, kind: usize) -> Option<CapsuleId> {
-    let path = tuple.paths().into_iter().next().filter(|_| at == 0)?;
-    Some(CapsuleId::compute(hash, &path, u16::try_from(kind).ok()?, &[]))
+    let path = tuple.paths().into_iter().nth(at)?;
+    Some(tuple.capsule_id(hash, at, &path, u8::try_from(kind).ok()?))
 }
 
 fn protocol_value(tuple: &Tuple, protocol: &Protocol, hash: &TupleHash, at: usize) -> Value {

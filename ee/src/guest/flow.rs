@@ -14,6 +14,10 @@ pub(super) fn link(l: &mut Linker<TeamState>) -> wasmtime::Result<()> {
         // The tuple is hashed and read once more.
         touching(g, moved(len) + 2 * hashed(len) + cost::ENTRY, |s, memory| {
             s.caps.privilege(flows, rights::USE, FLOWS)?;
+            // What becomes of the flows is told to the main protocol.
+            if s.owner() != 0 {
+                return Err(Error::NotPermitted);
+            }
             let tuple = GuestSlice::new(ptr, len).read(memory)?;
             if give >> GIVABLE != 0 {
                 return Err(Error::BadArgument);

@@ -452,6 +452,6 @@ impl Flow {
 fn borne_out(claim: &Claim, hash: &TupleHash, tuple: &Tuple) -> bool {
     let Some(at) = tuple.paths().iter().position(|p| *p == claim.path) else { return false };
     usize::from(claim.kind) < tuple.body.protocols[at].capsules.len()
-        && claim.coupled.is_empty()
-        && CapsuleId::compute(hash, &claim.path, claim.kind, &[]) == claim.id
+        && claim.coupled == tuple.coupled(at)
+        && CapsuleId::compute(hash, &claim.path, claim.kind, &claim.coupled) == claim.id
 }

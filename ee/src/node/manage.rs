@@ -460,11 +460,12 @@ impl Node {
         self.cache.iter().map(|code| code.size() * others(code)).sum()
     }
 
-    /// How many flows run each module.
+    /// How many protocols of flows run each module.
     fn users(&self) -> HashMap<PartHash, u32> {
         let mut users = HashMap::new();
         for (_, flow) in self.flows.iter() {
-            if let Stage::Running { code, .. } = &flow.stage {
+            let running = matches!(flow.stage, Stage::Running { .. });
+            for code in flow.code.iter().filter(|_| running) {
                 *users.entry(code.hash()).or_default() += 1;
             }
         }

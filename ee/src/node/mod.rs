@@ -70,7 +70,7 @@ use crate::blob::SharedDisk;
 use crate::cache::CodeCache;
 use crate::config::{ConfigError, NodeConfig};
 use crate::counters::{Count, Counters};
-use crate::engine::{Code, Engine};
+use crate::engine::Engine;
 use crate::flow::{Flow, Flows};
 use crate::job::{Job, JobId, Work};
 use crate::log::Log;
@@ -176,7 +176,7 @@ pub struct Node {
     /// What is compiled, or waits for the compiler.
     compiling: Vec<Compilation>,
     /// Flows whose code is there, and that are about to be started.
-    ready: VecDeque<(Handle, Arc<Code>)>,
+    ready: VecDeque<Handle>,
     /// A secret, and how many numbers were made of it.
     nonces: ([u8; 16], u64),
 }
@@ -415,8 +415,8 @@ impl Node {
     ) {
         let short = came < usize::from(self.neighbors[from].floor);
         match self.registry.find(&id) {
-            Some(Target::Flow { flow, kind, .. }) => {
-                self.for_flow(now, (flow, kind), from, id, mark, payload);
+            Some(Target::Flow { flow, protocol, kind }) => {
+                self.for_flow(now, (flow, protocol, kind), from, id, mark, payload);
             }
             Some(Target::TranslationRequest | Target::DownloadRequest { .. }) | None if short => {
                 self.neighbors[from].refused += 1;

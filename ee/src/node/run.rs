@@ -53,7 +53,7 @@ impl Node {
     pub(super) fn for_flow(
         &mut self,
         now: Now,
-        (handle, kind): (Handle, u8),
+        (handle, protocol, kind): (Handle, u8, u8),
         from: NeighborId,
         id: CapsuleId,
         mark: Option<&Mark>,
@@ -72,7 +72,7 @@ impl Node {
             return self.unsound(now, from, why);
         }
         self.counters.add(Count::CapsulesReceived);
-        self.push_event(handle, Event::Capsule { kind, from: Some(from), packet: payload });
+        self.push_event(handle, Event::Capsule { protocol, kind, from: Some(from), packet: payload });
     }
 
     /// A capsule is not as its protocol's own neighbor would have sent it.
@@ -375,7 +375,9 @@ impl Node {
         }
         for effect in effects.drain(..) {
             match effect {
-                Effect::Send { to, kind, payload } => self.send_for(now, handle, to, kind, payload),
+                Effect::Send { to, protocol, kind, payload } => {
+                    self.send_for(now, handle, to, (protocol, kind), payload);
+                }
                 Effect::Reply { session, packet } => self.session_reply(now, session, packet),
                 Effect::CloseSession { session } => self.session_close(now, session),
                 Effect::FlowStart { child, tuple, give } => {
@@ -412,9 +414,17 @@ impl Node {
         }
     }
 
-    fn send_for(&mut self, now: Now, handle: Handle, to: NeighborId, kind: u8, payload: Buf) {
+    fn send_for(
+        &mut self,
+        now: Now,
+        handle: Handle,
+        to: NeighborId,
+        (protocol, kind): (u8, u8),
+        payload: Buf,
+    ) {
         let Some((flow, team)) = self.flow_and_team(handle) else { return };
-        let Some(&id) = flow.kind_ids.get(usize::from(kind)) else { return };
+        let ids = flow.kind_ids.get(usize::from(protocol));
+        let Some(&id) = ids.and_then(|ids| ids.get(usize::from(kind))) else { return };
         let len = payload.len() as u64;
         let sandbox = self.flows.get_mut(handle).and_then(|f| f.sandbox());
         let mark = sandbox.and_then(|s| s.mark(to, &id, &payload));

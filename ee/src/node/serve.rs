@@ -64,7 +64,7 @@ impl Node {
             tuple_len: data.bytes.len() as u32,
             path: data.tuple.paths().swap_remove(usize::from(protocol)),
             kind: u16::from(kind),
-            coupled: Vec::new(),
+            coupled: data.tuple.coupled(protocol.into()),
         }
     }
 

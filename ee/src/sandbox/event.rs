@@ -21,6 +21,8 @@ pub enum Event {
     Boot,
     /// A capsule arrived.
     Capsule {
+        /// The protocol that it is for: position in the tuple.
+        protocol: u8,
         /// Its type: position in the protocol's list.
         kind: u8,
         /// Where it came from.
@@ -136,6 +138,8 @@ pub enum Effect {
     Send {
         /// Where to.
         to: NeighborId,
+        /// The protocol that sends it: position in the tuple.
+        protocol: u8,
         /// Its type.
         kind: u8,
         /// Its payload, with at least 64 bytes of room in front.

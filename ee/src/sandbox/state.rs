@@ -15,6 +15,7 @@ use wire::tuple::{Protocol, Tuple};
 
 use super::effects::Effects;
 use super::mailbox::Mailbox;
+use super::protocols::{Calls, InstanceState};
 use super::{Effect, NeighborId, Refused, SessionId, StartError};
 use crate::abi::Error;
 use crate::blob::Blobs;
@@ -52,10 +53,11 @@ pub struct TeamState {
     pub(crate) accounts: Accounts,
     pub(crate) buffers: BufPool,
 
-    /// One for each protocol of the team that runs here; the main protocol first.
+    /// One for each protocol of the team, as the tuple lists them.
     pub(super) instances: Vec<InstanceState>,
-    /// Which of them runs.
+    /// Which of them runs; the main one between events.
     pub(super) current: usize,
+    pub(super) calls: Calls,
 
     pub(crate) metering: Metering,
     pub(crate) meter: Arc<dyn Meter>,
@@ -110,15 +112,6 @@ pub struct TeamState {
     pub(super) limiter: Limiter,
 }
 
-/// What belongs to one protocol of the team.
-pub(super) struct InstanceState {
-    /// Its position in the tuple.
-    pub position: u8,
-    pub kinds: Kinds,
-    /// Its memory, once it is instantiated.
-    pub memory: Option<Memory>,
-}
-
 impl TeamState {
     pub(crate) fn memory(&self) -> Option<Memory> {
         self.instances.get(self.current)?.memory
@@ -130,7 +123,7 @@ impl TeamState {
 
     /// What the tuple says about the protocol that runs.
     pub(crate) fn protocol(&self) -> &Protocol {
-        &self.tuple.body.protocols[usize::from(self.instances[self.current].position)]
+        &self.tuple.body.protocols[self.current]
     }
 
     /// Turns a result into what the guest gets, and counts refusals.
@@ -168,18 +161,20 @@ impl TeamState {
 
     /// Revokes every capability for a neighbor. What the running event was to send there is not sent.
     pub(super) fn neighbor_gone(&mut self, id: NeighborId) {
-        let Some(at) = self.neighbors.position(id) else { return };
-        self.neighbors.gone(id);
-        self.caps.neighbor_gone(at);
+        self.each(|caps, neighbors| {
+            if let Some(at) = neighbors.position(id) {
+                neighbors.gone(id);
+                caps.neighbor_gone(at);
+            }
+        });
         self.effects.retain(|e| !matches!(e, Effect::Send { to, .. } if *to == id));
     }
 
     /// Goes on under lower terms; the memory account and an event's time are not this state's.
     pub(super) fn lower(&mut self, grant: &Grant, budget: &Budget) -> Result<(), StartError> {
         let tuple = self.tuple.clone();
-        for instance in &mut self.instances {
-            let protocol = &tuple.body.protocols[usize::from(instance.position)];
-            instance.kinds = Kinds::new(protocol, instance.position, grant)?;
+        for (at, kinds) in Kinds::all(&tuple, grant)?.into_iter().enumerate() {
+            self.instances[at].kinds = kinds;
         }
         self.timers.lower(budget.timers.into(), grant.min_timer_us, grant.max_timer_us);
         self.session_limit = budget.sessions.into();
@@ -187,7 +182,7 @@ impl TeamState {
         if let Some(soft) = &mut self.soft {
             soft.lower(budget.cache_entries.into());
         }
-        self.caps.withhold(&grant.privileges);
+        self.each(|caps, _| caps.withhold(&grant.privileges));
         Ok(())
     }
 
@@ -246,8 +241,8 @@ impl TeamState {
 
     /// The soft-state entry of `key`.
     pub(crate) fn soft_entry(&mut self, key: &[u8]) -> Result<Handle, Error> {
-        let now = self.now.mono;
-        self.soft.as_mut().ok_or(Error::NotFound)?.touch(now, key)
+        let (now, owner) = (self.now.mono, self.owner());
+        self.soft.as_mut().ok_or(Error::NotFound)?.touch(now, owner, key)
     }
 
     /// Its value.

@@ -174,6 +174,13 @@ impl Frame {
         Some((capsule.id, payload))
     }
 
+    /// Gives the capsule another identifier.
+    pub fn set_id(&mut self, id: &CapsuleId) {
+        let (_, payload) = self.capsule().expect("a capsule");
+        let payload = payload.to_vec();
+        Capsule::emit_header(&mut self.bytes[14..], id, payload.len());
+    }
+
     /// Puts another payload in, which may be of another length.
     pub fn set_payload(&mut self, payload: &[u8]) {
         let (id, _) = self.capsule().expect("a capsule");

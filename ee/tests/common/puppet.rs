@@ -78,7 +78,7 @@ impl House {
         let account = self.memory.child(Some(2 << 20));
         let mut setup = self.setup(hash, privileges, &account);
         edit(&mut setup);
-        let sandbox = Sandbox::start(&self.engine, &self.code, setup, self.now(0)).unwrap();
+        let sandbox = Sandbox::start(&self.engine, &[self.code.clone()], setup, self.now(0)).unwrap();
         let mut puppet = Puppet { sandbox, account, sent: Vec::new(), mono: 0, wall: self.wall };
         let open = Event::Session { session: SESSION, what: SessionInput::Open };
         assert_eq!(puppet.deliver(open).end, Ok(()));
@@ -191,7 +191,8 @@ impl Puppet {
     #[track_caller]
     pub fn run_capsule(&mut self, house: &House, calls: &[Call<'_>]) -> Vec<i64> {
         let packet = house.buffers.copy_of(&script(&[], calls)).expect("a buffer");
-        let outcome = self.deliver(Event::Capsule { kind: 0, from: Some(NeighborId(0)), packet });
+        let outcome =
+            self.deliver(Event::Capsule { protocol: 0, kind: 0, from: Some(NeighborId(0)), packet });
         assert_eq!(outcome.end, Ok(()));
         self.results(calls.len()).0
     }

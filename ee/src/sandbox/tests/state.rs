@@ -295,7 +295,8 @@ fn the_node_and_the_flow() {
         |s| s.seed = None,
     );
     let packet = b.buffers.copy_of(b"x").unwrap();
-    let outcome = b.sandbox.deliver(Now::mono(Instant(1)), Event::Capsule { kind: 0, from: None, packet });
+    let outcome =
+        b.sandbox.deliver(Now::mono(Instant(1)), Event::Capsule { protocol: 0, kind: 0, from: None, packet });
     assert_eq!(outcome.end, Ok(()));
     assert_eq!(b.numbers(), [CODE(Error::Unavailable); 2]);
 }
