@@ -65,6 +65,7 @@ BEES_EXPORT(on_timer) void on_timer(bees_handle capsule, bees_handle timer, int6
 BEES_EXPORT(on_session) void on_session(bees_handle capsule, bees_handle session, enum bees_session_event what, uint32_t len);
 BEES_EXPORT(on_expiry) uint32_t on_expiry(uint32_t key_len);
 BEES_EXPORT(on_warning) void on_warning(enum bees_resource resource);
+BEES_EXPORT(on_companion) int32_t on_companion(bees_handle capsule, bees_handle from, uint32_t operation, uint32_t len); /* >= 0, or an error */
 BEES_EXPORT(on_flow) void on_flow(bees_handle flow, enum bees_flow_state state);
 BEES_EXPORT(on_stop) void on_stop(void);
 
@@ -82,7 +83,7 @@ BEES_IMPORT(capsule_multicast) int32_t bees_capsule_multicast(bees_handle capsul
 BEES_IMPORT(capsule_drop) int32_t bees_capsule_drop(bees_handle capsule); /* 0 */
 
 /* Capabilities. */
-BEES_IMPORT(cap_lookup) int32_t bees_cap_lookup(const char *name, uint32_t len); /* a capability: "neighborhood", "neighbor/NAME", "sensors", "node-key", "blobs", "flows" */
+BEES_IMPORT(cap_lookup) int32_t bees_cap_lookup(const char *name, uint32_t len); /* a capability: "neighborhood", "neighbor/NAME", "companion/INTERFACE", "parent", "sensors", "node-key", "blobs", "flows" */
 BEES_IMPORT(cap_name) int32_t bees_cap_name(bees_handle capability, char *to, uint32_t max); /* length of the name */
 BEES_IMPORT(cap_duplicate) int32_t bees_cap_duplicate(bees_handle capability, uint32_t rights); /* a capability with fewer rights */
 BEES_IMPORT(cap_drop) int32_t bees_cap_drop(bees_handle capability); /* 0 */
@@ -150,6 +151,13 @@ BEES_IMPORT(envelope_seal) int32_t bees_envelope_seal(const uint8_t id[16], bees
 BEES_IMPORT(envelope_lock) int32_t bees_envelope_lock(const uint8_t id[16], enum bees_scheme scheme, const void *key, uint32_t key_len); /* 0 */
 BEES_IMPORT(envelope_open) int32_t bees_envelope_open(const uint8_t id[16], bees_handle unsealer, const void *proof, uint32_t proof_len); /* a capability */
 BEES_IMPORT(envelope_void) int32_t bees_envelope_void(const uint8_t id[16]); /* 0 */
+
+/* The other protocols of the same flow. Messages and answers have 16 KiB at most. */
+BEES_IMPORT(companion_call) int32_t bees_companion_call(bees_handle companion, uint32_t operation, const void *message, uint32_t len); /* what it returns */
+BEES_IMPORT(companion_read) int32_t bees_companion_read(uint32_t offset, void *to, uint32_t len); /* bytes copied */
+BEES_IMPORT(companion_reply) int32_t bees_companion_reply(const void *answer, uint32_t len); /* 0 */
+BEES_IMPORT(companion_answer) int32_t bees_companion_answer(uint32_t offset, void *to, uint32_t len); /* bytes copied */
+BEES_IMPORT(companion_deny) int32_t bees_companion_deny(bees_handle companion, bees_handle neighbor); /* 0 */
 
 /* Flows below this one: for flows with the privilege "flows". Bits of give: 1 << a resource. */
 BEES_IMPORT(flow_start) int32_t bees_flow_start(bees_handle flows, const void *tuple, uint32_t len, uint32_t give); /* a flow */

@@ -13,11 +13,13 @@
 ///     events: { session: Question },
 ///     session: true,
 ///     params: { "hops": "64" },
+///     companions: { "tree": Capsules },
 /// }
 /// ```
 ///
 /// Operations that a capsule type does not name cannot be done with it. After `->` stand the types that
-/// may be derived. The macro makes `Kind` (the capsule types, with `Kind::of(number)`), `DESCRIPTION`, and,
+/// may be derived. Companions, which may be left out, are named by their interfaces; what enters the
+/// identifiers of their capsules stands behind ([`Coupling`](crate::describe::Coupling)). The macro makes `Kind` (the capsule types, with `Kind::of(number)`), `DESCRIPTION`, and,
 /// on WebAssembly, the exports, the custom section and a panic handler.
 #[macro_export]
 macro_rules! protocol {
@@ -27,7 +29,8 @@ macro_rules! protocol {
         capsules: { $($kind:ident { $($operation:ident: $count:expr),* $(,)? } -> [$($into:ident),* $(,)?]),* $(,)? },
         events: { $($event:ident: $brings:ident),* $(,)? },
         session: $session:literal,
-        params: { $($param:literal: $value:expr),* $(,)? } $(,)?
+        params: { $($param:literal: $value:expr),* $(,)? }
+        $(, companions: { $($interface:literal: $coupling:ident),* $(,)? })? $(,)?
     ) => {
         /// The capsule types, in the order of their numbers.
         #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -59,13 +62,15 @@ macro_rules! protocol {
             },
             session: $session,
             params: &[$(($param, $value)),*],
+            companions: &[$($(($interface, $crate::describe::Coupling::$coupling)),*)?],
         };
 
         #[cfg(target_arch = "wasm32")]
         #[allow(unsafe_code)]
         mod module {
             use $crate::{
-                Capsule, Flow, Protocol, Session, SessionEvent, Timer, flow::State, node::Resource, sys,
+                Call, Capsule, Companion, Flow, Protocol, Session, SessionEvent, Timer, companion, flow::State,
+                node::Resource, sys,
             };
 
             use super::*;
@@ -126,6 +131,15 @@ macro_rules! protocol {
                 if let Some(resource) = Resource::of(resource) {
                     PROTOCOL.with(|p| p.warning(resource));
                 }
+            }
+
+            #[unsafe(no_mangle)]
+            extern "C" fn on_companion(capsule: u32, from: u32, operation: u32, len: u32) -> i32 {
+                let inbox = sys::inbox();
+                let len = len as usize;
+                let head = &inbox[..inbox.len().min(len)];
+                let call = Call { from: Companion::from_bits(from), operation, head, len };
+                companion::result(PROTOCOL.with(|p| p.companion(Capsule::of_call(capsule), call)))
             }
 
             #[unsafe(no_mangle)]

@@ -117,6 +117,7 @@ mod tests {
         events: Events { boot: None, timer: None, session: None },
         session: true,
         params: &[],
+        companions: &[],
     };
 
     /// Starts a flow for a packet, and restarts it when it ends.

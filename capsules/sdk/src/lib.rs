@@ -16,6 +16,7 @@
 //! | [`text`]      | lines of text without `core::fmt`: [`text!`](macro@text), [`log!`]                   |
 //! | [`bytes`]     | small structures to bytes and back                                                  |
 //! | [`blob`]      | what the node keeps for this flow, over its own restart, too                        |
+//! | [`companion`] | [`Companion`]: the other protocols of the same flow                                   |
 //! | [`flow`]      | flows below this one                                                                |
 //! | [`privilege`] | [`Sensors`] and [`NodeKey`]: what an Auth Agent may grant                            |
 //! | [`envelope`]  | capabilities for other flows                                                        |
@@ -31,6 +32,7 @@ pub mod blob;
 pub mod bytes;
 pub mod cache;
 pub mod capsule;
+pub mod companion;
 pub mod crypto;
 pub mod describe;
 pub mod envelope;
@@ -50,6 +52,7 @@ pub mod timer;
 
 pub use blob::Blobs;
 pub use capsule::{Capsule, Operation};
+pub use companion::{Call, Companion};
 pub use error::Error;
 pub use flow::{Flow, Flows};
 pub use neighbor::{Neighbor, Neighborhood};
@@ -98,6 +101,13 @@ pub trait Protocol {
     /// A flow that this one started runs now, or has ended.
     fn flow(&mut self, flow: Flow, state: flow::State) {
         let _ = (flow, state);
+    }
+
+    /// Another protocol of the same flow calls; the caller gets the result. `capsule` is the one of the type that
+    /// the description names for `session`: one in each event, with what earlier calls left of it.
+    fn companion(&mut self, capsule: Option<Capsule>, call: Call<'_>) -> Result<u32, Error> {
+        let _ = (capsule, call);
+        Err(Error::NotFound)
     }
 
     /// The flow ends; a small budget is left for this call.

@@ -331,3 +331,29 @@ pub fn envelope_open(id: &[u8; 16], unsealer: u32, proof: &[u8]) -> i32 {
 pub fn envelope_void(id: &[u8; 16]) -> i32 {
     with_node(|n| n.envelope_void(id))
 }
+
+/// See `docs/abi`.
+pub fn companion_call(companion: u32, operation: u32, message: &[u8]) -> i32 {
+    // The other protocol runs meanwhile, so the node is not held.
+    crate::testing::companion_call(companion, operation, message)
+}
+
+/// See `docs/abi`.
+pub fn companion_read(offset: u32, buffer: &mut [u8]) -> i32 {
+    with_node(|n| n.companion_read(offset, buffer))
+}
+
+/// See `docs/abi`.
+pub fn companion_reply(answer: &[u8]) -> i32 {
+    with_node(|n| n.companion_reply(answer))
+}
+
+/// See `docs/abi`.
+pub fn companion_answer(offset: u32, buffer: &mut [u8]) -> i32 {
+    with_node(|n| n.companion_answer(offset, buffer))
+}
+
+/// See `docs/abi`.
+pub fn companion_deny(companion: u32, neighbor: u32) -> i32 {
+    with_node(|n| n.companion_deny(companion, neighbor))
+}

@@ -118,6 +118,11 @@ mod raw {
         pub fn blob_len(blobs: i32, name: *const u8, name_len: usize) -> i32;
         pub fn blob_list(blobs: i32, index: i32, buffer: *mut u8, buffer_len: usize) -> i32;
         pub fn blob_remove(blobs: i32, name: *const u8, name_len: usize) -> i32;
+        pub fn companion_call(companion: i32, operation: i32, message: *const u8, message_len: usize) -> i32;
+        pub fn companion_read(offset: i32, buffer: *mut u8, buffer_len: usize) -> i32;
+        pub fn companion_reply(answer: *const u8, answer_len: usize) -> i32;
+        pub fn companion_answer(offset: i32, buffer: *mut u8, buffer_len: usize) -> i32;
+        pub fn companion_deny(companion: i32, neighbor: i32) -> i32;
         pub fn flow_start(flows: i32, tuple: *const u8, tuple_len: usize, give: i32) -> i32;
         pub fn flow_state(flow: i32) -> i32;
         pub fn flow_stop(flow: i32, kill: i32) -> i32;
@@ -474,6 +479,37 @@ pub fn blob_list(blobs: u32, index: u32, buffer: &mut [u8]) -> i32 {
 pub fn blob_remove(blobs: u32, name: &[u8]) -> i32 {
     // Safety: the node checks every handle; pointers and lengths are those of live slices.
     unsafe { raw::blob_remove(blobs as i32, name.as_ptr(), name.len()) }
+}
+
+/// See `docs/abi`.
+pub fn companion_call(companion: u32, operation: u32, message: &[u8]) -> i32 {
+    // Safety: the node checks every handle; pointers and lengths are those of live slices. What runs meanwhile has
+    // another memory, and nobody enters this module in the middle of it.
+    unsafe { raw::companion_call(companion as i32, operation as i32, message.as_ptr(), message.len()) }
+}
+
+/// See `docs/abi`.
+pub fn companion_read(offset: u32, buffer: &mut [u8]) -> i32 {
+    // Safety: the pointer and the length are those of a live slice.
+    unsafe { raw::companion_read(offset as i32, buffer.as_mut_ptr(), buffer.len()) }
+}
+
+/// See `docs/abi`.
+pub fn companion_reply(answer: &[u8]) -> i32 {
+    // Safety: the pointer and the length are those of a live slice.
+    unsafe { raw::companion_reply(answer.as_ptr(), answer.len()) }
+}
+
+/// See `docs/abi`.
+pub fn companion_answer(offset: u32, buffer: &mut [u8]) -> i32 {
+    // Safety: the pointer and the length are those of a live slice.
+    unsafe { raw::companion_answer(offset as i32, buffer.as_mut_ptr(), buffer.len()) }
+}
+
+/// See `docs/abi`.
+pub fn companion_deny(companion: u32, neighbor: u32) -> i32 {
+    // Safety: the node checks every handle.
+    unsafe { raw::companion_deny(companion as i32, neighbor as i32) }
 }
 
 /// See `docs/abi`.
