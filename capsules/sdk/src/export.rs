@@ -32,19 +32,7 @@ macro_rules! protocol {
         params: { $($param:literal: $value:expr),* $(,)? }
         $(, companions: { $($interface:literal: $coupling:ident),* $(,)? })? $(,)?
     ) => {
-        /// The capsule types, in the order of their numbers.
-        #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-        #[repr(u8)]
-        #[allow(missing_docs)]
-        pub enum Kind { $($kind),* }
-
-        impl Kind {
-            /// The type of this number.
-            pub fn of(number: u8) -> Option<Self> {
-                $(if number == Self::$kind as u8 { return Some(Self::$kind); })*
-                None
-            }
-        }
+        $crate::kinds! { $($kind),* }
 
         /// What this protocol is.
         pub const DESCRIPTION: $crate::describe::Description = $crate::describe::Description {
@@ -150,6 +138,28 @@ macro_rules! protocol {
             #[unsafe(no_mangle)]
             extern "C" fn on_stop() {
                 PROTOCOL.with(|p| p.stop());
+            }
+        }
+    };
+}
+
+/// The capsule types of a protocol, if it has any, for [`protocol!`](crate::protocol).
+#[doc(hidden)]
+#[macro_export]
+macro_rules! kinds {
+    () => {};
+    ($($kind:ident),+) => {
+        /// The capsule types, in the order of their numbers.
+        #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+        #[repr(u8)]
+        #[allow(missing_docs)]
+        pub enum Kind { $($kind),+ }
+
+        impl Kind {
+            /// The type of this number.
+            pub fn of(number: u8) -> Option<Self> {
+                $(if number == Self::$kind as u8 { return Some(Self::$kind); })+
+                None
             }
         }
     };

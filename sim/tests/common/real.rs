@@ -6,7 +6,7 @@ use std::time::Duration;
 use sim::{Session, Sim};
 use wire::control::{Answer, FlowInfo, NodeInfo, Request, TeamInfo};
 use wire::id::TupleHash;
-use wire::tuple::{Body, Credentials, Part, Protocol, Tuple, VERSION};
+use wire::tuple::{Body, Credentials, Part, Privilege, Protocol, Provider, Tuple, VERSION};
 
 const SECOND: Duration = Duration::from_secs(1);
 
@@ -22,9 +22,34 @@ pub fn module(name: &str) -> Vec<u8> {
 
 /// The tuple of a module as the module describes itself; with another nonce it is another flow.
 pub fn tuple(module: &[u8], nonce: u8) -> Vec<u8> {
+    Tuple { body: body(vec![protocol(module)], nonce), credentials: Credentials::None }.encode()
+}
+
+/// The same for a module with one companion.
+pub fn tuple_of_two(
+    module: &[u8],
+    companion: &[u8],
+    privileges: &[&str],
+    params: &[(&str, &str)],
+) -> Vec<u8> {
+    let (mut main, companion) = (protocol(module), protocol(companion));
+    main.companions[0].provider = Provider::Tuple(1);
+    for param in &mut main.params {
+        if let Some((_, value)) = params.iter().find(|(name, _)| *name == param.name) {
+            param.value = value.as_bytes().to_vec();
+        }
+    }
+    let mut body = body(vec![main, companion], 1);
+    let privilege = |name: &&str| Privilege { name: name.to_string(), optional: true };
+    body.request.privileges = privileges.iter().map(privilege).collect();
+    Tuple { body, credentials: Credentials::None }.encode()
+}
+
+/// A module's protocol as the module describes itself.
+fn protocol(module: &[u8]) -> Protocol {
     let admitted = ee::admit::admit(module).expect("what is shipped is admitted");
     let description = admitted.description.expect("what is shipped describes itself");
-    let protocol = Protocol {
+    Protocol {
         name: description.name,
         code: Part::of(module).expect("a module that is admitted is short enough for a part"),
         data: vec![],
@@ -33,17 +58,19 @@ pub fn tuple(module: &[u8], nonce: u8) -> Vec<u8> {
         session: description.session,
         params: description.params,
         companions: description.companions,
-    };
-    let body = Body {
+    }
+}
+
+fn body(protocols: Vec<Protocol>, nonce: u8) -> Body {
+    Body {
         version: VERSION,
         nonce: [nonce; 16],
-        protocols: vec![protocol],
+        protocols,
         request: Default::default(),
         validity: Default::default(),
         replaces: None,
         extensions: vec![],
-    };
-    Tuple { body, credentials: Credentials::None }.encode()
+    }
 }
 
 /// Injects a protocol at a node, waits until it runs there, and opens a session with it.
