@@ -118,6 +118,7 @@ BEES_IMPORT(cap_revoke) int32_t bees_cap_revoke(bees_handle capability); /* 0 */
 BEES_IMPORT(neighborhood_list) int32_t bees_neighborhood_list(bees_handle neighborhood, bees_handle *to, uint32_t max); /* how many members there are */
 BEES_IMPORT(neighborhood_make) int32_t bees_neighborhood_make(const bees_handle *neighbors, uint32_t count); /* a neighborhood */
 BEES_IMPORT(neighbor_max_payload) int32_t bees_neighbor_max_payload(bees_handle neighbor); /* bytes */
+BEES_IMPORT(neighbor_serve) int32_t bees_neighbor_serve(bees_handle neighbor, uint32_t serve); /* 0 */
 
 /* Marks on capsules, hop by hop. */
 BEES_IMPORT(integrity_set) int32_t bees_integrity_set(bees_handle neighbor, const void *key, uint32_t len); /* 0 */
@@ -190,5 +191,6 @@ BEES_IMPORT(flow_start) int32_t bees_flow_start(bees_handle flows, const void *t
 BEES_IMPORT(flow_state) int32_t bees_flow_state(bees_handle flow); /* its state */
 BEES_IMPORT(flow_stop) int32_t bees_flow_stop(bees_handle flow, uint32_t kill); /* 0 */
 BEES_IMPORT(flow_limit) int32_t bees_flow_limit(bees_handle flow, enum bees_resource resource, int64_t most); /* 0 */
+BEES_IMPORT(flow_end) int32_t bees_flow_end(void); /* 0 */
 
 #endif

@@ -335,6 +335,7 @@ pub const IMPORTS: &[Signature] = signatures! {
     neighborhood_list(I32, I32, I32) -> I32;
     neighborhood_make(I32, I32) -> I32;
     neighbor_max_payload(I32) -> I32;
+    neighbor_serve(I32, I32) -> I32;
     integrity_set(I32, I32, I32) -> I32;
     integrity_clear(I32) -> I32;
     cache_put(I32, I32, I32, I32, I32) -> I32;
@@ -380,6 +381,7 @@ pub const IMPORTS: &[Signature] = signatures! {
     flow_state(I32) -> I32;
     flow_stop(I32, I32) -> I32;
     flow_limit(I32, I32, I64) -> I32;
+    flow_end() -> I32;
     companion_call(I32, I32, I32, I32) -> I32;
     companion_read(I32, I32, I32) -> I32;
     companion_reply(I32, I32) -> I32;

@@ -102,6 +102,8 @@ pub struct Flow {
     pub team: Option<(TeamId, Grant)>,
     /// Parts that are here, at their positions in [`Tuple::parts`].
     pub parts: Vec<Option<Arc<PartData>>>,
+    /// Neighbors whose questions about it are not answered, because it wants that.
+    pub unserved: Unserved,
     /// Each protocol's capsule identifiers by type.
     pub kind_ids: Vec<Vec<CapsuleId>>,
     /// Machine code of the protocols, in their order, as far as it is here; kept alive for whoever starts the
@@ -181,6 +183,10 @@ pub enum Stage {
         wake: Option<Instant>,
     },
 }
+
+/// Neighbors that a flow does not want to be downloaded by: the last [`MAX_UNSERVED`] that it named.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Unserved([Option<NeighborId>; MAX_UNSERVED]);
 
 /// The flows of a node.
 pub struct Flows {
@@ -306,6 +312,8 @@ impl Flows {
     }
 }
 
+/// Neighbors that a flow can keep itself from at a time.
+pub const MAX_UNSERVED: usize = 16;
 /// The fewest digits of a hash that name a flow.
 const MIN_DIGITS: usize = 8;
 /// Bytes of a flow's record, and of what is read from a small tuple, at most.
@@ -372,6 +380,31 @@ fn held_by(grant: &Grant) -> usize {
     neighbors + 2 * names(&grant.privileges) + size_of_val(&*grant.clamps)
 }
 
+impl Unserved {
+    /// Whether it is among them.
+    pub fn has(&self, neighbor: NeighborId) -> bool {
+        self.0.contains(&Some(neighbor))
+    }
+
+    /// Makes it one of them, in the place of the one that is there the longest if need be; or none of them.
+    pub fn set(&mut self, neighbor: NeighborId, unserved: bool) {
+        match self.0.iter().position(|n| *n == Some(neighbor)) {
+            Some(at) if !unserved => {
+                self.0[at..].rotate_left(1);
+                self.0[MAX_UNSERVED - 1] = None;
+            }
+            None if unserved => {
+                let free = self.0.iter().position(Option::is_none).unwrap_or_else(|| {
+                    self.0.rotate_left(1);
+                    MAX_UNSERVED - 1
+                });
+                self.0[free] = Some(neighbor);
+            }
+            _ => {}
+        }
+    }
+}
+
 impl Flow {
     /// A new flow.
     pub fn new(hash: TupleHash, source: Source, stage: Stage, now: Instant) -> Self {
@@ -388,6 +421,7 @@ impl Flow {
             team: None,
             parts: Vec::new(),
             kind_ids: Vec::new(),
+            unserved: Unserved::default(),
             code: Vec::new(),
             capsules: (0, 0, 0),
             usual: u64::MAX,
@@ -448,6 +482,20 @@ mod tests {
 
     use super::*;
     use crate::registry::Target;
+
+    #[test]
+    fn the_last_neighbors_that_were_named_are_not_served() {
+        let mut unserved = Unserved::default();
+        for n in 0..=16 {
+            unserved.set(NeighborId(n), true);
+            unserved.set(NeighborId(n), true);
+        }
+        assert!(!unserved.has(NeighborId(0)) && (1..=16).all(|n| unserved.has(NeighborId(n))));
+        unserved.set(NeighborId(5), false);
+        unserved.set(NeighborId(5), false);
+        unserved.set(NeighborId(20), true);
+        assert!(!unserved.has(NeighborId(5)) && unserved.has(NeighborId(1)) && unserved.has(NeighborId(20)));
+    }
 
     #[test]
     fn what_came_from_a_neighbor_pays_for_the_identifiers_by_which_it_came() {

@@ -12,26 +12,38 @@ pub(crate) struct Keyed(pub u64);
 
 /// A hash that is being made.
 #[derive(Debug)]
-pub(crate) struct Fold(u64);
+pub(crate) struct Fold {
+    hash: u64,
+    /// Of the key, too: with a factor that is known, two words could be chosen that fall together under many keys.
+    factor: u64,
+}
+
+impl Fold {
+    #[inline]
+    fn new(key: u64) -> Self {
+        Self { hash: key, factor: (key.rotate_left(32) ^ 0x9e37_79b9_7f4a_7c15) | 1 }
+    }
+}
 
 /// The hash of some bytes under a key.
 pub(crate) fn of_bytes(key: u64, bytes: &[u8]) -> u64 {
     // The last word is filled up with zeros; the length tells it from one that ends in them.
-    let mut hash = Fold(key.wrapping_add(bytes.len() as u64));
-    hash.write(bytes);
-    hash.0
+    let mut fold = Fold::new(key);
+    fold.hash = fold.hash.wrapping_add(bytes.len() as u64);
+    fold.write(bytes);
+    fold.hash
 }
 
 impl BuildHasher for Keyed {
     type Hasher = Fold;
     fn build_hasher(&self) -> Fold {
-        Fold(self.0)
+        Fold::new(self.0)
     }
 }
 
 impl Hasher for Fold {
     fn finish(&self) -> u64 {
-        self.0
+        self.hash
     }
 
     #[inline]
@@ -50,8 +62,8 @@ impl Hasher for Fold {
 
     #[inline]
     fn write_u64(&mut self, n: u64) {
-        let product = u128::from(self.0 ^ n) * u128::from(0x9e37_79b9_7f4a_7c15u64);
-        self.0 = (product as u64) ^ ((product >> 64) as u64);
+        let product = u128::from(self.hash ^ n) * u128::from(self.factor);
+        self.hash = (product as u64) ^ ((product >> 64) as u64);
     }
 
     #[inline]

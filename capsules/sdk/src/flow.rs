@@ -61,6 +61,11 @@ impl Flows {
     }
 }
 
+/// Ends this flow on this node when the event is over, after its clean-up.
+pub fn end() -> Result<(), Error> {
+    done(sys::flow_end())
+}
+
 impl Flow {
     /// What it is doing.
     pub fn state(&self) -> Result<State, Error> {

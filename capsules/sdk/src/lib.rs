@@ -20,6 +20,7 @@
 //! | [`companion`] | [`Companion`]: the other protocols of the same flow                                   |
 //! | [`flow`]      | flows below this one                                                                |
 //! | [`privilege`] | [`Sensors`] and [`NodeKey`]: what an Auth Agent may grant                            |
+//! | [`pathfinder`](mod@pathfinder) | the interface of the companion that knows the way to a server                     |
 //! | [`envelope`]  | capabilities for other flows                                                        |
 //! | [`crypto`]    | MACs, signatures, encryption                                                        |
 //! | [`describe`]  | the module's description                                                            |
@@ -42,6 +43,7 @@ mod export;
 pub mod flow;
 pub mod neighbor;
 pub mod node;
+pub mod pathfinder;
 pub mod privilege;
 pub mod rounds;
 pub mod route;

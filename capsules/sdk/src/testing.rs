@@ -83,6 +83,9 @@ pub struct Node {
     capsules: Vec<Option<Object>>,
     /// Per port: neighbor's name, link, the node there and its port.
     ports: Vec<(String, usize, usize, usize)>,
+    /// Ports of neighbors that do not get the flow's code, and whether the flow has ended here.
+    unserved: Vec<usize>,
+    ended: bool,
     /// Per port: the key under which capsules are marked.
     keys: BTreeMap<usize, Vec<u8>>,
     cache: BTreeMap<Vec<u8>, (Vec<u8>, u64)>,
@@ -155,6 +158,8 @@ impl<P: Protocol + 'static> Network<P> {
             random: mix(self.random ^ self.nodes.len() as u64),
             capsules: vec![],
             ports: vec![],
+            unserved: vec![],
+            ended: false,
             keys: BTreeMap::new(),
             cache: BTreeMap::new(),
             timers: BTreeMap::new(),
@@ -205,6 +210,11 @@ impl<P: Protocol + 'static> Network<P> {
         self.at(at).more.sensors.insert(name.into(), value);
     }
 
+    /// What the flow's tuple says that a parameter of the main protocol is.
+    pub fn set_param(&mut self, at: usize, name: &str, value: &str) {
+        self.at(at).params.insert(name.into(), value.as_bytes().to_vec());
+    }
+
     /// Takes a link down or up.
     pub fn set_up(&mut self, link: usize, up: bool) {
         self.links[link].1 = up;
@@ -239,6 +249,14 @@ impl<P: Protocol + 'static> Network<P> {
     /// Hands a node a capsule as if it came from the neighbor at `port`.
     pub fn inject(&mut self, at: usize, port: usize, kind: u8, payload: &[u8]) {
         self.arrival(at, 0, port, kind, payload.to_vec());
+    }
+
+    /// The same for a companion; `path` leads to it by interfaces: `OUTER/INNER`.
+    pub fn inject_for(&mut self, at: usize, path: &str, port: usize, kind: u8, payload: &[u8]) {
+        let team = self.seen(at);
+        let seat = team.at(path).unwrap_or_else(|| panic!("nobody serves {path}"));
+        let member = team.seats.iter().position(|s| std::ptr::eq(s, seat)).expect("it is one of them");
+        self.arrival(at, member, port, kind, payload.to_vec());
     }
 
     /// Runs until nothing is left to do before `end` (microseconds).
@@ -304,6 +322,17 @@ impl<P: Protocol + 'static> Network<P> {
         }
     }
 
+    /// Whether the flow has ended itself on a node.
+    pub fn has_ended(&self, at: usize) -> bool {
+        self.nodes[at].as_ref().is_some_and(|n| n.ended)
+    }
+
+    /// Whether a node gives the flow's code to a neighbor, by that one's name.
+    pub fn serves(&self, at: usize, neighbor: &str) -> bool {
+        let unserved = |n: &Box<Node>| n.unserved.iter().any(|p| n.ports[*p].0 == neighbor);
+        !self.nodes[at].as_ref().is_some_and(unserved)
+    }
+
     /// Loses what a node's protocol had in memory, as a restart does.
     pub fn restart(&mut self, at: usize, protocol: P) {
         self.restart_team(at, protocol, vec![]);
@@ -312,7 +341,9 @@ impl<P: Protocol + 'static> Network<P> {
     /// The same for a protocol with companions.
     pub fn restart_team(&mut self, at: usize, protocol: P, companions: Vec<Member>) {
         let team = Team::new(self.description, Box::new(protocol), companions);
-        self.at(at).seat(team);
+        let node = self.at(at);
+        (node.unserved, node.ended) = (vec![], false);
+        node.seat(team);
     }
 
     fn seen(&self, at: usize) -> &Team {
@@ -366,6 +397,10 @@ impl<P: Protocol + 'static> Network<P> {
     /// Makes a node current, runs an event of one of its protocols, and carries out what it wants done.
     fn call(&mut self, at: usize, member: usize, f: impl FnOnce(&mut dyn Protocol)) {
         let mut node = self.nodes[at].take().expect("one event at a time");
+        if node.ended {
+            self.nodes[at] = Some(node);
+            return;
+        }
         node.now = self.now;
         let mut protocol = node.enter(member);
         CURRENT.set(Some(node));
@@ -600,6 +635,19 @@ impl Node {
 
     pub(crate) fn neighbor_max_payload(&mut self, neighbor: u32) -> i32 {
         result(self.port(neighbor).map(|_| self.max_payload))
+    }
+
+    pub(crate) fn neighbor_serve(&mut self, neighbor: u32, serve: bool) -> i32 {
+        result(self.port(neighbor).map(|port| {
+            self.unserved.retain(|p| *p != port);
+            self.unserved.extend((!serve).then_some(port));
+            0
+        }))
+    }
+
+    pub(crate) fn flow_end(&mut self) -> i32 {
+        self.ended = true;
+        0
     }
 
     pub(crate) fn integrity_set(&mut self, neighbor: u32, key: &[u8]) -> i32 {

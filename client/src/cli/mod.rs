@@ -4,6 +4,7 @@ mod access;
 mod blob;
 mod channel;
 mod flow;
+mod health;
 mod key;
 mod lab;
 mod policy;
@@ -72,6 +73,8 @@ enum Object {
     /// Principals' keys: make, show, export
     #[command(subcommand)]
     Key(key::Verb),
+    /// What the health agent's server knows: every node's sensors
+    Health(health::Options),
     /// Talk to a protocol: each line of input a packet, each packet a line of output
     Session(session::Options),
     /// Labs: several nodes on this machine
@@ -107,6 +110,7 @@ pub fn run(cli: Cli) -> Result<()> {
         Object::Policy(verb) => policy::run(&access, &verb, output),
         Object::Flow(verb) => flow::run(&access, &verb, output),
         Object::Key(verb) => key::run(&access, &verb, output),
+        Object::Health(options) => health::run(&access, &options, output),
         Object::Session(options) => session::run(&access, &options, output),
         Object::Lab(verb) => lab::run(&access, *verb, json, output),
     }
@@ -129,6 +133,8 @@ mod tests {
             "bees node show -n a -j",
             "bees node log --audit --follow -n a",
             "bees session -n a ping -- ping c count 3",
+            "bees health -n a --serve",
+            "bees health -n a health --watch --interval 1s --sensor load -j",
             "bees key new --type rsa --bits 4096 --principal joe joe.key",
             "bees flow sign x.tuple --key joe.key --principal joe -o y.tuple --valid-from 5 --valid-until +7d",
             "bees flow build x.wasm --sign joe.key --principal joe --privilege sensors? --for-node b",

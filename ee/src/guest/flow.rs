@@ -1,4 +1,4 @@
-//! `flow_*`: flows below this one, for flows with the privilege `flows`.
+//! `flow_*`: flows below this one, for flows with the privilege `flows`; and the end of this one.
 
 use wasmtime::Linker;
 use wire::budget::Kind;
@@ -50,6 +50,13 @@ pub(super) fn link(l: &mut Linker<TeamState>) -> wasmtime::Result<()> {
             }
             s.effects.make_room(1)?;
             s.effects.push(Effect::FlowLimit { child, kind, most });
+            Ok(0)
+        })
+    })?;
+    l.func_wrap(MODULE, "flow_end", |g: Guest<'_>| {
+        plain(g, cost::CALL + cost::ENTRY, |s| {
+            s.effects.make_room(1)?;
+            s.effects.push(Effect::End);
             Ok(0)
         })
     })?;

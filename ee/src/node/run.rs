@@ -390,6 +390,7 @@ impl Node {
     }
 
     fn effects(&mut self, now: Now, handle: Handle) {
+        let mut ends = false;
         // What is carried out may end the flow.
         while let Some(sandbox) = self.flows.get_mut(handle).and_then(|f| f.sandbox())
             && let Some(effect) = sandbox.next_effect()
@@ -413,6 +414,12 @@ impl Node {
                     lower.set(kind, Some(most));
                     self.child_limit(now, handle, child, &lower);
                 }
+                Effect::Serve { neighbor, serve } => {
+                    if let Some(flow) = self.flows.get_mut(handle) {
+                        flow.unserved.set(neighbor, !serve);
+                    }
+                }
+                Effect::End => ends = true,
                 Effect::Log { level, text } => {
                     let Some(flow) = self.flows.get(handle) else { continue };
                     let name = label(flow);
@@ -421,6 +428,9 @@ impl Node {
                     }
                 }
             }
+        }
+        if ends {
+            self.end_flow(now, handle, End::by("itself", false));
         }
     }
 

@@ -56,7 +56,7 @@ impl Node {
         let Some((flow, data)) = self.flows.get(flow).and_then(|f| Some((f, f.tuple.as_ref()?))) else {
             return Translation::Unknown;
         };
-        if !self.flow_knows(flow, from) {
+        if !self.flow_knows(flow, from) || flow.unserved.has(from) {
             return Translation::Refused;
         }
         Translation::Known {
@@ -91,7 +91,7 @@ impl Node {
             }
         };
         let id = download_id(RESPONSE, &flow.hash, part.as_ref());
-        let bytes = bytes.filter(|_| self.flow_knows(flow, from));
+        let bytes = bytes.filter(|_| self.flow_knows(flow, from) && !flow.unserved.has(from));
         self.counters.add(Count::DownloadsServed);
         let Some(bytes) = bytes else {
             let refusal = DownloadResponse::Refused { nonce: request.nonce };

@@ -236,6 +236,15 @@ pub enum Effect {
         /// The new bound.
         most: u64,
     },
+    /// Whether a neighbor that asks for the flow's description and code gets them.
+    Serve {
+        /// Who asks.
+        neighbor: NeighborId,
+        /// Whether it gets them.
+        serve: bool,
+    },
+    /// End this flow.
+    End,
     /// A log line.
     Log {
         /// How urgent it is.

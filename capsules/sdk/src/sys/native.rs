@@ -88,6 +88,11 @@ pub fn neighbor_max_payload(neighbor: u32) -> i32 {
 }
 
 /// See `docs/abi`.
+pub fn neighbor_serve(neighbor: u32, serve: bool) -> i32 {
+    with_node(|n| n.neighbor_serve(neighbor, serve))
+}
+
+/// See `docs/abi`.
 pub fn integrity_set(neighbor: u32, key: &[u8]) -> i32 {
     with_node(|n| n.integrity_set(neighbor, key))
 }
@@ -290,6 +295,11 @@ pub fn flow_stop(flow: u32, kill: u32) -> i32 {
 /// See `docs/abi`.
 pub fn flow_limit(flow: u32, resource: i32, most: i64) -> i32 {
     with_node(|n| n.flow_limit(flow, resource, most))
+}
+
+/// See `docs/abi`.
+pub fn flow_end() -> i32 {
+    with_node(|n| n.flow_end())
 }
 
 /// See `docs/abi`.

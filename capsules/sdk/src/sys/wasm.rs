@@ -29,6 +29,7 @@ mod raw {
         pub fn neighborhood_list(neighborhood: i32, list: *mut u32, list_max: usize) -> i32;
         pub fn neighborhood_make(list: *const u32, list_len: usize) -> i32;
         pub fn neighbor_max_payload(neighbor: i32) -> i32;
+        pub fn neighbor_serve(neighbor: i32, serve: i32) -> i32;
         pub fn integrity_set(neighbor: i32, key: *const u8, key_len: usize) -> i32;
         pub fn integrity_clear(neighbor: i32) -> i32;
         pub fn cache_put(
@@ -126,6 +127,7 @@ mod raw {
         pub fn flow_state(flow: i32) -> i32;
         pub fn flow_stop(flow: i32, kill: i32) -> i32;
         pub fn flow_limit(flow: i32, resource: i32, most: i64) -> i32;
+        pub fn flow_end() -> i32;
         pub fn seal_make(pair: *mut u32) -> i32;
         pub fn envelope_make(capability: i32, flow: *const u8, flow_len: usize, id: *mut u8) -> i32;
         pub fn envelope_seal(id: *const u8, sealer: i32) -> i32;
@@ -235,6 +237,12 @@ pub fn neighborhood_list(neighborhood: u32, list: &mut [u32]) -> i32 {
 pub fn neighbor_max_payload(neighbor: u32) -> i32 {
     // Safety: the node checks every handle; pointers and lengths are those of live slices.
     unsafe { raw::neighbor_max_payload(neighbor as i32) }
+}
+
+/// See `docs/abi`.
+pub fn neighbor_serve(neighbor: u32, serve: bool) -> i32 {
+    // Safety: the node checks every handle.
+    unsafe { raw::neighbor_serve(neighbor as i32, serve.into()) }
 }
 
 /// See `docs/abi`.
@@ -526,6 +534,12 @@ pub fn flow_stop(flow: u32, kill: u32) -> i32 {
 pub fn flow_limit(flow: u32, resource: i32, most: i64) -> i32 {
     // Safety: the node checks every handle.
     unsafe { raw::flow_limit(flow as i32, resource, most) }
+}
+
+/// See `docs/abi`.
+pub fn flow_end() -> i32 {
+    // Safety: there is nothing to pass.
+    unsafe { raw::flow_end() }
 }
 
 /// See `docs/abi`.
