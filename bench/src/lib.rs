@@ -9,13 +9,15 @@
 //! | [`teams`]        | memory, time and events of a thousand teams                          |
 //! | [`fairness`]     | processor time and bandwidth by shares                               |
 //! | [`accounting`]   | what measuring and stopping guests costs                             |
-//! | [`local`]        | the node that the last three measure                                 |
+//! | [`companions`]   | what a call from protocol to protocol costs                          |
+//! | [`local`]        | the node that the last four measure                                  |
 //! | [`flow`]         | the flows                                                           |
 //! | [`hop`]          | the node that gives the flow to the one under test                  |
 //! | [`sys`]          | namespaces and processor affinity                                   |
 //! | [`table`]        | figures for people                                                  |
 
 pub mod accounting;
+pub mod companions;
 pub mod fairness;
 pub mod flow;
 pub mod hop;

@@ -1,5 +1,5 @@
 //! A node in this process, on links in memory and on the real processor: what [`teams`](crate::teams),
-//! [`fairness`](crate::fairness) and [`accounting`](crate::accounting) measure.
+//! [`fairness`](crate::fairness), [`accounting`](crate::accounting) and [`companions`](crate::companions) measure.
 
 use anyhow::{Context, Result, bail};
 use ee::config::{ADMIN, NodeConfig};

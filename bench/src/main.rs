@@ -11,7 +11,7 @@ use host::link::Link;
 
 use bench::instructions::budget::Budget;
 use bench::instructions::relays::Kind;
-use bench::{accounting, fairness, image, instructions, isolation, relay, teams};
+use bench::{accounting, companions, fairness, image, instructions, isolation, relay, teams};
 
 /// Benchmarks of the active node. docs/benchmarks.md explains the figures.
 ///
@@ -40,6 +40,8 @@ enum Command {
     Fairness(fairness::Options),
     /// What measuring and stopping guests costs: Fib, Sort, and the relay
     Accounting(accounting::Options),
+    /// What a call from one protocol of a flow to another costs
+    Companions(companions::Options),
     /// A node under attack against the same node at rest
     Isolation(isolation::Options),
     /// What is counted: relays capsules on links in memory
@@ -73,6 +75,14 @@ enum Command {
         size: i32,
         /// How often
         times: u32,
+    },
+    /// What is counted: calls within an event
+    #[command(hide = true)]
+    CountCalls {
+        /// Of what
+        callee: companions::Callee,
+        /// How many
+        calls: i32,
     },
     /// What is counted: what accounts for capsules
     #[command(hide = true)]
@@ -148,6 +158,11 @@ fn run(arguments: &Arguments) -> Result<()> {
             let figures = accounting::run(options)?;
             print(arguments.json, &figures, accounting::report(&figures))
         }
+        Command::Companions(options) => {
+            let costs = companions::run(options)?;
+            print(arguments.json, &costs, companions::report(&costs))
+        }
+        Command::CountCalls { callee, calls } => companions::calls(*callee, *calls),
         Command::CountTeams { load, teams, events } => teams::load(*load, *teams, *events),
         Command::CountProgram { way, program, size, times } => {
             accounting::program(*way, program, *size, *times)

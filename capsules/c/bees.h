@@ -1,12 +1,12 @@
-/* The guest interface, version 1, for protocols in C. docs/abi says what each function does.
+/* The guest interface, version 1, for protocols in C. docs/abi says what each function does; echo.c is an example.
  *
- *     clang --target=wasm32 -mcpu=mvp -O2 -nostdlib -Wl,--no-entry -Wl,--export=bees_inbox -Wl,--strip-all -Wl,-zstack-size=8192 \
+ *     clang --target=wasm32 -mcpu=mvp -mbulk-memory -O2 -ffreestanding -fno-builtin -nostdlib -Wl,--no-entry \
+ *           -Wl,--export=bees_inbox -Wl,--strip-all -Wl,--stack-first -Wl,-zstack-size=8192 \
  *           -Wl,--initial-memory=65536 -Wl,--max-memory=65536 -o mine.wasm mine.c
  *
- * One file of the protocol contains BEES_PROTOCOL; it defines the marker and the inbox. Handlers are
- * defined with BEES_EXPORT; those that are not needed are left out. The description (custom section
- * `bees`) is added by other means, or the flow tuple is written without one. Without a C library clang
- * may still call memcpy and memset: define them, or compile with -fno-builtin -mbulk-memory.
+ * or `cargo xtask protocol build FOLDER`. One file of the protocol contains BEES_PROTOCOL, which defines the marker and
+ * the inbox, and BEES_DESCRIPTION, which says what the protocol is. Handlers are defined with BEES_EXPORT; those that
+ * are not needed are left out. There is no C library.
  */
 #ifndef BEES_H
 #define BEES_H
@@ -23,6 +23,33 @@
     BEES_EXPORT(bees_abi_1) void bees_abi_1(void) {} \
     __attribute__((used)) uint8_t bees_inbox[BEES_INBOX];
 extern uint8_t bees_inbox[BEES_INBOX];
+
+/* What the protocol is, in the module's section `bees`: its name, its capsule types, the types that events bring, whether
+ * programs may open sessions, its parameters. Counts come first, as numbers; the rest are these macros, one after the
+ * other without commas:
+ *
+ *     BEES_DESCRIPTION("name",
+ *         2, BEES_TYPE("Question", 0, 0, 1, 4, 1, "1") BEES_TYPE("Answer", 0, 1, 0, 0, 0, ""),
+ *         BEES_NONE, BEES_NONE, BEES_BRINGS(0),
+ *         1,
+ *         1, BEES_PARAM("hops", "64"))
+ *
+ * BEES_TYPE: name; how often after an event it may be returned, sent, multicast and derived from; how many types may be
+ * derived from it, and their numbers as text, with commas. Types are numbered from 0 in their order. BEES_NONE and
+ * BEES_BRINGS say which type boot, timer and session bring. A count that is wrong makes a description that
+ * `bees flow build` refuses.
+ */
+#define BEES_TEXT(text) ".uleb128 1f-0f\n0: .ascii \"" text "\"\n1:\n"
+#define BEES_NUMBER(number) ".uleb128 " #number "\n"
+#define BEES_TYPE(name, returns, sends, multicasts, derives, count, into) \
+    BEES_TEXT(name) BEES_NUMBER(returns) BEES_NUMBER(sends) BEES_NUMBER(multicasts) BEES_NUMBER(derives) \
+    BEES_NUMBER(count) ".byte " into "\n"
+#define BEES_NONE ".byte 0\n"
+#define BEES_BRINGS(kind) ".byte 1, " #kind "\n"
+#define BEES_PARAM(name, value) BEES_TEXT(name) BEES_TEXT(value)
+#define BEES_DESCRIPTION(name, kinds, kind_list, boot, timer, session, sessions, params, param_list) \
+    __asm__(".section .custom_section.bees,\"\",@\n.byte 1\n" BEES_TEXT(name) BEES_NUMBER(kinds) kind_list \
+        boot timer session ".byte " #sessions "\n" BEES_NUMBER(params) param_list ".byte 0\n.text\n");
 
 /* An index and a generation; 0 names nothing. */
 typedef uint32_t bees_handle;
@@ -50,7 +77,7 @@ enum bees_resource {
 };
 enum bees_level { BEES_ERROR, BEES_WARN, BEES_INFO, BEES_DEBUG };
 enum bees_scheme { BEES_ED25519, BEES_RSA_PSS_SHA256 };
-enum bees_session_event { BEES_OPENED, BEES_PACKET, BEES_CLOSED };
+enum bees_session_event { BEES_OPENED, BEES_PACKET, BEES_CLOSED, BEES_ROOM };
 
 enum bees_flow_state { BEES_STARTING, BEES_RUNNING, BEES_ENDED };
 
@@ -65,6 +92,7 @@ BEES_EXPORT(on_timer) void on_timer(bees_handle capsule, bees_handle timer, int6
 BEES_EXPORT(on_session) void on_session(bees_handle capsule, bees_handle session, enum bees_session_event what, uint32_t len);
 BEES_EXPORT(on_expiry) uint32_t on_expiry(uint32_t key_len);
 BEES_EXPORT(on_warning) void on_warning(enum bees_resource resource);
+BEES_EXPORT(on_companion) int32_t on_companion(bees_handle capsule, bees_handle from, uint32_t operation, uint32_t len); /* >= 0, or an error */
 BEES_EXPORT(on_flow) void on_flow(bees_handle flow, enum bees_flow_state state);
 BEES_EXPORT(on_stop) void on_stop(void);
 
@@ -82,7 +110,7 @@ BEES_IMPORT(capsule_multicast) int32_t bees_capsule_multicast(bees_handle capsul
 BEES_IMPORT(capsule_drop) int32_t bees_capsule_drop(bees_handle capsule); /* 0 */
 
 /* Capabilities. */
-BEES_IMPORT(cap_lookup) int32_t bees_cap_lookup(const char *name, uint32_t len); /* a capability: "neighborhood", "neighbor/NAME", "sensors", "node-key", "blobs", "flows" */
+BEES_IMPORT(cap_lookup) int32_t bees_cap_lookup(const char *name, uint32_t len); /* a capability: "neighborhood", "neighbor/NAME", "companion/INTERFACE", "parent", "sensors", "node-key", "blobs", "flows" */
 BEES_IMPORT(cap_name) int32_t bees_cap_name(bees_handle capability, char *to, uint32_t max); /* length of the name */
 BEES_IMPORT(cap_duplicate) int32_t bees_cap_duplicate(bees_handle capability, uint32_t rights); /* a capability with fewer rights */
 BEES_IMPORT(cap_drop) int32_t bees_cap_drop(bees_handle capability); /* 0 */
@@ -90,6 +118,7 @@ BEES_IMPORT(cap_revoke) int32_t bees_cap_revoke(bees_handle capability); /* 0 */
 BEES_IMPORT(neighborhood_list) int32_t bees_neighborhood_list(bees_handle neighborhood, bees_handle *to, uint32_t max); /* how many members there are */
 BEES_IMPORT(neighborhood_make) int32_t bees_neighborhood_make(const bees_handle *neighbors, uint32_t count); /* a neighborhood */
 BEES_IMPORT(neighbor_max_payload) int32_t bees_neighbor_max_payload(bees_handle neighbor); /* bytes */
+BEES_IMPORT(neighbor_serve) int32_t bees_neighbor_serve(bees_handle neighbor, uint32_t serve); /* 0 */
 
 /* Marks on capsules, hop by hop. */
 BEES_IMPORT(integrity_set) int32_t bees_integrity_set(bees_handle neighbor, const void *key, uint32_t len); /* 0 */
@@ -150,10 +179,18 @@ BEES_IMPORT(envelope_lock) int32_t bees_envelope_lock(const uint8_t id[16], enum
 BEES_IMPORT(envelope_open) int32_t bees_envelope_open(const uint8_t id[16], bees_handle unsealer, const void *proof, uint32_t proof_len); /* a capability */
 BEES_IMPORT(envelope_void) int32_t bees_envelope_void(const uint8_t id[16]); /* 0 */
 
+/* The other protocols of the same flow. Messages and answers have 16 KiB at most. */
+BEES_IMPORT(companion_call) int32_t bees_companion_call(bees_handle companion, uint32_t operation, const void *message, uint32_t len); /* what it returns */
+BEES_IMPORT(companion_read) int32_t bees_companion_read(uint32_t offset, void *to, uint32_t len); /* bytes copied */
+BEES_IMPORT(companion_reply) int32_t bees_companion_reply(const void *answer, uint32_t len); /* 0 */
+BEES_IMPORT(companion_answer) int32_t bees_companion_answer(uint32_t offset, void *to, uint32_t len); /* bytes copied */
+BEES_IMPORT(companion_deny) int32_t bees_companion_deny(bees_handle companion, bees_handle neighbor); /* 0 */
+
 /* Flows below this one: for flows with the privilege "flows". Bits of give: 1 << a resource. */
 BEES_IMPORT(flow_start) int32_t bees_flow_start(bees_handle flows, const void *tuple, uint32_t len, uint32_t give); /* a flow */
 BEES_IMPORT(flow_state) int32_t bees_flow_state(bees_handle flow); /* its state */
 BEES_IMPORT(flow_stop) int32_t bees_flow_stop(bees_handle flow, uint32_t kill); /* 0 */
 BEES_IMPORT(flow_limit) int32_t bees_flow_limit(bees_handle flow, enum bees_resource resource, int64_t most); /* 0 */
+BEES_IMPORT(flow_end) int32_t bees_flow_end(void); /* 0 */
 
 #endif

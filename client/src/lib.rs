@@ -4,7 +4,8 @@
 //! |-------------|-------------------------------------------------------------------------|
 //! | [`cli`]     | `bees OBJECT VERB`: the command line                                      |
 //! | [`remote`]  | a node's control server                                                   |
-//! | [`session`] | a protocol's session                                                      |
+//! | [`session`] | a protocol's session, for any program                                     |
+//! | [`protocols`] | a protocol server and its client                                        |
 //! | [`flow`]    | flow tuples: building, signing, verifying, printing, injecting            |
 //! | [`keys`]    | principals' private keys                                                  |
 //! | [`lab`]     | several nodes on this machine, in QEMU or as processes                    |
@@ -20,5 +21,6 @@ pub mod flow;
 pub mod keys;
 pub mod lab;
 pub mod output;
+pub mod protocols;
 pub mod remote;
 pub mod session;

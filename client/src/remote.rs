@@ -377,6 +377,7 @@ mod tests {
             arrival: Arrival::default(),
             capsules: (0, 0, 0),
             sessions: 0,
+            crashes: vec![],
         }
     }
 

@@ -14,6 +14,8 @@ pub const VERSION: i32 = 1;
 pub const MODULE: &str = "bees";
 /// Bytes of the inbox.
 pub const INBOX: usize = 64;
+/// The most bytes of a message between a protocol and its companion, and of its answer.
+pub const MAX_MESSAGE: usize = 16 * 1024;
 /// The most bytes that one call moves.
 pub const MAX_LEN: u32 = 64 * 1024;
 
@@ -235,6 +237,8 @@ pub mod session {
     pub const PACKET: i32 = 1;
     /// The program is gone.
     pub const CLOSE: i32 = 2;
+    /// The program has read so much that a reply is taken again; only after one was refused for want of room.
+    pub const ROOM: i32 = 3;
 }
 
 /// Work units that host functions are charged, before they work. A unit is about one WebAssembly
@@ -352,6 +356,7 @@ pub const IMPORTS: &[Signature] = signatures! {
     neighborhood_list(I32, I32, I32) -> I32;
     neighborhood_make(I32, I32) -> I32;
     neighbor_max_payload(I32) -> I32;
+    neighbor_serve(I32, I32) -> I32;
     integrity_set(I32, I32, I32) -> I32;
     integrity_clear(I32) -> I32;
     cache_put(I32, I32, I32, I32, I32) -> I32;
@@ -397,6 +402,12 @@ pub const IMPORTS: &[Signature] = signatures! {
     flow_state(I32) -> I32;
     flow_stop(I32, I32) -> I32;
     flow_limit(I32, I32, I64) -> I32;
+    flow_end() -> I32;
+    companion_call(I32, I32, I32, I32) -> I32;
+    companion_read(I32, I32, I32) -> I32;
+    companion_reply(I32, I32) -> I32;
+    companion_answer(I32, I32, I32) -> I32;
+    companion_deny(I32, I32) -> I32;
 };
 
 /// What a module may export for the node to call.
@@ -407,7 +418,7 @@ pub const HANDLERS: &[Signature] = signatures! {
     on_session(I32, I32, I32, I32);
     on_expiry(I32) -> I32;
     on_warning(I32);
-    on_companion(I32, I32, I32) -> I32;
+    on_companion(I32, I32, I32, I32) -> I32;
     on_flow(I32, I32);
     on_stop();
 };

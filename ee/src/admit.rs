@@ -35,7 +35,7 @@ pub mod bounds {
     /// Parameters, and results, of a function type or a block.
     pub const ARITY: u64 = 16;
     /// Imported functions.
-    pub const IMPORTS: u64 = 64;
+    pub const IMPORTS: u64 = 80;
     /// Functions of the module's own.
     pub const FUNCTIONS: u64 = 2048;
     /// Bytes of one function's body.

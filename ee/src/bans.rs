@@ -4,10 +4,13 @@ use std::collections::VecDeque;
 use std::time::Duration;
 
 use nodeos::platform::Instant;
+use nodeos::team::Conduct;
 use wire::id::TupleHash;
 
 /// Bans remembered at a time; those that are over are forgotten first, then those that end soonest.
 pub const MAX_BANS: usize = 256;
+/// Flows that ended with something that counts against them, remembered at a time; the oldest is forgotten first.
+pub const MAX_RECORDS: usize = 256;
 /// How long a flow is kept away after its team was ended for its strikes; doubles with each time.
 pub const FIRST_BAN: Duration = Duration::from_secs(10);
 /// The longest such time.
@@ -23,10 +26,20 @@ struct Ban {
     by: Option<String>,
 }
 
+/// How a flow went on that has ended.
+#[derive(Debug)]
+struct Record {
+    flow: TupleHash,
+    /// The flow that had started it, if one had.
+    parent: Option<TupleHash>,
+    conduct: Conduct,
+}
+
 /// The bans of a node.
 #[derive(Debug, Default)]
 pub struct Bans {
     list: VecDeque<Ban>,
+    records: VecDeque<Record>,
 }
 
 impl Bans {
@@ -70,6 +83,22 @@ impl Bans {
         if let Some(ban) = self.list.iter_mut().find(|b| b.flow == *flow) {
             (ban.until, ban.by) = (Some(ban.until.map_or(now, |t| t.min(now))), None);
         }
+    }
+
+    /// Remembers how a flow went on that ends, below the flow that started it, if one did: who ends a flow and starts it
+    /// again does not make its strikes undone. Those of another's making are kept apart.
+    pub fn remember(&mut self, flow: TupleHash, parent: Option<TupleHash>, conduct: Conduct) {
+        self.records.retain(|r| (r.flow, r.parent) != (flow, parent));
+        if self.records.len() == MAX_RECORDS {
+            self.records.pop_front();
+        }
+        self.records.push_back(Record { flow, parent, conduct });
+    }
+
+    /// How a flow goes on that starts again; `None`: nothing counts against it.
+    pub fn resume(&mut self, now: Instant, flow: TupleHash, parent: Option<TupleHash>) -> Option<Conduct> {
+        let at = self.records.iter().position(|r| (r.flow, r.parent) == (flow, parent))?;
+        self.records.remove(at)?.conduct.resumed(now)
     }
 
     fn enter(&mut self, ban: Ban) {
@@ -155,5 +184,29 @@ mod tests {
         now = now + LONGEST_BAN;
         bans.for_a_while(now, flow);
         assert_eq!(bans.until(now, &flow), Some(now + FIRST_BAN));
+    }
+
+    #[test]
+    fn how_flows_went_on_is_remembered_by_flow_and_parent_and_bounded() {
+        let mut conduct = Conduct::default();
+        let now = Instant(1_000_000);
+        while conduct.strikes() < 2 {
+            let _ = conduct.refused(now, nodeos::team::Resource::Memory);
+        }
+        let (flow, parent) = (TupleHash([1; 32]), Some(TupleHash([2; 32])));
+        let mut bans = Bans::default();
+        bans.remember(flow, parent, conduct.clone());
+        assert!(bans.resume(now, flow, None).is_none());
+        assert_eq!(bans.resume(now, flow, parent).map(|c| c.strikes()), Some(2));
+        assert!(bans.resume(now, flow, parent).is_none(), "once");
+        bans.remember(flow, parent, conduct.clone());
+        let forgiven = now + Duration::from_secs(120);
+        assert!(bans.resume(forgiven, flow, parent).is_none());
+        (0..MAX_RECORDS as u32 + 9).for_each(|n| {
+            let other = TupleHash(std::array::from_fn(|i| n.to_be_bytes()[i % 4]));
+            bans.remember(other, None, conduct.clone());
+            bans.remember(other, None, conduct.clone());
+        });
+        assert_eq!(bans.records.len(), MAX_RECORDS);
     }
 }

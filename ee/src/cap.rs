@@ -17,6 +17,7 @@ use nodeos::slab::{Handle, Slab};
 pub(crate) use self::neighbors::Neighbors;
 use crate::abi::{self, Error, rights};
 use crate::envelope::{Content, Line, Thing};
+use wire::tuple::Companion;
 
 /// Capabilities that a team may hold beside one for each neighbor.
 pub const MAX_CAPS: usize = 64;
@@ -26,6 +27,10 @@ pub const MAX_GROUPS: usize = 16;
 pub const MAX_LENT: usize = 16;
 /// Families of which something is, or lately was, in other teams' hands.
 const MAX_SHARED: usize = 32;
+/// What precedes an interface's name in the name of a companion's capability.
+pub const COMPANION: &str = "companion/";
+/// The name of the capability for the protocol that this one serves.
+pub const PARENT: &str = "parent";
 /// The name of the capability for all neighbors.
 pub const NEIGHBORHOOD: &str = "neighborhood";
 /// What precedes a neighbor's name in the name of its capability.
@@ -62,6 +67,17 @@ pub(crate) enum Target {
     Lent(u16),
     /// A flow that this one started, by its handle among [`Caps::children`].
     Child(Handle),
+    /// Another protocol of the same flow.
+    Companion(CompanionId),
+}
+
+/// Another protocol of the same flow, as one sees it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum CompanionId {
+    /// The one that it serves.
+    Parent,
+    /// One that serves it, by position among its companions.
+    Companion(u8),
 }
 
 /// What a flow that another one started is doing; the numbers of `flow_state`.
@@ -191,23 +207,33 @@ pub(crate) struct Caps {
     lent: [Option<Lent>; MAX_LENT],
     /// Flows that this one started, until they have ended and nobody asks any more.
     children: Slab<Child>,
+    /// The interfaces of those that serve it, and the capability that asking gives.
+    companions: Box<[(Box<str>, Option<Handle>)]>,
+    parent: Option<Handle>,
     shared: Lines,
 }
 
 impl Caps {
-    /// The most bytes that the table takes for so many neighbors and privileges, beside itself, the capabilities,
-    /// and what it shares with other teams: these are charged as they come.
-    pub const fn bytes(neighbors: usize, privileges: usize) -> usize {
-        (privileges + MAX_LENT) * 64
+    /// The most bytes that the table takes for so many neighbors, privileges and companions, beside itself, the
+    /// capabilities, and what it shares with other teams: these are charged as they come.
+    pub const fn bytes(neighbors: usize, privileges: usize, companions: usize) -> usize {
+        companions * (wire::tuple::MAX_NAME + size_of::<(Box<str>, Option<Handle>)>())
+            + (privileges + MAX_LENT) * 64
             + MAX_GROUPS * neighbors.div_ceil(64) * 8
             + Slab::<Child>::bytes(MAX_CHILDREN)
     }
 
-    pub fn new(neighbors: usize, privileges: &[String], memory: &Account) -> Result<Self, Refused> {
+    /// `companions`: the interfaces of those that serve the protocol.
+    pub fn new(
+        neighbors: usize,
+        privileges: &[String],
+        companions: &[Companion],
+        memory: &Account,
+    ) -> Result<Self, Refused> {
         let own = |name: &String| Privilege { name: name.as_str().into(), own: true };
-        let mut slab = Slab::charged(MAX_CAPS + neighbors + privileges.len(), memory)?;
+        let mut slab = Slab::charged(MAX_CAPS + neighbors + privileges.len() + companions.len(), memory)?;
         // What asking gives for the first time is always there.
-        slab.make_room(1 + neighbors + privileges.len())?;
+        slab.make_room(1 + neighbors + privileges.len() + companions.len())?;
         let shared = Table { shared: Vec::new(), charge: memory.charge(0)? };
         Ok(Self {
             slab,
@@ -218,6 +244,8 @@ impl Caps {
             groups: [const { None }; MAX_GROUPS],
             lent: [const { None }; MAX_LENT],
             children: Slab::new(MAX_CHILDREN),
+            companions: companions.iter().map(|c| (c.interface.as_str().into(), None)).collect(),
+            parent: None,
             shared: Lines(Arc::new(Mutex::new(shared))),
         })
     }
@@ -334,10 +362,40 @@ impl Caps {
         self.children.get(child)?.cap.filter(|cap| self.slab.contains(*cap))
     }
 
+    /// The protocol that `raw` names.
+    pub fn companion(&self, raw: u32) -> Result<CompanionId, Error> {
+        match self.entry(raw, rights::USE)?.target {
+            Target::Companion(id) => Ok(id),
+            _ => Err(Error::BadHandle),
+        }
+    }
+
+    /// The capability for the companion at this position.
+    pub fn of_companion(&mut self, step: u8) -> Result<Handle, Error> {
+        let known = self.companions.get(usize::from(step)).ok_or(Error::NotFound)?.1;
+        let handle = self.known_or_new(known, Target::Companion(CompanionId::Companion(step)))?;
+        self.companions[usize::from(step)].1 = Some(handle);
+        Ok(handle)
+    }
+
+    /// The capability for the protocol that this one serves; it leads nowhere from the main protocol.
+    pub fn of_parent(&mut self) -> Result<Handle, Error> {
+        let handle = self.known_or_new(self.parent, Target::Companion(CompanionId::Parent))?;
+        self.parent = Some(handle);
+        Ok(handle)
+    }
+
     /// The capability of this name.
     pub fn lookup(&mut self, name: &[u8], neighbors: &mut Neighbors) -> Result<Handle, Error> {
         if let Some(name) = name.strip_prefix(NEIGHBOR.as_bytes()) {
             return self.of_neighbor(neighbors.named(name).ok_or(Error::NotFound)?, neighbors);
+        }
+        if let Some(interface) = name.strip_prefix(COMPANION.as_bytes()) {
+            let step = self.companions.iter().position(|(known, _)| known.as_bytes() == interface);
+            return self.of_companion(step.ok_or(Error::NotFound)? as u8);
+        }
+        if name == PARENT.as_bytes() {
+            return self.of_parent();
         }
         let (slot, target) = if name == NEIGHBORHOOD.as_bytes() {
             (0, Target::Neighborhood)
@@ -369,6 +427,10 @@ impl Caps {
             Target::Sealer(_) => Ok(("sealer", "")),
             Target::Unsealer(_) => Ok(("unsealer", "")),
             Target::Child(_) => Ok(("flow", "")),
+            Target::Companion(CompanionId::Parent) => Ok((PARENT, "")),
+            Target::Companion(CompanionId::Companion(step)) => {
+                Ok((COMPANION, &self.companions[usize::from(step)].0))
+            }
             Target::Lent(_) => Err(Error::BadHandle),
         }
     }
@@ -475,7 +537,9 @@ impl Caps {
             Target::Sealer(number) => Thing::Sealer(number),
             Target::Unsealer(number) => Thing::Unsealer(number),
             // Every team has its own.
-            Target::Neighborhood | Target::Lent(_) | Target::Child(_) => return Err(Error::BadArgument),
+            Target::Neighborhood | Target::Lent(_) | Target::Child(_) | Target::Companion(_) => {
+                return Err(Error::BadArgument);
+            }
         };
         let line = self.line(cap.family, cap.target)?;
         Ok(Content { thing, rights: cap.rights, line })
@@ -646,7 +710,7 @@ mod tests {
     #[test]
     fn a_table_that_cannot_grow_is_short_of_memory_not_of_places() {
         let made = |memory: u64| {
-            let mut caps = Caps::new(1, &[], &Account::root(memory)).unwrap();
+            let mut caps = Caps::new(1, &[], &[], &Account::root(memory)).unwrap();
             (0..).find_map(|n| caps.make_pair(n).err().map(|error| (n, error))).unwrap()
         };
         assert!(matches!(made(600), (1..16, Error::NoMemory)), "{:?}", made(600));

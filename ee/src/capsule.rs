@@ -9,7 +9,7 @@ use nodeos::buf::Buf;
 use nodeos::slab::{Handle, Slab};
 use wire::grant::Grant;
 use wire::limits::{self, Limits};
-use wire::tuple::Protocol;
+use wire::tuple::{Protocol, Tuple};
 
 use crate::abi::{self, Error};
 use crate::sandbox::StartError;
@@ -30,6 +30,8 @@ pub(crate) struct Kinds {
     types: Box<[Kind]>,
     /// How many derivations may follow each other.
     pub depth: u8,
+    /// The most send operations that one event of this protocol sets off.
+    pub worst: u64,
 }
 
 impl Kinds {
@@ -68,7 +70,20 @@ impl Kinds {
         let worst = worst.into_iter().max().unwrap_or(0);
         match grant.max_emissions {
             Some(granted) if worst > granted => Err(StartError::Emissions { worst, granted }),
-            _ => Ok(Self { types, depth: depth.min(255) as u8 }),
+            _ => Ok(Self { types, depth: depth.min(255) as u8, worst }),
+        }
+    }
+
+    /// The same for every protocol of a tuple. An event of one may call all the others, so what they set off
+    /// together is bounded as well.
+    pub fn all(tuple: &Tuple, grant: &Grant) -> Result<Vec<Self>, StartError> {
+        let protocols = tuple.body.protocols.iter().enumerate();
+        let all: Vec<Self> =
+            protocols.map(|(at, p)| Self::new(p, at as u8, grant)).collect::<Result<_, _>>()?;
+        let worst = all.iter().fold(0u64, |sum, kinds| sum.saturating_add(kinds.worst));
+        match grant.max_emissions {
+            Some(granted) if worst > granted => Err(StartError::Emissions { worst, granted }),
+            _ => Ok(all),
         }
     }
 
@@ -94,6 +109,8 @@ pub(crate) struct Object {
 /// The objects of the event that is being handled.
 pub(crate) struct Objects {
     slab: Slab<Object>,
+    /// The number of the one that calls brought.
+    pub call: u32,
 }
 
 impl Objects {
@@ -101,7 +118,7 @@ impl Objects {
     pub fn new(memory: &Account) -> Result<Self, Refused> {
         let mut slab = Slab::charged(MAX_OBJECTS, memory)?;
         slab.make_room(1)?;
-        Ok(Self { slab })
+        Ok(Self { slab, call: 0 })
     }
 
     pub fn insert(&mut self, object: Object) -> Result<Handle, Error> {

@@ -15,6 +15,7 @@ use wire::tuple::MAX_NAME;
 
 use crate::blob::StoreConfig;
 use crate::envelope::MAX_ENVELOPES;
+pub use crate::node::fetch::ServerSection;
 use crate::sensor;
 
 /// Everything that a node is told at start; `docs/architecture.md` has an example.
@@ -35,6 +36,9 @@ pub struct NodeConfig {
     /// Blobs.
     #[serde(default)]
     pub store: StoreConfig,
+    /// Where flows are fetched from that are to run from the start.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub server: Option<ServerSection>,
     /// The links, in the order of the NICs.
     #[serde(default, rename = "link")]
     pub links: Vec<LinkConfig>,
@@ -277,6 +281,7 @@ impl NodeConfig {
             return fail(format!("store.blobs must be at most {}", StoreConfig::MAX_BLOBS));
         }
         nodeos::config::check(&self.links, &self.neighbors).map_err(|e| ConfigError(e.0))?;
+        self.server.as_ref().map_or(Ok(()), ServerSection::check)?;
         self.identity()?;
         self.admin()?;
         self.policy()?;

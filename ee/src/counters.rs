@@ -73,6 +73,8 @@ counters! {
     BadTuple = "principal_bad_tuples",
     /// A part did not have the hashes that the tuple names. The peer erred.
     BadPart = "peer_bad_parts",
+    /// Something that came from several neighbors was wrong, and was asked for again, of one alone.
+    Mixed = "downloads_mixed",
     /// A request to a previous hop was repeated.
     Retries = "download_retries",
     /// A previous hop stopped answering.
@@ -143,6 +145,14 @@ counters! {
     Scrapes = "metrics_scrapes",
     /// A session was opened.
     SessionsOpened = "sessions_opened",
+    /// A program was refused a session: there is no such flow, or there are too many sessions.
+    SessionsRefused = "sessions_refused",
+    /// A datagram was of no session of its sender's, or could not be read. The program erred, or somebody else.
+    DatagramsRefused = "client_datagrams_refused",
+    /// A packet of a session by datagrams was lost here: the flow was busy, the link was, or the program silent.
+    DatagramsDropped = "session_datagrams_dropped",
+    /// The protocol server was not reached, or did not do as it was asked.
+    FetchesFailed = "server_fetches_failed",
     /// A frame could not be sent: no buffer, or no room for it on the link.
     SendDropped = "send_dropped",
     /// A change of the store could not be read from its device.
@@ -192,6 +202,7 @@ impl Default for Counters {
 
 impl Counters {
     /// Adds one.
+    #[inline]
     pub fn add(&mut self, count: Count) {
         self.values[count as usize] += 1;
     }

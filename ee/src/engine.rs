@@ -6,13 +6,16 @@
 //! counted and therefore the same in every run: the simulator's choice.
 
 use std::fmt;
+use std::future::Future;
+use std::pin::pin;
 use std::sync::Arc;
+use std::task::{Context, Poll, Waker};
 
-use wasmtime::{Config, InstancePre, Linker, Module, StackCreator, WasmFeatures};
+use wasmtime::{Config, Instance, InstancePre, Linker, Module, StackCreator, Store, WasmFeatures};
 use wire::id::PartHash;
 
 use crate::admit::{self, Admitted, Refusal};
-use crate::guest;
+use crate::guest::{self, CALL, Calls};
 use crate::sandbox::TeamState;
 
 /// Bytes of native stack that guest code may use.
@@ -22,6 +25,8 @@ pub const FIBER_STACK: usize = STACK + 128 * 1024;
 /// Bytes that an idle store and its one instance take beside memory, table and what grows with the
 /// number of functions (measured by `tests/heap.rs`).
 pub const STORE_BYTES: u64 = 8 * 1024 + 256;
+/// The same for each further instance of a store.
+pub const INSTANCE_BYTES: u64 = 2 * 1024;
 /// Bytes of an instance for each of its own functions, at most.
 pub const FUNCTION_BYTES: u64 = 40;
 /// The same for each function that it imports.
@@ -61,6 +66,8 @@ pub struct Engine(Arc<Inner>);
 struct Inner {
     engine: wasmtime::Engine,
     linker: Linker<TeamState>,
+    /// The same for guests on fibers.
+    on_fibers: Linker<TeamState>,
     metering: Metering,
 }
 
@@ -77,9 +84,10 @@ impl Engine {
 
     fn with(metering: Metering, config: &Config) -> Result<Self, EngineError> {
         let engine = wasmtime::Engine::new(config)?;
-        let mut linker = Linker::new(&engine);
-        guest::link(&mut linker)?;
-        Ok(Self(Arc::new(Inner { engine, linker, metering })))
+        let [mut linker, mut on_fibers] = [Linker::new(&engine), Linker::new(&engine)];
+        guest::link(&mut linker, Calls::Direct)?;
+        guest::link(&mut on_fibers, Calls::OnFiber)?;
+        Ok(Self(Arc::new(Inner { engine, linker, on_fibers, metering })))
     }
 
     /// What stops a guest past its deadline.
@@ -109,8 +117,14 @@ impl Engine {
         let range = module.image_range();
         let image = (range.end as usize - range.start as usize) as u64;
         let pre = self.0.linker.instantiate_pre(&module).map_err(failed)?;
+        // Only those that call a companion differ.
+        let calls = module.imports().any(|import| import.name() == CALL);
+        let on_fiber = match calls {
+            true => Some(self.0.on_fibers.instantiate_pre(&module).map_err(failed)?),
+            false => None,
+        };
         let size = image + CODE_BYTES + u64::from(admitted.functions) * CODE_FUNCTION_BYTES;
-        Ok(Code { hash, pre, image, size, admitted })
+        Ok(Code { hash, pre, on_fiber, image, size, admitted })
     }
 }
 
@@ -124,6 +138,7 @@ const CODE_FUNCTION_BYTES: u64 = 72;
 pub struct Code {
     hash: PartHash,
     pre: InstancePre<TeamState>,
+    on_fiber: Option<InstancePre<TeamState>>,
     image: u64,
     size: u64,
     admitted: Admitted,
@@ -150,8 +165,22 @@ impl Code {
         &self.admitted
     }
 
-    pub(crate) fn pre(&self) -> &InstancePre<TeamState> {
-        &self.pre
+    /// Makes an instance, for a guest that runs on a fiber or not. No guest code runs.
+    pub(crate) fn instantiate(
+        &self,
+        store: &mut Store<TeamState>,
+        on_fiber: bool,
+    ) -> wasmtime::Result<Instance> {
+        match &self.on_fiber {
+            Some(pre) if on_fiber => {
+                let made = pin!(pre.instantiate_async(store)).poll(&mut Context::from_waker(Waker::noop()));
+                match made {
+                    Poll::Ready(instance) => instance,
+                    Poll::Pending => Err(wasmtime::Error::msg("it did not come to an end")),
+                }
+            }
+            _ => self.pre.instantiate(store),
+        }
     }
 }
 

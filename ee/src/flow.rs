@@ -25,6 +25,7 @@ use crate::job::JobId;
 use crate::neighbor::NeighborId;
 use crate::sandbox::Sandbox;
 use crate::system::download::Download;
+use crate::system::sources::Sources;
 use crate::system::translate::Waiting;
 
 /// Ended flows remembered.
@@ -40,6 +41,8 @@ pub enum Source {
     },
     /// It was fetched from this neighbor.
     Neighbor(NeighborId),
+    /// It was fetched from the protocol server that the configuration names.
+    Server,
     /// Another flow started it below itself.
     Flow {
         /// The other flow.
@@ -49,6 +52,17 @@ pub enum Source {
         /// Which resources it is given for itself: bits of [`crate::abi::Resource`].
         give: u32,
     },
+}
+
+/// What a session's `open` means.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Selected {
+    /// This flow.
+    Flow(Handle),
+    /// No flow that runs.
+    None,
+    /// More than one.
+    Several,
 }
 
 /// What a hop claimed of an identifier; checked against the tuple before it is believed.
@@ -72,6 +86,8 @@ pub struct Flow {
     pub source: Source,
     /// What it is doing.
     pub stage: Stage,
+    /// Whom its tuple and parts are asked for, while they come.
+    pub sources: Sources,
     /// Capsules that wait until it runs.
     pub waiting: Vec<Waiting>,
     /// What the way here cost.
@@ -86,8 +102,13 @@ pub struct Flow {
     pub team: Option<(TeamId, Grant)>,
     /// Parts that are here, at their positions in [`Tuple::parts`].
     pub parts: Vec<Option<Arc<PartData>>>,
-    /// The main protocol's capsule identifiers by type.
-    pub kind_ids: Vec<CapsuleId>,
+    /// Neighbors whose questions about it are not answered, because it wants that.
+    pub unserved: Unserved,
+    /// Each protocol's capsule identifiers by type.
+    pub kind_ids: Vec<Vec<CapsuleId>>,
+    /// Machine code of the protocols, in their order, as far as it is here; kept alive for whoever starts the
+    /// same modules next.
+    pub code: Vec<Arc<Code>>,
     /// Capsules processed, sent and refused.
     pub capsules: (u64, u64, u64),
     /// What its longest event of late took, in units; the greatest number before the first.
@@ -140,6 +161,15 @@ pub enum Stage {
         /// Paid by the team.
         charge: Charge,
     },
+    /// Fetching parts from the protocol server, one after the other.
+    Fetch {
+        /// Position of the part.
+        part: usize,
+        /// What has come of it.
+        bytes: Vec<u8>,
+        /// Paid by the team.
+        charge: Charge,
+    },
     /// Waiting for the compiler.
     Compile {
         /// The job.
@@ -149,30 +179,28 @@ pub enum Stage {
     Running {
         /// The team's code and state.
         sandbox: Box<Sandbox>,
-        /// Kept alive for whoever starts the same module next.
-        code: Arc<Code>,
         /// When the node planned to look at its timers.
         wake: Option<Instant>,
     },
 }
 
+/// Neighbors that a flow does not want to be downloaded by: the last [`MAX_UNSERVED`] that it named.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Unserved([Option<NeighborId>; MAX_UNSERVED]);
+
 /// The flows of a node.
 pub struct Flows {
     slab: Slab<Flow>,
     by_hash: HashMap<TupleHash, Handle>,
-    by_team: HashMap<TeamId, Handle>,
+    /// By index of the team's handle.
+    by_team: Vec<Option<(TeamId, Handle)>>,
     ended: VecDeque<FlowInfo>,
 }
 
 impl Flows {
     /// A table of at most `limit` flows.
     pub fn new(limit: usize) -> Self {
-        Self {
-            slab: Slab::new(limit),
-            by_hash: HashMap::new(),
-            by_team: HashMap::new(),
-            ended: VecDeque::new(),
-        }
+        Self { slab: Slab::new(limit), by_hash: HashMap::new(), by_team: Vec::new(), ended: VecDeque::new() }
     }
 
     /// Adds a flow; `None` when there are as many as may be.
@@ -187,7 +215,11 @@ impl Flows {
     pub fn set_team(&mut self, handle: Handle, team: TeamId, grant: Grant) {
         if let Some(flow) = self.slab.get_mut(handle) {
             flow.team = Some((team, grant));
-            self.by_team.insert(team, handle);
+            let at = team.0.index();
+            if self.by_team.len() <= at {
+                self.by_team.resize(at + 1, None);
+            }
+            self.by_team[at] = Some((team, handle));
         }
     }
 
@@ -195,16 +227,19 @@ impl Flows {
     pub fn remove(&mut self, handle: Handle) -> Option<Flow> {
         let flow = self.slab.remove(handle)?;
         self.by_hash.remove(&flow.hash);
-        if let Some((team, _)) = &flow.team {
-            self.by_team.remove(team);
+        if let Some((team, _)) = &flow.team
+            && self.by_team(*team) == Some(handle)
+        {
+            self.by_team[team.0.index()] = None;
         }
         Some(flow)
     }
 
-    /// Remembers a flow that ended.
+    /// Remembers a flow that ended. Those that failed are remembered longer than those that just ended.
     pub fn remember(&mut self, info: FlowInfo) {
         if self.ended.len() == HISTORY {
-            self.ended.pop_front();
+            let oldest = self.ended.iter().position(|ended| ended.crashes.is_empty());
+            self.ended.remove(oldest.unwrap_or(0));
         }
         self.ended.push_back(info);
     }
@@ -215,11 +250,13 @@ impl Flows {
     }
 
     /// The flow of this handle.
+    #[inline]
     pub fn get(&self, handle: Handle) -> Option<&Flow> {
         self.slab.get(handle)
     }
 
     /// The flow of this handle.
+    #[inline]
     pub fn get_mut(&mut self, handle: Handle) -> Option<&mut Flow> {
         self.slab.get_mut(handle)
     }
@@ -230,26 +267,28 @@ impl Flows {
     }
 
     /// The flow that this team runs.
+    #[inline]
     pub fn by_team(&self, team: TeamId) -> Option<Handle> {
-        self.by_team.get(&team).copied()
+        let (whose, handle) = (*self.by_team.get(team.0.index())?)?;
+        (whose == team).then_some(handle)
     }
 
-    /// The running flow that a session's `open` line means: a hash or its first eight or more digits, or a
-    /// main protocol's name: the newest such flow, those that were injected here before all others.
-    pub fn by_selector(&self, selector: &str) -> Option<Handle> {
+    /// The running flow that a session's `open` means: a hash or its first eight or more digits, or a main protocol's
+    /// name: the newest such flow, those that the operator put here before all others.
+    pub fn by_selector(&self, selector: &str) -> Selected {
         let running = || self.iter().filter(|(_, f)| matches!(f.stage, Stage::Running { .. }));
         if selector.len() >= MIN_DIGITS {
             let digits = selector.to_ascii_lowercase();
             let mut found = running().filter(|(_, f)| f.hash.to_string().starts_with(&digits));
             // Digits that mean two flows mean none: hashes that begin alike can be made.
             if let Some((handle, _)) = found.next() {
-                return found.next().is_none().then_some(handle);
+                return if found.next().is_none() { Selected::Flow(handle) } else { Selected::Several };
             }
         }
-        // A flow that was injected here is meant before one that came by itself under the same name.
-        let rank = |f: &Flow| (matches!(f.source, Source::Injected { .. }), f.since);
+        // A flow that the operator put here is meant before one that came by itself under the same name.
+        let rank = |f: &Flow| (matches!(f.source, Source::Injected { .. } | Source::Server), f.since);
         let by_name = running().filter(|(_, f)| f.name() == selector).max_by_key(|(_, f)| rank(f));
-        by_name.map(|(handle, _)| handle)
+        by_name.map_or(Selected::None, |(handle, _)| Selected::Flow(handle))
     }
 
     /// All flows.
@@ -269,19 +308,21 @@ impl Flows {
 
     /// A part that some flow here has.
     pub fn part(&self, hash: &PartHash) -> Option<Arc<PartData>> {
-        self.iter().find_map(|(_, f)| {
-            let at = f.tuple.as_ref()?.parts.iter().position(|p| p.sha256 == *hash)?;
-            f.parts.get(at)?.clone()
-        })
+        self.iter().find_map(|(_, f)| f.part(hash).cloned())
     }
 }
 
+/// Neighbors that a flow can keep itself from at a time.
+pub const MAX_UNSERVED: usize = 16;
 /// The fewest digits of a hash that name a flow.
 const MIN_DIGITS: usize = 8;
 /// Bytes of a flow's record, and of what is read from a small tuple, at most.
 const FLOW_BYTES: u64 = 8 * 1024;
 /// Bytes of an entry of a hash table for each of its own, at most: directly after it has grown.
 const HASHED: usize = 3;
+/// Entries of the table of teams for each flow, at most: one team above each flow's own, and as much again directly after
+/// the table has grown.
+const TEAMS: usize = 4;
 /// Bytes beside what a shared pointer points to.
 const SHARED: usize = 2 * size_of::<usize>();
 
@@ -302,7 +343,8 @@ pub fn flow_bytes(data: &TupleData, grant: &Grant, source: &Source) -> u64 {
     let named = size_of::<CapsuleId>() + size_of::<Handle>() * 4;
     let record = size_of::<Flow>()
         + size_of::<Sandbox>()
-        + HASHED * (size_of::<TupleHash>() + size_of::<TeamId>() + 2 * size_of::<Handle>())
+        + HASHED * (size_of::<TupleHash>() + size_of::<Handle>())
+        + TEAMS * size_of::<Option<(TeamId, Handle)>>()
         + 2 * size_of::<(Instant, Handle)>()
         + ids * (HASHED * named + 2 * size_of::<CapsuleId>())
         + kinds * size_of::<CapsuleId>()
@@ -338,6 +380,31 @@ fn held_by(grant: &Grant) -> usize {
     neighbors + 2 * names(&grant.privileges) + size_of_val(&*grant.clamps)
 }
 
+impl Unserved {
+    /// Whether it is among them.
+    pub fn has(&self, neighbor: NeighborId) -> bool {
+        self.0.contains(&Some(neighbor))
+    }
+
+    /// Makes it one of them, in the place of the one that is there the longest if need be; or none of them.
+    pub fn set(&mut self, neighbor: NeighborId, unserved: bool) {
+        match self.0.iter().position(|n| *n == Some(neighbor)) {
+            Some(at) if !unserved => {
+                self.0[at..].rotate_left(1);
+                self.0[MAX_UNSERVED - 1] = None;
+            }
+            None if unserved => {
+                let free = self.0.iter().position(Option::is_none).unwrap_or_else(|| {
+                    self.0.rotate_left(1);
+                    MAX_UNSERVED - 1
+                });
+                self.0[free] = Some(neighbor);
+            }
+            _ => {}
+        }
+    }
+}
+
 impl Flow {
     /// A new flow.
     pub fn new(hash: TupleHash, source: Source, stage: Stage, now: Instant) -> Self {
@@ -345,6 +412,7 @@ impl Flow {
             hash,
             source,
             stage,
+            sources: Sources::default(),
             waiting: Vec::new(),
             arrival: Arrival::default(),
             since: now,
@@ -353,10 +421,18 @@ impl Flow {
             team: None,
             parts: Vec::new(),
             kind_ids: Vec::new(),
+            unserved: Unserved::default(),
+            code: Vec::new(),
             capsules: (0, 0, 0),
             usual: u64::MAX,
             owed: 0,
         }
+    }
+
+    /// A part that it has.
+    pub fn part(&self, hash: &PartHash) -> Option<&Arc<PartData>> {
+        let at = self.tuple.as_ref()?.parts.iter().position(|p| p.sha256 == *hash)?;
+        self.parts.get(at)?.as_ref()
     }
 
     /// The main protocol's name, or nothing while it is not known.
@@ -377,13 +453,20 @@ impl Flow {
         match self.stage {
             Stage::Tuple { .. } => FlowState::Tuple,
             Stage::Judging => FlowState::Judging,
-            Stage::Download { .. } => FlowState::Download,
+            Stage::Download { .. } | Stage::Fetch { .. } => FlowState::Download,
             Stage::Compile { .. } => FlowState::Compile,
             Stage::Running { .. } => FlowState::Running,
         }
     }
 
+    /// Whether it may know of the neighbor of this name.
+    #[inline]
+    pub fn knows(&self, neighbor: &str) -> bool {
+        self.team.as_ref().is_some_and(|(_, grant)| grant.neighbors.includes(neighbor))
+    }
+
     /// The running code.
+    #[inline]
     pub fn sandbox(&mut self) -> Option<&mut Sandbox> {
         match &mut self.stage {
             Stage::Running { sandbox, .. } => Some(sandbox),
@@ -399,6 +482,20 @@ mod tests {
 
     use super::*;
     use crate::registry::Target;
+
+    #[test]
+    fn the_last_neighbors_that_were_named_are_not_served() {
+        let mut unserved = Unserved::default();
+        for n in 0..=16 {
+            unserved.set(NeighborId(n), true);
+            unserved.set(NeighborId(n), true);
+        }
+        assert!(!unserved.has(NeighborId(0)) && (1..=16).all(|n| unserved.has(NeighborId(n))));
+        unserved.set(NeighborId(5), false);
+        unserved.set(NeighborId(5), false);
+        unserved.set(NeighborId(20), true);
+        assert!(!unserved.has(NeighborId(5)) && unserved.has(NeighborId(1)) && unserved.has(NeighborId(20)));
+    }
 
     #[test]
     fn what_came_from_a_neighbor_pays_for_the_identifiers_by_which_it_came() {

@@ -8,7 +8,7 @@
 //! | [`config`]                  | its configuration                                                    |
 //! | [`flow`], [`registry`]      | flows and the identifiers that belong to them                        |
 //! | [`system`]                  | translation and download                                             |
-//! | [`neighbor`], [`bans`], [`attempts`], [`uploads`], [`log`], [`counters`] | what a node keeps beside its flows    |
+//! | [`neighbor`], [`bans`], [`crash`], [`attempts`], [`uploads`], [`log`], [`counters`] | what a node keeps beside its flows |
 //! | [`sandbox`]                 | one team's code and state                                            |
 //! | [`engine`], [`admit`], [`job`], [`cache`] | from a module's bytes to shared machine code           |
 //! | [`abi`], `guest`, [`integrity`] | the guest interface; marks on capsules                          |
@@ -16,6 +16,7 @@
 //! | [`envelope`], [`sensor`]    | what teams hand to each other, what they may read of the machine     |
 //! | [`blob`]                    | what teams keep on the node                                          |
 //! | `exposition`                | how metrics are written                                              |
+//! | `hash`                      | what tables that each capsule is looked up in are sorted by          |
 //!
 //! Nothing here reads a clock, touches a device or starts a thread (D1).
 #![forbid(unsafe_code)]
@@ -30,11 +31,13 @@ pub mod cap;
 pub mod capsule;
 pub mod config;
 pub mod counters;
+pub mod crash;
 pub mod engine;
 pub mod envelope;
 mod exposition;
 pub mod flow;
 mod guest;
+mod hash;
 pub mod integrity;
 pub mod job;
 pub mod log;

@@ -17,6 +17,7 @@ use wire::control::{NeighborInfo, Protection};
 /// Bytes of an Ethernet header (IEEE 802.3).
 const ETHERNET_HEADER: u16 = 14;
 
+use crate::hash::Keyed;
 pub use crate::sandbox::NeighborId;
 
 /// A directly reachable node.
@@ -76,7 +77,8 @@ pub struct Waiting {
 #[derive(Debug, Default)]
 pub struct Neighbors {
     list: Vec<Neighbor>,
-    by_address: HashMap<(LinkId, Address), NeighborId>,
+    /// What is in it the configuration decides.
+    by_address: HashMap<(LinkId, Address), NeighborId, Keyed>,
 }
 
 impl Neighbors {

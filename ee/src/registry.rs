@@ -1,10 +1,11 @@
 //! Capsule identifier -> who handles it. One lookup per arriving capsule.
 
 use std::collections::HashMap;
-use std::hash::{BuildHasher, Hasher};
 
 use nodeos::slab::Handle;
 use wire::id::CapsuleId;
+
+use crate::hash::Keyed;
 
 /// Who handles capsules of one identifier.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -83,40 +84,6 @@ impl Registry {
     }
 }
 
-/// Identifiers are MD5 results already: folding one with a key spreads it well.
-#[derive(Debug, Clone)]
-struct Keyed(u64);
-
-#[derive(Debug)]
-struct Fold(u64);
-
-impl BuildHasher for Keyed {
-    type Hasher = Fold;
-    fn build_hasher(&self) -> Fold {
-        Fold(self.0)
-    }
-}
-
-impl Hasher for Fold {
-    fn finish(&self) -> u64 {
-        self.0
-    }
-
-    fn write(&mut self, bytes: &[u8]) {
-        for chunk in bytes.chunks(8) {
-            let mut word = [0; 8];
-            word[..chunk.len()].copy_from_slice(chunk);
-            let product =
-                u128::from(self.0 ^ u64::from_le_bytes(word)) * u128::from(0x9e37_79b9_7f4a_7c15u64);
-            self.0 = (product as u64) ^ ((product >> 64) as u64);
-        }
-    }
-
-    fn write_usize(&mut self, _: usize) {
-        // The length prefix of a fixed-size array says nothing.
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -130,19 +97,5 @@ mod tests {
         assert_eq!(r.find(&id), Some(Target::TranslationRequest));
         r.remove(&id);
         assert_eq!(r.find(&id), None);
-    }
-
-    #[test]
-    fn the_key_decides_where_an_identifier_falls() {
-        let hash = |key, id: [u8; 16]| Keyed(key).hash_one(CapsuleId(id));
-        assert_ne!(hash(1, [0; 16]), hash(2, [0; 16]));
-        let low_bits: std::collections::HashSet<u64> = (0..=255u8)
-            .map(|i| {
-                let mut id = [0; 16];
-                id[15] = i;
-                hash(1, id) & 0xffff
-            })
-            .collect();
-        assert!(low_bits.len() > 240);
     }
 }

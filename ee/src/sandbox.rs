@@ -10,13 +10,14 @@ mod effects;
 mod event;
 mod fiber;
 mod mailbox;
+mod outlet;
+mod protocols;
 mod run;
 mod setup;
 mod state;
 #[cfg(test)]
 pub(crate) mod tests;
 
-use std::collections::VecDeque;
 use std::future::Future;
 use std::pin::pin;
 use std::sync::Arc;
@@ -28,17 +29,21 @@ use nodeos::platform::{Instant, Now};
 use nodeos::slab::Handle;
 use nodeos::team::Budget;
 use wasmtime::{Store, UpdateDeadline};
+use wire::control::Crash;
 use wire::id::CapsuleId;
 use wire::integrity::Mark;
 use wire::tuple::Tuple;
 
-use self::event::brief;
+use self::event::{Doing, brief};
 pub use self::event::{Effect, Event, GuestFault, Outcome, Refused, SessionInput};
 use self::fiber::{Background, Fiber};
 pub(crate) use self::mailbox::charge as charge_on_fiber;
-use self::run::{Handlers, LOOKS, Program, Protocol, Running};
+pub use self::outlet::Outlet;
+pub(crate) use self::protocols::{Call, head};
+use self::run::{LOOKS, Program, Protocol, Running};
 pub use self::setup::{Setup, StartError};
 use self::setup::{footprint, state};
+pub(crate) use self::state::OpenSession;
 pub use self::state::{MAX_EFFECTS, Shared, TeamState};
 use crate::cap::ChildState;
 use crate::capsule::Kinds;
@@ -93,16 +98,16 @@ pub struct Sandbox {
     background: Option<Background>,
     /// What it held when its running event began.
     held: SandboxStats,
-    /// What a guest wants in the middle of an event.
-    none: VecDeque<Effect>,
     tuple: Arc<Tuple>,
-    /// Which of the tuple's protocols run here, in the order of [`TeamState::instances`].
-    positions: Vec<u8>,
     budget: Budget,
     warned: bool,
     ended: bool,
-    /// The compiled module may go only after the store.
-    _code: Arc<Code>,
+    /// The event that it was given last.
+    doing: Doing,
+    /// What it said last before it failed.
+    said: Option<String>,
+    /// The compiled modules may go only after the store.
+    _code: Vec<Arc<Code>>,
     _charge: Charge,
     _compiled: Charge,
 }
@@ -118,17 +123,18 @@ enum Guest {
 }
 
 impl Sandbox {
-    /// Charges what the team needs, checks the module against the tuple and the declared limits against
-    /// the grant, and makes the instance. No guest code runs; deliver [`Event::Boot`] next.
-    pub fn start(engine: &Engine, code: &Arc<Code>, setup: Setup, now: Now) -> Result<Self, StartError> {
-        let protocol = setup.tuple.main();
-        if let Some(description) = &code.admitted().description {
-            description.agrees(protocol).map_err(StartError::Description)?;
+    /// Charges what the team needs, checks the modules, one for each of the tuple's protocols, against the tuple
+    /// and the declared limits against the grant, and makes the instances. No guest code runs; deliver
+    /// [`Event::Boot`] next.
+    pub fn start(engine: &Engine, code: &[Arc<Code>], setup: Setup, now: Now) -> Result<Self, StartError> {
+        for (protocol, code) in setup.tuple.body.protocols.iter().zip(code) {
+            if let Some(description) = &code.admitted().description {
+                description.agrees(protocol).map_err(StartError::Description)?;
+            }
         }
-        let kinds = Kinds::new(protocol, 0, &setup.grant)?;
-        let compiled = setup.accounts.code().charge(code.size())?;
+        let kinds = Kinds::all(&setup.tuple, &setup.grant)?;
+        let compiled = setup.accounts.code().charge(code.iter().map(|code| code.size()).sum())?;
         let charge = setup.accounts.memory().charge(footprint(code, &setup))?;
-        let events = protocol.events;
         let (interrupter, budget, tuple) = (setup.interrupter.clone(), setup.budget, setup.tuple.clone());
         let (state, background) = state(engine, setup, kinds, now)?;
         let mut store = Store::new(engine.raw(), state);
@@ -156,27 +162,23 @@ impl Sandbox {
             // Filling memory and table is counted, too; admission has bounded it.
             store.set_fuel(u64::MAX).map_err(failed)?;
         }
-        let instance = code.pre().instantiate(&mut store).map_err(failed)?;
-        let memory = instance.get_memory(&mut store, "memory");
-        let memory = memory.ok_or_else(|| StartError::Instantiate("the module has no memory".into()))?;
-        let handlers = Handlers::find(&instance, &mut store).map_err(failed)?;
-        store.data_mut().instances[0].memory = Some(memory);
-        let warned = handlers.warning.is_some();
-        let inbox = code.admitted().inbox as usize;
+        let mut instances = Vec::with_capacity(code.len());
+        for (at, code) in code.iter().enumerate() {
+            let instance = code.instantiate(&mut store, background.is_some()).map_err(failed)?;
+            instances.push(Protocol::found(&instance, code, at, &mut store)?);
+        }
+        let warned = instances.first().is_some_and(|main| main.handlers.warning.is_some());
         Ok(Self {
-            guest: Guest::Idle(Program {
-                run: Running { store, interrupter, event: budget.event, calls: 0 },
-                instances: vec![Protocol { memory, inbox, handlers, events }],
-            }),
+            guest: Guest::Idle(Program { run: Running::new(store, interrupter, budget.event), instances }),
             background,
             held: SandboxStats::default(),
-            none: VecDeque::new(),
             tuple,
-            positions: vec![0],
             budget,
             warned,
             ended: false,
-            _code: code.clone(),
+            doing: Doing::Boot,
+            said: None,
+            _code: code.to_vec(),
             _charge: charge,
             _compiled: compiled,
         })
@@ -205,12 +207,15 @@ impl Sandbox {
         state.done = state.effects.len();
         self.ended = last;
         if self.background.is_some() {
+            self.doing = Doing::of(&event);
             return self.begin(now, event);
         }
-        if let Event::Capsule { kind, from, packet } = event {
-            let result = program.handle_capsule(kind, from, packet);
+        if let Event::Capsule { protocol, kind, from, packet } = event {
+            self.doing = Doing::Capsule { protocol, kind };
+            let result = program.handle_capsule((protocol, kind), from, packet);
             return self.settle(result);
         }
+        self.doing = Doing::of(&event);
         let polled = pin!(program.handle(event)).poll(&mut Context::from_waker(Waker::noop()));
         match polled {
             Poll::Ready(result) => self.settle(result),
@@ -224,13 +229,14 @@ impl Sandbox {
         let Guest::Idle(program) = &mut self.guest else { return Outcome::ended() };
         let state = program.run.store.data_mut();
         state.read_mail();
-        state.objects.clear();
+        state.leave();
         state.refused.memory =
             state.refused.memory.saturating_add(std::mem::take(&mut state.limiter.refused));
         let refused = state.refused;
         let (units, end) = match result {
             Ok(units) => (units, Ok(())),
             Err((units, fault)) => {
+                self.said = state.effects.last_words(state.done);
                 state.effects.truncate(state.done);
                 self.ended = true;
                 (units, Err(fault))
@@ -240,17 +246,28 @@ impl Sandbox {
         Outcome { units, end, refused, near, more: false }
     }
 
+    /// What is known of how the guest failed.
+    #[cold]
+    pub fn crash(&mut self, now: Instant, fault: &GuestFault) -> Crash {
+        let said = self.said.take();
+        let why = match (fault, &said) {
+            // A panic: the function that trapped is the one that said so.
+            (GuestFault::Trap(_), Some(_)) => "guest trapped".into(),
+            _ => fault.to_string(),
+        };
+        Crash { at_us: now.micros(), during: self.doing.name(&self.tuple), why, said }
+    }
+
     /// Takes out what the guest wants done, in order; nothing in the middle of an event.
     pub fn effects(&mut self) -> impl Iterator<Item = Effect> + '_ {
-        let (grown, rest) = match &mut self.guest {
-            Guest::Idle(program) => {
-                let state = program.run.store.data_mut();
-                state.lent.shrink(u64::MAX);
-                state.effects.take()
-            }
-            _ => (VecDeque::new(), self.none.drain(..)),
-        };
-        grown.into_iter().chain(rest)
+        std::iter::from_fn(move || self.next_effect())
+    }
+
+    /// Takes out the next thing that the guest wants done; call it until it gives `None`.
+    pub fn next_effect(&mut self) -> Option<Effect> {
+        let state = self.program()?.run.store.data_mut();
+        state.lent.shrink(u64::MAX);
+        state.effects.pop()
     }
 
     /// The next timer or expiry that is due; call it until it gives `None`. Those that come in the middle of an
@@ -260,12 +277,15 @@ impl Sandbox {
             return None;
         }
         let program = self.program()?;
-        let asked = program.instances[0].handlers.expiry.is_some();
+        let instances = &program.instances;
         let state = program.run.store.data_mut();
         while let Some(soft) = &mut state.soft
             && let Some(entry) = soft.due(now.mono)
         {
-            if asked {
+            let asked = |owner| {
+                instances.get(usize::from(owner)).is_some_and(|i: &Protocol| i.handlers.expiry.is_some())
+            };
+            if soft.owner(entry).is_some_and(asked) {
                 return Some(Event::Expiry { entry });
             }
             soft.remove(entry);
@@ -281,13 +301,16 @@ impl Sandbox {
         }
         let state = program.run.store.data();
         let expiry = state.soft.as_ref().and_then(|s| s.deadline());
-        [expiry, state.timers.deadline()].into_iter().flatten().min()
+        match (expiry, state.timers.deadline()) {
+            (Some(expiry), Some(timer)) => Some(expiry.min(timer)),
+            (expiry, timer) => expiry.or(timer),
+        }
     }
 
     /// A flow that this one started does something else now.
     pub fn child_is(&mut self, child: Handle, state: ChildState) {
         match (&mut self.guest, &self.background) {
-            (Guest::Idle(program), _) => program.run.store.data_mut().caps.child_is(child, state),
+            (Guest::Idle(program), _) => program.run.store.data_mut().child_is(child, state),
             (_, Some(background)) => background.mailbox.child_is(child, state),
             (_, None) => {}
         }

@@ -6,7 +6,6 @@
 //! gone. Keys and values lie in the team's pool. The index is a hash table with a secret seed, so that
 //! nobody who chooses keys can make it slow.
 
-use std::hash::Hasher;
 use std::time::Duration;
 
 use nodeos::account::{Account, Charge, Refused};
@@ -17,6 +16,10 @@ use nodeos::team::Accounts;
 use nodeos::timer::Timers;
 
 use crate::abi::{self, Error};
+use crate::hash;
+
+/// Which of the team's protocols an entry or a timer belongs to; another one cannot reach it.
+pub(crate) type Owner = u8;
 
 /// The longest key, in bytes: it must fit into the inbox.
 pub const MAX_KEY: usize = abi::INBOX;
@@ -24,6 +27,7 @@ pub const MAX_KEY: usize = abi::INBOX;
 struct Entry {
     hash: u32,
     key_len: u8,
+    owner: Owner,
     /// Key, then value.
     chunk: Handle,
     expires: Instant,
@@ -76,7 +80,14 @@ impl Soft {
     }
 
     /// Sets `key` to `value` for `ttl_ms`.
-    pub fn put(&mut self, now: Instant, key: &[u8], value: &[u8], ttl_ms: u32) -> Result<(), Error> {
+    pub fn put(
+        &mut self,
+        now: Instant,
+        owner: Owner,
+        key: &[u8],
+        value: &[u8],
+        ttl_ms: u32,
+    ) -> Result<(), Error> {
         let expires = after(now, ttl_ms)?;
         if self.limit == 0 {
             return Err(Error::NoRoom);
@@ -91,9 +102,7 @@ impl Soft {
             k.copy_from_slice(key);
             v.copy_from_slice(value);
         }
-        // What was there gives way. Else, where there are as many as may be, or others have used up what the team
-        // shares with them, one of its own does. The new entry takes over its charge, so that one is enough.
-        let gives_way = match self.find(key) {
+        let gives_way = match self.find(owner, key) {
             None if self.entries.len() < self.limit && self.held.grow(1).is_ok() => None,
             None if self.oldest.is_none() => {
                 self.pool.free(chunk);
@@ -104,12 +113,13 @@ impl Soft {
         if let Some(entry) = gives_way {
             self.take_out(entry);
         }
-        let hash = self.hash(key);
+        let hash = self.hash(owner, key);
         let bucket = self.bucket(hash);
         let (order, chain) = (&mut self.order, self.buckets[bucket]);
         let entry = |handle| Entry {
             hash,
             key_len: key.len() as u8,
+            owner,
             chunk,
             expires,
             wake: order.set(expires, handle).ok(),
@@ -138,8 +148,8 @@ impl Soft {
     }
 
     /// The entry of `key`, which is now the most recently used.
-    pub fn touch(&mut self, now: Instant, key: &[u8]) -> Result<Handle, Error> {
-        let handle = self.find(key).ok_or(Error::NotFound)?;
+    pub fn touch(&mut self, now: Instant, owner: Owner, key: &[u8]) -> Result<Handle, Error> {
+        let handle = self.find(owner, key).ok_or(Error::NotFound)?;
         if self.entries.get(handle).is_none_or(|e| e.expires <= now) {
             return Err(Error::NotFound);
         }
@@ -161,6 +171,11 @@ impl Soft {
     pub fn key(&self, handle: Handle) -> Option<&[u8]> {
         let entry = self.entries.get(handle)?;
         self.pool.get(entry.chunk)?.get(..usize::from(entry.key_len))
+    }
+
+    /// Whose an entry is.
+    pub fn owner(&self, handle: Handle) -> Option<Owner> {
+        self.entries.get(handle).map(|entry| entry.owner)
     }
 
     /// Keeps an entry for `ttl_ms` from now.
@@ -228,12 +243,12 @@ impl Soft {
         self.entries.len()
     }
 
-    fn find(&self, key: &[u8]) -> Option<Handle> {
-        let hash = self.hash(key);
+    fn find(&self, owner: Owner, key: &[u8]) -> Option<Handle> {
+        let hash = self.hash(owner, key);
         let mut at = self.buckets[self.bucket(hash)];
         while let Some(handle) = at {
             let entry = self.entries.get(handle)?;
-            if entry.hash == hash && self.key(handle) == Some(key) {
+            if entry.hash == hash && entry.owner == owner && self.key(handle) == Some(key) {
                 return Some(handle);
             }
             at = entry.chain;
@@ -241,12 +256,9 @@ impl Soft {
         None
     }
 
-    fn hash(&self, key: &[u8]) -> u32 {
-        // SipHash; the seed comes first and is not known to whoever chooses keys.
-        let mut hasher = std::hash::DefaultHasher::new();
-        hasher.write_u64(self.seed);
-        hasher.write(key);
-        hasher.finish() as u32
+    fn hash(&self, owner: Owner, key: &[u8]) -> u32 {
+        // The seed is not known to whoever chooses keys.
+        hash::of_bytes(self.seed ^ u64::from(owner), key) as u32
     }
 
     fn bucket(&self, hash: u32) -> usize {
@@ -280,6 +292,7 @@ impl Soft {
 /// A timer of the team.
 #[derive(Debug, Clone, Copy)]
 struct Timer {
+    owner: Owner,
     token: i64,
     /// Microseconds; 0: fires once.
     period: u64,
@@ -289,6 +302,7 @@ struct Timer {
 /// A timer that has fired.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Fired {
+    pub(crate) owner: Owner,
     pub(crate) timer: Handle,
     pub(crate) token: i64,
     pub(crate) periodic: bool,
@@ -342,7 +356,14 @@ impl TimerTable {
     }
 
     /// A timer that fires `after_us` from now and, unless `period_us` is 0, every `period_us` from then on.
-    pub fn set(&mut self, now: Instant, after_us: i64, period_us: i64, token: i64) -> Result<Handle, Error> {
+    pub fn set(
+        &mut self,
+        now: Instant,
+        owner: Owner,
+        after_us: i64,
+        period_us: i64,
+        token: i64,
+    ) -> Result<Handle, Error> {
         let interval = |us: i64| u64::try_from(us).ok().filter(|us| *us <= self.max);
         let after = interval(after_us).ok_or(Error::BadArgument)?.max(self.min);
         let period = match interval(period_us).ok_or(Error::BadArgument)? {
@@ -362,11 +383,12 @@ impl TimerTable {
             return Err(Error::NoRoom);
         }
         let (order, at) = (&mut self.order, now + Duration::from_micros(after));
-        let timer = |handle| Timer { token, period, wake: order.set(at, handle).ok() };
+        let timer = |handle| Timer { owner, token, period, wake: order.set(at, handle).ok() };
         self.timers.insert_with(timer).map_err(|_| Error::NoRoom)
     }
 
-    pub fn cancel(&mut self, timer: Handle) -> Result<(), Error> {
+    pub fn cancel(&mut self, owner: Owner, timer: Handle) -> Result<(), Error> {
+        self.timers.get(timer).filter(|t| t.owner == owner).ok_or(Error::BadHandle)?;
         let timer = self.timers.remove(timer).ok_or(Error::BadHandle)?;
         self.held.shrink(1);
         if let Some(wake) = timer.wake {
@@ -385,7 +407,8 @@ impl TimerTable {
         let at = self.order.deadline()?;
         let (_, handle) = self.order.due(now)?;
         let timer = self.timers.get_mut(handle)?;
-        let fired = Fired { timer: handle, token: timer.token, periodic: timer.period > 0 };
+        let periodic = timer.period > 0;
+        let fired = Fired { owner: timer.owner, timer: handle, token: timer.token, periodic };
         if timer.period == 0 {
             self.timers.remove(handle);
             self.held.shrink(1);
@@ -433,14 +456,14 @@ mod tests {
         let (memory, shared) = (Account::root(1 << 20), Account::root(3));
         let [mut a, mut b] = [(); 2].map(|()| Soft::new(&memory, &shared, 4, 7).unwrap());
         for key in [b"1", b"2", b"3"] {
-            a.put(Instant(0), key, b"", 10).unwrap();
+            a.put(Instant(0), 0, key, b"", 10).unwrap();
         }
-        assert_eq!(b.put(Instant(0), b"1", b"", 10), Err(Error::NoRoom));
+        assert_eq!(b.put(Instant(0), 0, b"1", b"", 10), Err(Error::NoRoom));
         // Who has entries loses its own, nobody else's.
-        a.put(Instant(0), b"4", b"", 10).unwrap();
+        a.put(Instant(0), 0, b"4", b"", 10).unwrap();
         assert_eq!((a.len(), b.len(), shared.used()), (3, 0, 3));
         drop(a);
-        b.put(Instant(0), b"1", b"", 10).unwrap();
+        b.put(Instant(0), 0, b"1", b"", 10).unwrap();
         drop(b);
         assert_eq!((shared.used(), memory.used()), (0, 0));
     }
@@ -450,13 +473,13 @@ mod tests {
         let (memory, shared) = (Account::root(1 << 20), Account::root(8));
         let [mut a, mut b] = [(); 2].map(|()| Soft::new(&memory, &shared, 8, 7).unwrap());
         for key in 0..6u8 {
-            a.put(Instant(0), &[key], b"", 10).unwrap();
+            a.put(Instant(0), 0, &[key], b"", 10).unwrap();
         }
         shared.set_limit(3);
         let before = memory.used();
-        assert_eq!(b.put(Instant(0), b"x", b"", 10), Err(Error::NoRoom));
-        a.put(Instant(0), b"new", b"", 10).unwrap();
-        a.put(Instant(0), &[5], b"again", 10).unwrap();
+        assert_eq!(b.put(Instant(0), 0, b"x", b"", 10), Err(Error::NoRoom));
+        a.put(Instant(0), 0, b"new", b"", 10).unwrap();
+        a.put(Instant(0), 0, &[5], b"again", 10).unwrap();
         assert_eq!((a.len(), b.len(), shared.used()), (6, 0, 6));
         assert!(get(&mut a, 0, &[0]).is_none() && (1..6).all(|key| get(&mut a, 0, &[key]).is_some()));
         drop((a, b));
@@ -469,15 +492,15 @@ mod tests {
         let budget = Budget { timers: 2, timers_total: 4, ..Budget::UNLIMITED };
         let accounts = Accounts::new(Account::root(1 << 20), &budget);
         let mut t = TimerTable::new(9, &accounts, None, None).unwrap();
-        let first = t.set(Instant(0), 10, 0, 1).unwrap();
-        t.set(Instant(0), 20, 0, 2).unwrap();
-        assert_eq!(t.set(Instant(0), 30, 0, 3), Err(Error::NoRoom));
-        t.cancel(first).unwrap();
-        t.set(Instant(0), 30, 0, 3).unwrap();
+        let first = t.set(Instant(0), 0, 10, 0, 1).unwrap();
+        t.set(Instant(0), 0, 20, 0, 2).unwrap();
+        assert_eq!(t.set(Instant(0), 0, 30, 0, 3), Err(Error::NoRoom));
+        t.cancel(0, first).unwrap();
+        t.set(Instant(0), 0, 30, 0, 3).unwrap();
         assert!(t.due(Instant(20)).is_some());
-        t.set(Instant(20), 30, 0, 4).unwrap();
+        t.set(Instant(20), 0, 30, 0, 4).unwrap();
         assert!(t.due(Instant(30)).is_some());
-        assert_eq!(t.set(Instant(30), 30, 0, 5), Err(Error::NoRoom), "four in all");
+        assert_eq!(t.set(Instant(30), 0, 30, 0, 5), Err(Error::NoRoom), "four in all");
         assert_eq!((accounts.timers().used(), accounts.timers_total().used()), (1, 4));
         drop(t);
         assert_eq!((accounts.timers().used(), accounts.timers_total().used()), (0, 4));
@@ -485,17 +508,17 @@ mod tests {
     }
 
     fn get(soft: &mut Soft, now: u64, key: &[u8]) -> Option<Vec<u8>> {
-        let handle = soft.touch(Instant(now), key).ok()?;
+        let handle = soft.touch(Instant(now), 0, key).ok()?;
         soft.value(handle).ok().map(<[u8]>::to_vec)
     }
 
     #[test]
     fn the_least_recently_used_gives_way() {
         let (_, mut s) = soft(2);
-        s.put(Instant(0), b"a", b"1", 10).unwrap();
-        s.put(Instant(0), b"b", b"2", 10).unwrap();
+        s.put(Instant(0), 0, b"a", b"1", 10).unwrap();
+        s.put(Instant(0), 0, b"b", b"2", 10).unwrap();
         assert_eq!(get(&mut s, 0, b"a").as_deref(), Some(&b"1"[..]));
-        s.put(Instant(0), b"c", b"3", 10).unwrap();
+        s.put(Instant(0), 0, b"c", b"3", 10).unwrap();
         assert_eq!(get(&mut s, 0, b"b"), None);
         assert_eq!(get(&mut s, 0, b"a").as_deref(), Some(&b"1"[..]));
         assert_eq!(s.len(), 2);
@@ -504,8 +527,8 @@ mod tests {
     #[test]
     fn entries_expire_and_can_be_kept() {
         let (account, mut s) = soft(4);
-        s.put(Instant(0), b"a", b"1", 1).unwrap();
-        assert_eq!(s.put(Instant(0), b"a", b"1", 0), Err(Error::BadArgument));
+        s.put(Instant(0), 0, b"a", b"1", 1).unwrap();
+        assert_eq!(s.put(Instant(0), 0, b"a", b"1", 0), Err(Error::BadArgument));
         assert_eq!(s.deadline(), Some(Instant(1000)));
         assert_eq!(get(&mut s, 1000, b"a"), None);
         let over = s.due(Instant(1000)).unwrap();
@@ -525,8 +548,8 @@ mod tests {
     fn a_full_account_changes_nothing() {
         let account = Account::root(48 * 1024);
         let mut s = Soft::new(&account, &Account::root(64), 64, 7).unwrap();
-        s.put(Instant(0), b"a", b"old", 1000).unwrap();
-        assert_eq!(s.put(Instant(0), b"a", &[0; 65_000], 1000), Err(Error::NoMemory));
+        s.put(Instant(0), 0, b"a", b"old", 1000).unwrap();
+        assert_eq!(s.put(Instant(0), 0, b"a", &[0; 65_000], 1000), Err(Error::NoMemory));
         assert_eq!(get(&mut s, 0, b"a").as_deref(), Some(&b"old"[..]));
     }
 
@@ -535,7 +558,7 @@ mod tests {
     fn tables_that_cannot_grow_refuse() {
         let accounts = Accounts::new(Account::root(1000), &Budget::UNLIMITED);
         let mut t = TimerTable::new(64, &accounts, None, None).unwrap();
-        let set = (1..).take_while(|us| t.set(Instant(0), *us, 0, 0) != Err(Error::NoMemory)).count();
+        let set = (1..).take_while(|us| t.set(Instant(0), 0, *us, 0, 0) != Err(Error::NoMemory)).count();
         assert!((4..32).contains(&set) && accounts.timers().used() == set as u64, "{set}");
         let fired = (0..).map_while(|_| t.due(Instant(100))).count();
         assert_eq!((fired, t.len(), accounts.timers().used()), (set, 0, 0));
@@ -543,7 +566,7 @@ mod tests {
         let account = Account::root(14_000);
         let mut s = Soft::new(&account, &Account::root(2000), 1000, 7).unwrap();
         let kept = (0..1000u16)
-            .take_while(|k| match s.put(Instant(0), &k.to_le_bytes(), b"", 10) {
+            .take_while(|k| match s.put(Instant(0), 0, &k.to_le_bytes(), b"", 10) {
                 Ok(()) => true,
                 Err(error) => error != Error::NoMemory,
             })
@@ -557,20 +580,20 @@ mod tests {
     #[test]
     fn periodic_timers_keep_their_handle() {
         let mut t = table(2, Some(100), None);
-        let once = t.set(Instant(0), 5, 0, 1).unwrap();
-        let often = t.set(Instant(0), 150, 200, 2).unwrap();
-        assert_eq!(t.set(Instant(0), 5, 0, 3), Err(Error::NoRoom));
-        assert_eq!(t.set(Instant(0), -5, 0, 3), Err(Error::BadArgument));
+        let once = t.set(Instant(0), 0, 5, 0, 1).unwrap();
+        let often = t.set(Instant(0), 0, 150, 200, 2).unwrap();
+        assert_eq!(t.set(Instant(0), 0, 5, 0, 3), Err(Error::NoRoom));
+        assert_eq!(t.set(Instant(0), 0, -5, 0, 3), Err(Error::BadArgument));
         assert_eq!(t.deadline(), Some(Instant(100)));
-        assert_eq!(t.due(Instant(100)), Some(Fired { timer: once, token: 1, periodic: false }));
-        assert_eq!(t.cancel(once), Err(Error::BadHandle));
+        assert_eq!(t.due(Instant(100)), Some(Fired { owner: 0, timer: once, token: 1, periodic: false }));
+        assert_eq!(t.cancel(0, once), Err(Error::BadHandle));
         // Late by two periods: once, then in step again.
         let fired = t.due(Instant(600)).unwrap();
-        assert_eq!(fired, Fired { timer: often, token: 2, periodic: true });
+        assert_eq!(fired, Fired { owner: 0, timer: often, token: 2, periodic: true });
         assert_eq!(t.due(Instant(600)), None);
         assert_eq!(t.deadline(), Some(Instant(750)));
         assert!(t.is_wanted(&fired));
-        t.cancel(often).unwrap();
+        t.cancel(0, often).unwrap();
         assert!(!t.is_wanted(&fired));
         assert_eq!(t.deadline(), None);
     }
@@ -578,31 +601,31 @@ mod tests {
     #[test]
     fn intervals_have_bounds_that_can_be_narrowed() {
         let mut t = table(4, None, Some(1000));
-        assert_eq!(t.set(Instant(0), 1001, 0, 1), Err(Error::BadArgument));
-        assert_eq!(t.set(Instant(0), 1, 1001, 1), Err(Error::BadArgument));
-        t.set(Instant(0), 10, 10, 1).unwrap();
-        t.set(Instant(0), 1000, 0, 2).unwrap();
+        assert_eq!(t.set(Instant(0), 0, 1001, 0, 1), Err(Error::BadArgument));
+        assert_eq!(t.set(Instant(0), 0, 1, 1001, 1), Err(Error::BadArgument));
+        t.set(Instant(0), 0, 10, 10, 1).unwrap();
+        t.set(Instant(0), 0, 1000, 0, 2).unwrap();
         t.lower(2, Some(100), Some(500));
-        assert_eq!(t.set(Instant(0), 100, 0, 3), Err(Error::NoRoom), "two run");
+        assert_eq!(t.set(Instant(0), 0, 100, 0, 3), Err(Error::NoRoom), "two run");
         assert!(t.due(Instant(10)).is_some());
         assert_eq!(t.deadline(), Some(Instant(110)), "the period is the new shortest");
         t.lower(9, Some(1), None);
-        assert_eq!(t.set(Instant(0), 100, 0, 3), Err(Error::NoRoom), "nothing is raised");
+        assert_eq!(t.set(Instant(0), 0, 100, 0, 3), Err(Error::NoRoom), "nothing is raised");
     }
 
     #[test]
     fn fewer_entries_leave_the_most_recent() {
         let (_, mut s) = soft(8);
         for k in 0..8u8 {
-            s.put(Instant(0), &[k], &[k], 10).unwrap();
+            s.put(Instant(0), 0, &[k], &[k], 10).unwrap();
         }
         s.lower(3);
         assert_eq!(s.len(), 3);
         assert!(get(&mut s, 0, &[4]).is_none() && get(&mut s, 0, &[5]).is_some());
-        s.put(Instant(0), b"new", b"", 10).unwrap();
+        s.put(Instant(0), 0, b"new", b"", 10).unwrap();
         assert_eq!(s.len(), 3);
         s.lower(0);
-        assert_eq!(s.put(Instant(0), b"x", b"", 10), Err(Error::NoRoom));
+        assert_eq!(s.put(Instant(0), 0, b"x", b"", 10), Err(Error::NoRoom));
     }
 
     proptest! {
@@ -621,7 +644,7 @@ mod tests {
                 match op {
                     0 | 1 => {
                         let value = vec![k ^ n as u8; n as usize];
-                        s.put(Instant(now), &key, &value, n).unwrap();
+                        s.put(Instant(now), 0, &key, &value, n).unwrap();
                         if let Some(at) = at { model.remove(at); } else if model.len() == limit { model.remove(0); }
                         model.push((k, value, now + u64::from(n) * 1000));
                     }
@@ -629,7 +652,7 @@ mod tests {
                         prop_assert_eq!(get(&mut s, now, &key), at.map(|at| model[at].1.clone()));
                         if let Some(at) = at { let m = model.remove(at); model.push(m); }
                     }
-                    _ => if let Ok(h) = s.touch(Instant(now), &key) {
+                    _ => if let Ok(h) = s.touch(Instant(now), 0, &key) {
                         s.remove(h);
                         model.remove(at.unwrap());
                     } else { prop_assert!(at.is_none()) },

@@ -328,3 +328,41 @@ fn places_are_bounded_and_a_dropped_capability_is_no_stop() {
     assert_eq!(home.child_state(), Some(FlowState::Running));
     assert_eq!(home.tell(b'x', 0, 0).0, Error::BadHandle.code());
 }
+
+#[test]
+fn who_is_started_again_keeps_its_strikes() {
+    let mut home = Home::new(family(child(|b| b.memory = Some(200 * KIB)), &["flows"]));
+    let shown = |home: &mut Home| {
+        let team = home.team("child").unwrap();
+        (team.strikes, team.shares.0)
+    };
+    home.tell(b's', 1, 0);
+    let session = home.world.session(0, "child");
+    // What it asks for is beyond its own part.
+    for _ in 0..34 {
+        home.world.say(0, session, b"grow");
+        home.world.run(10 * MILLI);
+    }
+    assert_eq!(shown(&mut home), (2, 12));
+    for _ in 0..3 {
+        home.tell(b'x', 1, 0);
+        assert_eq!(home.tell(b's', 1, 0).1, [RUNNING], "{:?}", home.world.log(0));
+        assert_eq!(shown(&mut home).0, 2);
+    }
+    // Below another flow, or injected, it is nobody's second try.
+    let parent = home.family.parent.hash();
+    home.world.stop(0, parent, true);
+    let flow = home.family.child.clone();
+    let alone = home.world.start(0, &flow);
+    assert_eq!(shown(&mut home), (0, 100));
+    home.world.stop(0, alone, true);
+    // Strikes are forgiven in time, also while it is away.
+    home.world.run(130 * SECOND);
+    home.world.put(0, &home.family.child.tuple);
+    home.world.put(0, &home.family.child.module);
+    home.world.start(0, &home.family.parent);
+    home.session = home.world.session(0, "parent");
+    home.world.run(MILLI);
+    assert_eq!(home.tell(b's', 1, 0).1, [RUNNING], "{:?}", home.world.log(0));
+    assert_eq!(shown(&mut home), (0, 100));
+}

@@ -295,13 +295,10 @@ fn the_injection_door() {
     let hungry = flow("hungry", module.clone(), |b| b.request.budgets.memory = Some(1000));
     assert!(refused(&mut world, hungry).contains("memory"));
     let companion = flow("companion", module.clone(), |b| {
-        let mut second = b.protocols[0].clone();
-        second.name = "second".into();
-        b.protocols.push(second);
-        let (interface, coupling) = ("second".into(), Coupling::Capsules);
-        b.protocols[0].companions = vec![Companion { interface, coupling, provider: Provider::Tuple(1) }];
+        let (interface, provider) = ("second".into(), Provider::System("nobody/1".into()));
+        b.protocols[0].companions = vec![Companion { interface, coupling: Coupling::Capsules, provider }];
     });
-    assert!(refused(&mut world, companion).starts_with("node: this release runs no companions"));
+    assert!(refused(&mut world, companion).starts_with("principal: there is no system protocol"));
     let broken = flow("broken", module[..module.len() - 3].to_vec(), |_| ());
     assert!(refused(&mut world, broken).starts_with("principal: module refused"));
     let tuple = Tuple::decode(&good.tuple).unwrap();
@@ -365,31 +362,42 @@ fn programs_that_write_faster_than_a_flow_reads() {
     assert_eq!(world.holds(0).0, before.0 - (before.0 - world.teams(0)[0].memory.0));
 }
 
-/// A program that does not read loses its session, and the guest does not fill the node with answers.
+/// A guest whose program does not read is refused, and told when there is room: nothing is lost, and the node is not
+/// filled with answers.
 #[test]
 fn programs_that_do_not_read() {
     let chatty = r#"
         (global $s (mut i32) (i32.const 0))
+        (func $all (local $error i32)
+            (loop $more
+                (i32.store (i32.const 512) (i32.add (i32.load (i32.const 512)) (i32.const 1)))
+                (br_if $more (i32.eqz (local.tee $error
+                    (call $session_reply (global.get $s) (i32.const 512) (i32.const 16000))))))
+            (i32.store (i32.const 512) (i32.sub (i32.load (i32.const 512)) (i32.const 1)))
+            (if (i32.ne (local.get $error) (i32.const -7)) (then (unreachable))))
         (func (export "on_session") (param $c i32) (param $session i32) (param $what i32) (param $len i32)
             (global.set $s (local.get $session))
-            (if (i32.eqz (local.get $what)) (then
-                (drop (call $timer_set (i64.const 1000) (i64.const 1000) (i64.const 0))))))
-        (func (export "on_timer") (param i32 i32 i64)
-            (drop (call $session_reply (global.get $s) (i32.const 0) (i32.const 16000))))"#;
+            (if (i32.and (i32.eq (local.get $what) (i32.const 3)) (i32.ne (local.get $c) (i32.const 0)))
+                (then (unreachable)))
+            (if (i32.or (i32.eqz (local.get $what)) (i32.eq (local.get $what) (i32.const 3))) (then (call $all))))"#;
     let mut world = World::line(1);
     world.start(0, &guest::of("chatty", chatty));
     let before = world.teams(0)[1].memory.0;
     let session = world.session(0, "chatty");
-    let mut most = 0;
-    for _ in 0..100 {
-        world.run(MILLI);
-        most = most.max(world.teams(0)[1].memory.0);
+    world.run(100 * MILLI);
+    let full = world.teams(0)[1].memory.0;
+    assert!(full > before + 48_000 && full < before + 80_000, "{before} to {full}");
+    let mut heard: Vec<u32> = Vec::new();
+    for _ in 0..20 {
+        let now = world.time();
+        assert_eq!(world.stations[0].node.session_send(now, session, b"-"), Ok(()), "the session goes on");
+        let packets = world.heard(0, session);
+        assert!(packets.len() <= 4, "{}", packets.len());
+        heard.extend(packets.iter().map(|p| u32::from_le_bytes(p[..4].try_into().unwrap())));
+        world.run(10 * MILLI);
+        assert!(world.teams(0)[1].memory.0 < before + 80_000);
     }
-    assert!(most > before + 48_000 && most < before + 80_000, "{before} to {most}");
-    let now = world.time();
-    let closed = world.stations[0].node.session_send(now, session, b"x");
-    assert_eq!(closed, Err(ee::node::SessionError::Closed));
-    assert!(world.teams(0)[1].memory.0 < before + 2000);
+    assert!(heard.len() >= 60 && heard.iter().copied().eq(1..=heard.len() as u32), "{heard:?}");
 }
 
 /// Sessions that are opened and closed faster than the guest is told: none stays open in the guest.
@@ -419,6 +427,55 @@ fn every_session_that_ends_is_told() {
     world.say(0, session, b"?");
     world.run(SECOND);
     assert_eq!(world.heard(0, session), [[1]]);
+}
+
+/// A panic's line, and the function's name without one, are shown of a flow that runs again, and of one that is gone.
+#[test]
+fn how_a_guest_failed_is_shown_also_when_it_is_gone() {
+    let mut world = World::line(2);
+    let failing = r#"(data (i32.const 200) "p panicked at lib.rs:7")
+        (func $deep (param i32) (drop (i32.load (i32.const -4))))
+        (func (export "on_session") (param $c i32) (param $s i32) (param $what i32) (param $len i32)
+            (if (i32.ne (local.get $what) (i32.const 1)) (then (return)))
+            (if (i32.eq (i32.load8_u (i32.const 0)) (i32.const 108)) (then (loop $l (br $l))))
+            (if (i32.eq (i32.load8_u (i32.const 0)) (i32.const 100)) (then (call $deep (i32.const 1))))
+            (drop (call $capsule_multicast (local.get $c) (call $cap_lookup (i32.const 64) (i32.const 12)) (i32.const 0))))
+        (func (export "on_capsule") (param i32 i32 i32 i32)
+            (drop (call $log (i32.const 0) (i32.const 200) (i32.const 22)))
+            (drop (call $log (i32.const 2) (i32.const 64) (i32.const 12)))
+            (unreachable))"#;
+    let flow = guest::of("p", failing);
+    let hash = world.start(0, &flow);
+    let crashes = |world: &mut World, at: usize| world.flow(at, hash).unwrap().crashes;
+    let session = world.session(0, "p");
+    world.say(0, session, b"go");
+    world.run(SECOND);
+    let [panic] = &crashes(&mut world, 1)[..] else { panic!("{:?}", world.log(1)) };
+    assert_eq!(
+        (panic.during.as_str(), panic.said.as_deref()),
+        ("capsule all", Some("p panicked at lib.rs:7"))
+    );
+    let line = "guest trapped, in capsule all: p panicked at lib.rs:7";
+    assert_eq!(panic.to_string(), line);
+    assert_eq!(world.why(1, hash), format!("guest: {line}"));
+    assert!(world.log(1).iter().any(|l| l.contains(line)), "{:?}", world.log(1));
+
+    world.say(0, session, b"deep");
+    world.run(SECOND);
+    let [trap] = &crashes(&mut world, 0)[..] else { panic!("{:?}", world.log(0)) };
+    assert!(trap.why.contains("out of bounds") && trap.why.ends_with("in deep"), "{trap}");
+    assert_eq!((trap.during.as_str(), &trap.said), ("session", &None));
+    for times in 2..6 {
+        assert_eq!(world.inject(0, &flow), hash);
+        assert!(world.run_until(SECOND, |w| w.state(0, hash) == Some(FlowState::Running)));
+        assert_eq!(crashes(&mut world, 0).len(), (times - 1).min(3), "of the lives before");
+        let session = world.session(0, "p");
+        world.say(0, session, b"loop");
+        world.run(SECOND);
+        let all = crashes(&mut world, 0);
+        assert_eq!(all.len(), times.min(3));
+        assert!(all.last().unwrap().why.contains("deadline") && all.is_sorted_by_key(|c| c.at_us));
+    }
 }
 
 /// A timer that fires into a full queue fires later.

@@ -60,6 +60,27 @@ fn links_are_looked_at_between_long_events() {
     assert_eq!(world.heard(0, session).len(), 20);
 }
 
+/// A platform that was away for a while hands in what came meanwhile, a batch between two polls.
+#[test]
+fn what_piled_up_while_the_processor_was_away_finds_room() {
+    const BATCH: u64 = 64;
+    let mut world = World::line_with(2, Options::default());
+    let light =
+        flow("light", guest::module(r#"(func (export "on_capsule") (param i32 i32 i32 i32))"#), |_| ());
+    world.start(1, &light);
+    let mut frame = vec![2, 0, 0, 0, 0, 1, 2, 0, 0, 0, 0, 0, 0x88, 0xb5];
+    frame.resize(14 + HEADER_LEN, 0);
+    Capsule::emit_header(&mut frame[14..], &CapsuleId::compute(&light.hash(), &Path::default(), 0, &[]), 0);
+    let before = world.count(1, "capsules_received");
+    for _ in 0..10 {
+        (0..BATCH).for_each(|_| world.hand(1, LinkId(0), &frame));
+        let now = world.time();
+        world.stations[1].node.poll(now);
+    }
+    assert_eq!(world.count(1, "capsules_received"), before + 10 * BATCH);
+    assert_eq!(world.count(1, "team_queue_full"), 0);
+}
+
 #[test]
 fn who_uses_little_waits_for_one_event_of_others() {
     let mut world = World::line_with(1, Options::default());

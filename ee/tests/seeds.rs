@@ -140,6 +140,12 @@ fn write_the_seeds() {
     seeds.put("node", "inject", &pieces(asked.chain(spread.iter().copied())));
 
     let packet = wire::session::frame(b"find hops 3").unwrap();
+    let token = wire::datagram::Token([7; 8]);
+    seeds.put("datagram", "open", &wire::datagram::open("hello", None));
+    seeds.put("datagram", "cookie", &wire::datagram::open("hello", Some(token)));
+    seeds.put("datagram", "packet", &wire::datagram::Said::Packet(token, b"find").encode());
+    seeds.put("server", "questions", &pieces([(0, &b"list\ntuple hello\n"[..]), (0, &b"part 12\n"[..])]));
+    seeds.put("server", "answers", &pieces([(0, &b"ok 12\nerror no"[..]), (0, &b"thing\n"[..])]));
     seeds.put("session", "hello", &pieces([(0, &b"open hello\n"[..]), (0, &packet), (0, &packet[..5])]));
     seeds.put("admission", "ask", &flow.module);
     seeds.put("admission", "empty", &module(""));

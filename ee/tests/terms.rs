@@ -9,9 +9,11 @@ use authagent::keys::SigningKey;
 use common::guest::{self, Flow};
 use common::{Options, World};
 use ee::node::SessionId;
+use nodeos::link::LinkId;
 use wire::budget::{Budgets, Kind, Unit};
+use wire::capsule::{Capsule, HEADER_LEN};
 use wire::control::{Answer, BudgetInfo, FlowState, Request, TeamInfo};
-use wire::id::TupleHash;
+use wire::id::{CapsuleId, Path, TupleHash};
 use wire::tuple::{Credentials, Scheme, Tuple};
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -449,4 +451,132 @@ fn a_total_that_bounds_nothing_is_told() {
     assert_eq!(told(&mut world), 1);
     load(&mut world, &total);
     assert_eq!(told(&mut world), 2);
+}
+
+/// A capsule of a flow, as it comes from the second node to the first.
+fn hand(world: &mut World, flow: &Flow) {
+    let mut frame = vec![2, 0, 0, 0, 0, 0, 2, 0, 0, 0, 0, 1, 0x88, 0xb5];
+    frame.resize(14 + HEADER_LEN, 0);
+    let id = CapsuleId::compute(&flow.hash(), &Path::default(), 0, &[]);
+    Capsule::emit_header(&mut frame[14..], &id, 0);
+    // An identifier of what has ended is not asked about for two seconds.
+    world.run(3 * SECOND);
+    world.hand(0, LinkId(0), &frame);
+    world.run(SECOND);
+}
+
+fn total(lines: &str) -> String {
+    policy(&format!("[principal.grant]\n[principal.total]\n{lines}"), "[principal.grant]")
+}
+
+/// Others are no more in the way of a flow that they were in the way of: it was not kept away.
+fn comes_back(world: &mut World, modest: &Flow, greedy: TupleHash) {
+    world.stop(0, greedy, true);
+    load(world, &policy("[principal.grant]", ""));
+    hand(world, modest);
+    assert_eq!(world.state(0, modest.hash()), Some(FlowState::Running), "{:?}", world.log(0));
+}
+
+#[test]
+fn events_that_others_used_up_end_a_flow_and_do_not_keep_it_away() {
+    let mut world = world(&total("events_total = 20"), "");
+    let modest = flow("joe", "modest", |_| ());
+    world.start(1, &modest);
+    hand(&mut world, &modest);
+    assert_eq!(world.state(0, modest.hash()), Some(FlowState::Running));
+    let greedy = world.start(0, &flow("joe", "greedy", |_| ()));
+    let session = world.session(0, "greedy");
+    while budget(&mut world, "principal joe", Kind::EventsTotal).used < Some(20) {
+        world.say(0, session, b"-");
+        world.run(MILLI);
+    }
+    hand(&mut world, &modest);
+    assert!(world.why(0, modest.hash()).contains("all the events"), "{}", world.why(0, modest.hash()));
+    // It cannot come back for now, and nothing is downloaded or started for it.
+    let before = world.count(0, "flows_started");
+    hand(&mut world, &modest);
+    assert!(world.why(0, modest.hash()).contains("budget of events_total"));
+    assert_eq!((world.count(0, "flows_started"), world.count(0, "teams_struck_out")), (before, 0));
+    comes_back(&mut world, &modest, greedy);
+}
+
+#[test]
+fn compile_time_that_others_used_up_ends_a_flow_and_does_not_keep_it_away() {
+    let greedy = flow("joe", "greedy", |_| ());
+    let code = r#"(func (export "on_capsule") (param i32 i32 i32 i32))"#;
+    let modest = flow_of(code, "joe", "modest", |_| ());
+    let mut first = world(&total(""), "");
+    let costs = [(&greedy, "greedy"), (&modest, "modest")].map(|(flow, name)| {
+        first.start(0, flow);
+        budget(&mut first, name, Kind::Compile).used.expect("it is shown")
+    });
+    assert!(costs[0] > costs[1] && costs[1] > 1);
+    let mut world = world(&total(&format!("compile = \"{}us\"", costs[0] + costs[1] / 2)), "");
+    let greedy = world.start(0, &greedy);
+    world.start(1, &modest);
+    hand(&mut world, &modest);
+    assert!(world.why(0, modest.hash()).contains("compiling took"), "{}", world.why(0, modest.hash()));
+    comes_back(&mut world, &modest, greedy);
+}
+
+#[test]
+fn what_others_used_up_is_refused_and_is_no_strike() {
+    let mut world = world(&total("memory = \"700k\"\ntimers = 40"), "");
+    for name in ["greedy", "modest"] {
+        world.start(0, &flow("joe", name, |_| ()));
+    }
+    world.start(0, &flow("ops", "own", |ask| (ask.memory, ask.timers) = (Some(400 << 10), Some(8))));
+    let [greedy, modest, own] = ["greedy", "modest", "own"].map(|name| world.session(0, name));
+    assert!(tell(&mut world, greedy, b'g') > 0 && tell(&mut world, own, b'g') > 0);
+    for session in [modest, own] {
+        for _ in 0..20 {
+            assert_eq!(tell(&mut world, session, b'g'), 0);
+        }
+    }
+    let [modest_team, own_team] = ["modest", "own"].map(|name| team(&mut world, name).unwrap());
+    assert!(modest_team.refused >= 20 && own_team.refused >= 20);
+    assert_eq!((modest_team.strikes, own_team.strikes), (0, 1));
+    // Timers likewise: a hundred refusals, all because of the one that has them.
+    let before = modest_team.refused;
+    for _ in 0..100 {
+        world.say(0, greedy, b"t");
+        world.say(0, modest, b"t");
+        world.run(MILLI / 2);
+        for session in [greedy, modest] {
+            world.heard(0, session);
+        }
+    }
+    let modest_team = team(&mut world, "modest").unwrap();
+    assert!(modest_team.refused >= before + 100);
+    assert_eq!(modest_team.strikes, 0);
+}
+
+#[test]
+fn a_team_without_a_flow_shows_what_those_below_it_did() {
+    let mut world = world(&total("queue = 50"), "");
+    let hashes = ["one", "two"].map(|name| world.start(0, &flow("joe", name, |_| ())));
+    let sessions = ["one", "two"].map(|name| world.session(0, name));
+    for session in sessions {
+        for _ in 0..5 {
+            assert!(tell(&mut world, session, b's') > 0);
+        }
+    }
+    let shown = |world: &mut World, name| team(world, name).unwrap();
+    let sum = |world: &mut World| {
+        let [one, two] = ["one", "two"].map(|name| shown(world, name));
+        (one.events.0 + two.events.0, one.sent.0 + two.sent.0, one.cpu_us + two.cpu_us)
+    };
+    let (events, sent, cpu) = sum(&mut world);
+    let joe = shown(&mut world, "principal joe");
+    assert_eq!((joe.events, joe.sent.0), ((events, 0, 0), sent));
+    assert!(events >= 14 && sent > 0 && joe.cpu_us.abs_diff(cpu) <= 1, "{joe:?}");
+    assert_eq!(taken(&mut world, sessions[0]), 50);
+    assert_eq!(shown(&mut world, "principal joe").events.1, 50, "what waits");
+    world.run(SECOND);
+    // What those did that have ended is not forgotten.
+    let before = shown(&mut world, "principal joe");
+    world.stop(0, hashes[0], true);
+    let after = shown(&mut world, "principal joe");
+    assert_eq!((after.events.0, after.sent.0), (before.events.0, before.sent.0));
+    assert!(after.cpu_us >= before.cpu_us && after.events.0 > shown(&mut world, "two").events.0);
 }

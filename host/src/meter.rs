@@ -41,8 +41,12 @@ impl Cycles {
 
     /// How many units pass in `time`.
     pub fn units(&self, time: Duration) -> u64 {
-        let units = time.as_nanos() * u128::from(self.per_micro()) / 1000;
-        u64::try_from(units).unwrap_or(u64::MAX)
+        let (nanos, per_micro) = (time.as_nanos(), self.per_micro());
+        // What the watchdog is armed for has room in a register; longer times are for others.
+        if let Some(units) = u64::try_from(nanos).ok().and_then(|nanos| nanos.checked_mul(per_micro)) {
+            return units / 1000;
+        }
+        u64::try_from(nanos * u128::from(per_micro) / 1000).unwrap_or(u64::MAX)
     }
 
     /// How long `units` take.

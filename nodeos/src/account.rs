@@ -35,7 +35,8 @@ struct Inner {
     /// Of what is used: what does not come back.
     spent: AtomicU64,
     peak: AtomicU64,
-    refused: AtomicU64,
+    /// Charges that fitted here and not above.
+    lacked: AtomicU64,
     /// From here on it is near its limit.
     soft: AtomicU64,
     /// Rung when it is, with this bit.
@@ -130,6 +131,7 @@ impl Account {
     }
 
     /// Charges `bytes`, here and in all ancestors, or nowhere.
+    #[inline]
     pub fn charge(&self, bytes: u64) -> Result<Charge, Refused> {
         self.add(bytes)?;
         Ok(Charge { account: self.clone(), bytes })
@@ -162,15 +164,20 @@ impl Account {
         self.0.limit.load(Relaxed)
     }
 
-    /// How many charges this account itself refused.
-    pub fn refused(&self) -> u64 {
-        self.0.refused.load(Relaxed)
+    /// How many charges have fitted here since the last call, and were refused for want above: what others used up.
+    pub fn take_lacked(&self) -> u64 {
+        self.0.lacked.swap(0, Relaxed)
     }
 
     /// Bytes that could be charged now: the least of what is left here and in the ancestors.
     pub fn left(&self) -> u64 {
-        let own = self.limit().saturating_sub(self.used());
+        let own = self.own_left();
         self.0.parent.as_ref().map_or(own, |p| own.min(p.left()))
+    }
+
+    /// Bytes that are left here, whatever is left in the ancestors.
+    pub fn own_left(&self) -> u64 {
+        self.limit().saturating_sub(self.used())
     }
 
     /// Changes the limit. A limit below what is used takes nothing away, but all charges are refused
@@ -194,7 +201,7 @@ impl Account {
             used: zero(),
             spent: zero(),
             peak: zero(),
-            refused: zero(),
+            lacked: zero(),
             soft: AtomicU64::new(soft(limit)),
             bell: None,
         }))
@@ -205,35 +212,58 @@ impl Account {
     }
 
     fn add(&self, bytes: u64) -> Result<(), Refused> {
-        for (depth, inner) in self.chain().enumerate() {
-            if let Err(refused) = inner.add(bytes) {
-                self.chain().take(depth).for_each(|below| below.sub(bytes));
-                return Err(refused);
+        let (mut at, mut notable) = (&*self.0, false);
+        loop {
+            match at.add(bytes) {
+                Ok(used) => notable |= at.is_notable(used),
+                Err(refused) => {
+                    self.chain()
+                        .take_while(|below| !core::ptr::eq(*below, at))
+                        .for_each(|below| below.sub(bytes));
+                    if !core::ptr::eq(at, &*self.0) {
+                        self.0.lacked.fetch_add(1, Relaxed);
+                    }
+                    return Err(refused);
+                }
             }
+            let Some(above) = &at.parent else { break };
+            at = &above.0;
         }
+        if notable {
+            self.note();
+        }
+        Ok(())
+    }
+
+    /// After a charge: some account has more in use than ever, or is near its limit.
+    #[cold]
+    fn note(&self) {
         let mut near = false;
         self.chain().for_each(|inner| near |= inner.note());
         if near {
             self.0.ring();
         }
-        Ok(())
     }
 
+    #[inline]
     fn sub(&self, bytes: u64) {
-        self.chain().for_each(|inner| inner.sub(bytes));
+        let mut at = &*self.0;
+        loop {
+            at.sub(bytes);
+            let Some(above) = &at.parent else { return };
+            at = &above.0;
+        }
     }
 }
 
 impl Inner {
-    fn add(&self, bytes: u64) -> Result<(), Refused> {
+    #[inline]
+    fn add(&self, bytes: u64) -> Result<u64, Refused> {
         let limit = self.limit.load(Relaxed);
         let fits = |used: u64| used.checked_add(bytes).filter(|&sum| sum <= limit || bytes == 0);
         match self.used.fetch_update(Relaxed, Relaxed, fits) {
-            Ok(_) => Ok(()),
-            Err(used) => {
-                self.refused.fetch_add(1, Relaxed);
-                Err(Refused { wanted: bytes, left: limit.saturating_sub(used) })
-            }
+            Ok(before) => Ok(before + bytes),
+            Err(used) => Err(Refused { wanted: bytes, left: limit.saturating_sub(used) }),
         }
     }
 
@@ -241,8 +271,13 @@ impl Inner {
         self.used.fetch_sub(bytes, Relaxed);
     }
 
-    /// Notes what is in use after a charge; whether that is near the limit.
+    /// Whether [`note`](Self::note) has something to do when so much is in use.
     #[inline]
+    fn is_notable(&self, used: u64) -> bool {
+        used > self.peak.load(Relaxed) || used >= self.soft.load(Relaxed)
+    }
+
+    /// Notes what is in use after a charge; whether that is near the limit.
     fn note(&self) -> bool {
         let used = self.used.load(Relaxed);
         if used > self.peak.load(Relaxed) {
@@ -320,10 +355,13 @@ impl Charge {
     }
 
     /// Refunds `less` bytes; all of them when there are fewer.
+    #[inline]
     pub fn shrink(&mut self, less: u64) {
         let less = less.min(self.bytes);
-        self.account.sub(less);
-        self.bytes -= less;
+        if less > 0 {
+            self.account.sub(less);
+            self.bytes -= less;
+        }
     }
 
     /// Changes the charge to `bytes`.
@@ -348,6 +386,7 @@ impl Charge {
 }
 
 impl Drop for Charge {
+    #[inline]
     fn drop(&mut self) {
         if self.bytes > 0 {
             self.account.sub(self.bytes);
@@ -368,6 +407,20 @@ mod tests {
     use proptest::prelude::*;
 
     #[test]
+    fn what_is_refused_for_want_above_is_told_apart() {
+        let root = Account::root(100);
+        let (greedy, modest) = (root.child(None), root.child(Some(60)));
+        let _all = greedy.charge(70).unwrap();
+        assert!(modest.charge(61).is_err(), "its own bound");
+        assert_eq!((modest.take_lacked(), modest.own_left(), modest.left()), (0, 60, 30));
+        for _ in 0..3 {
+            assert!(modest.charge(40).is_err() && modest.spend(31).is_err());
+        }
+        assert_eq!((modest.take_lacked(), modest.take_lacked(), root.take_lacked()), (6, 0, 0));
+        assert_eq!((modest.used(), root.used()), (0, 70));
+    }
+
+    #[test]
     fn the_last_byte_fits_and_the_next_is_refused() {
         let account = Account::root(100);
         let mut a = account.charge(99).unwrap();
@@ -376,7 +429,7 @@ mod tests {
         assert_eq!(account.charge(u64::MAX).unwrap_err(), Refused { wanted: u64::MAX, left: 0 });
         assert!(account.charge(0).is_ok());
         a.shrink(40);
-        assert_eq!((account.used(), account.peak(), account.refused()), (60, 100, 2));
+        assert_eq!((account.used(), account.peak(), account.take_lacked()), (60, 100, 0));
         drop(a);
         assert_eq!((account.used(), account.left()), (0, 100));
     }

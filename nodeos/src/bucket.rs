@@ -41,6 +41,7 @@ impl TokenBucket {
     }
 
     /// Takes `bytes` if there are as many, else nothing. What is longer than the burst never passes.
+    #[inline]
     pub fn take(&mut self, now: Instant, bytes: usize) -> bool {
         self.refill(now);
         match tokens(bytes).and_then(|wanted| self.tokens.checked_sub(wanted)) {

@@ -108,6 +108,18 @@ impl fmt::Display for NoRoom {
 impl core::error::Error for NoRoom {}
 
 impl Buf {
+    /// How many bytes it holds.
+    #[inline]
+    pub fn len(&self) -> usize {
+        self.len
+    }
+
+    /// Whether it holds none.
+    #[inline]
+    pub fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
     /// Free bytes in front of the contents.
     #[inline]
     pub fn headroom(&self) -> usize {

@@ -20,9 +20,8 @@ use core::fmt;
 use core::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use smoltcp::phy::ChecksumCapabilities;
 use smoltcp::wire::{
-    ETHERNET_HEADER_LEN, EthernetAddress, EthernetFrame, EthernetProtocol, EthernetRepr, IPV4_HEADER_LEN,
-    IPV6_HEADER_LEN, IpProtocol, Ipv4Packet, Ipv4Repr, Ipv6Packet, Ipv6Repr, UDP_HEADER_LEN, UdpPacket,
-    UdpRepr,
+    ETHERNET_HEADER_LEN, EthernetProtocol, IPV4_HEADER_LEN, IPV6_HEADER_LEN, IpProtocol, Ipv4Packet,
+    Ipv4Repr, Ipv6Packet, Ipv6Repr, UDP_HEADER_LEN, UdpPacket, UdpRepr,
 };
 use wire::id::CapsuleId;
 
@@ -65,6 +64,8 @@ pub struct InChannel {
     pub v6: Option<Ipv6Addr>,
     /// Whether it gets its IPv4 address by DHCP.
     pub dhcp: bool,
+    /// Whether programs' session datagrams are taken.
+    pub sessions: bool,
 }
 
 /// What a received frame is.
@@ -74,6 +75,17 @@ pub enum Class {
     Capsule {
         /// Who sent it, by its own account.
         from: Address,
+        /// Where it starts.
+        at: usize,
+        /// How long it is.
+        len: usize,
+    },
+    /// A session's datagram: a payload of `len` bytes, `at` bytes into the frame.
+    Session {
+        /// Who sent it, by its own account.
+        from: SocketAddr,
+        /// The station that it came from on the link: the program's machine, or a router.
+        station: Mac,
         /// Where it starts.
         at: usize,
         /// How long it is.
@@ -109,33 +121,35 @@ impl InChannel {
 
     #[inline]
     fn try_classify(&self, bytes: &[u8]) -> Result<Class, Ignored> {
-        let frame = EthernetFrame::new_checked(bytes).map_err(|_| Ignored::Malformed)?;
-        let (to, from) = (Mac(frame.dst_addr().0), Mac(frame.src_addr().0));
+        let Some((header, payload)) = bytes.split_first_chunk::<ETHERNET_HEADER_LEN>() else {
+            return Err(Ignored::Malformed);
+        };
+        let [t0, t1, t2, t3, t4, t5, f0, f1, f2, f3, f4, f5, type0, type1] = *header;
+        let (to, from) = (Mac([t0, t1, t2, t3, t4, t5]), Mac([f0, f1, f2, f3, f4, f5]));
         let ours = to == self.mac;
         if !ours && to.0[0] & 1 == 0 {
             return Err(Ignored::NotOurs);
         }
-        let payload_len = bytes.len() - ETHERNET_HEADER_LEN;
-        if !from.is_unicast() || from == self.mac || payload_len > usize::from(self.mtu) {
+        if !from.is_unicast() || from == self.mac || payload.len() > usize::from(self.mtu) {
             return Err(Ignored::Malformed);
         }
-        match frame.ethertype() {
+        match EthernetProtocol::from(u16::from_be_bytes([type0, type1])) {
             EthernetProtocol::Unknown(wire::ETHERTYPE) if ours || to == Mac::BROADCAST => {
                 Ok(Class::Capsule {
                     from: Address::Ethernet(from),
                     at: ETHERNET_HEADER_LEN,
-                    len: payload_len,
+                    len: payload.len(),
                 })
             }
             EthernetProtocol::Unknown(wire::ETHERTYPE) => Err(Ignored::NotOurs),
-            EthernetProtocol::Ipv4 => self.classify_ipv4(frame.payload(), ours),
-            EthernetProtocol::Ipv6 => self.classify_ipv6(frame.payload(), ours),
+            EthernetProtocol::Ipv4 => self.classify_ipv4(payload, from, ours),
+            EthernetProtocol::Ipv6 => self.classify_ipv6(payload, from, ours),
             EthernetProtocol::Arp => Ok(Class::Ip),
             EthernetProtocol::Unknown(_) => Err(Ignored::UnknownType),
         }
     }
 
-    fn classify_ipv4(&self, payload: &[u8], ours: bool) -> Result<Class, Ignored> {
+    fn classify_ipv4(&self, payload: &[u8], station: Mac, ours: bool) -> Result<Class, Ignored> {
         let ip = Ipv4Packet::new_checked(payload).map_err(|_| Ignored::Malformed)?;
         let header = usize::from(ip.header_len());
         if ip.version() != 4 || header < IPV4_HEADER_LEN || !ip.verify_checksum() {
@@ -148,10 +162,11 @@ impl InChannel {
             return Ok(Class::Ip);
         }
         let ours = ours && Some(ip.dst_addr()) == self.v4;
-        self.classify_udp(ip.payload(), ip.src_addr().into(), ip.dst_addr().into(), header, ours)
+        let ends = (ip.src_addr().into(), ip.dst_addr().into());
+        self.classify_udp(ip.payload(), ends, station, header, ours)
     }
 
-    fn classify_ipv6(&self, payload: &[u8], ours: bool) -> Result<Class, Ignored> {
+    fn classify_ipv6(&self, payload: &[u8], station: Mac, ours: bool) -> Result<Class, Ignored> {
         let ip = Ipv6Packet::new_checked(payload).map_err(|_| Ignored::Malformed)?;
         if ip.version() != 6 {
             return Err(Ignored::Malformed);
@@ -163,20 +178,22 @@ impl InChannel {
             return Ok(Class::Ip);
         }
         let ours = ours && Some(ip.dst_addr()) == self.v6;
-        self.classify_udp(ip.payload(), ip.src_addr().into(), ip.dst_addr().into(), IPV6_HEADER_LEN, ours)
+        let ends = (ip.src_addr().into(), ip.dst_addr().into());
+        self.classify_udp(ip.payload(), ends, station, IPV6_HEADER_LEN, ours)
     }
 
     fn classify_udp(
         &self,
         segment: &[u8],
-        from: IpAddr,
-        to: IpAddr,
+        (from, to): (IpAddr, IpAddr),
+        station: Mac,
         header: usize,
         ours: bool,
     ) -> Result<Class, Ignored> {
         let udp = UdpPacket::new_checked(segment).map_err(|_| Ignored::Malformed)?;
         match udp.dst_port() {
             wire::UDP_PORT if ours => {}
+            wire::SESSION_PORT if ours && self.sessions => {}
             wire::UDP_PORT => return Err(Ignored::NotOurs),
             DHCP_CLIENT if self.dhcp && udp.src_port() == DHCP_SERVER => return Ok(Class::Ip),
             _ => return Err(Ignored::ClosedPort),
@@ -185,9 +202,12 @@ impl InChannel {
         if checked.is_err() || udp.src_port() == 0 || !is_host(from) || from == to {
             return Err(Ignored::Malformed);
         }
-        let from = Address::Udp(SocketAddr::new(from, udp.src_port()));
-        let at = ETHERNET_HEADER_LEN + header + UDP_HEADER_LEN;
-        Ok(Class::Capsule { from, at, len: udp.payload().len() })
+        let from = SocketAddr::new(from, udp.src_port());
+        let (at, len) = (ETHERNET_HEADER_LEN + header + UDP_HEADER_LEN, udp.payload().len());
+        Ok(match udp.dst_port() {
+            wire::SESSION_PORT => Class::Session { from, station, at, len },
+            _ => Class::Capsule { from: Address::Udp(from), at, len },
+        })
     }
 }
 
@@ -225,6 +245,18 @@ pub fn emit_ethernet(packet: &mut Buf, from: Mac, to: Mac) -> Result<(), NoRoom>
 /// Puts Ethernet, IP and UDP headers in front of `packet`, from the capsule port of `own` to `to`, by way
 /// of the station `hop`. `packet` fits the MTU.
 pub fn emit_udp(packet: &mut Buf, from: Mac, own: IpAddr, to: SocketAddr, hop: Mac) -> Result<(), NoRoom> {
+    emit_datagram(packet, from, SocketAddr::new(own, wire::UDP_PORT), to, hop)
+}
+
+/// The same from any port of `own`.
+pub fn emit_datagram(
+    packet: &mut Buf,
+    from: Mac,
+    own: SocketAddr,
+    to: SocketAddr,
+    hop: Mac,
+) -> Result<(), NoRoom> {
+    let (src_port, own) = (own.port(), own.ip());
     let payload_len = packet.len();
     let checksums = ChecksumCapabilities::default();
     let segment = UDP_HEADER_LEN + payload_len;
@@ -232,7 +264,7 @@ pub fn emit_udp(packet: &mut Buf, from: Mac, own: IpAddr, to: SocketAddr, hop: M
         return Err(NoRoom);
     }
     packet.push_front(UDP_HEADER_LEN)?;
-    let udp = UdpRepr { src_port: wire::UDP_PORT, dst_port: to.port() };
+    let udp = UdpRepr { src_port, dst_port: to.port() };
     let mut out = UdpPacket::new_unchecked(&mut packet[..]);
     udp.emit(&mut out, &own.into(), &to.ip().into(), payload_len, |_| (), &checksums);
     let ethertype = match (own, to.ip()) {
@@ -262,9 +294,11 @@ pub(crate) fn emit_frame(
     to: Mac,
     ethertype: EthernetProtocol,
 ) -> Result<(), NoRoom> {
-    let header = packet.push_front(ETHERNET_HEADER_LEN)?;
-    let repr = EthernetRepr { src_addr: EthernetAddress(from.0), dst_addr: EthernetAddress(to.0), ethertype };
-    repr.emit(&mut EthernetFrame::new_unchecked(header));
+    let mut fields = [0; ETHERNET_HEADER_LEN];
+    fields[..6].copy_from_slice(&to.0);
+    fields[6..12].copy_from_slice(&from.0);
+    fields[12..].copy_from_slice(&u16::from(ethertype).to_be_bytes());
+    packet.push_front(ETHERNET_HEADER_LEN)?.copy_from_slice(&fields);
     Ok(())
 }
 
@@ -317,7 +351,14 @@ mod tests {
 
     fn channel() -> InChannel {
         let v4 = Some(Ipv4Addr::new(10, 0, 0, 1));
-        InChannel { mac: OWN, mtu: 1500, v4, v6: Some("fd00::1".parse().unwrap()), dhcp: false }
+        InChannel {
+            mac: OWN,
+            mtu: 1500,
+            v4,
+            v6: Some("fd00::1".parse().unwrap()),
+            dhcp: false,
+            sessions: false,
+        }
     }
 
     /// A UDP frame from the peer to us.
@@ -375,6 +416,27 @@ mod tests {
         assert_eq!(channel().classify(&spoofed), Class::Ignored(Ignored::Malformed));
         let group = udp_frame(b"x", "224.0.0.1", "10.0.0.1:3322");
         assert_eq!(channel().classify(&group), Class::Ignored(Ignored::Malformed));
+    }
+
+    #[test]
+    fn datagrams_of_sessions_only_where_they_are_taken() {
+        for (from, to, at) in [("10.0.0.2", "10.0.0.1:3323", 42), ("fd00::2", "[fd00::1]:3323", 62)] {
+            let mut frame = udp_frame(b"open", from, to);
+            assert_eq!(channel().classify(&frame), Class::Ignored(Ignored::ClosedPort));
+            let management = InChannel { sessions: true, ..channel() };
+            let from = SocketAddr::new(from.parse().unwrap(), 3322);
+            let class = Class::Session { from, station: PEER, at, len: 4 };
+            assert_eq!(management.classify(&frame), class);
+            frame[..6].copy_from_slice(&Mac::BROADCAST.0);
+            assert_eq!(
+                management.classify(&frame),
+                Class::Ignored(Ignored::ClosedPort),
+                "for nobody by name"
+            );
+            frame[..6].copy_from_slice(&OWN.0);
+            frame[at] ^= 1;
+            assert_eq!(management.classify(&frame), Class::Ignored(Ignored::Malformed), "checksum");
+        }
     }
 
     #[test]

@@ -1,9 +1,9 @@
 //! The rest of IP on a link: a smoltcp interface with ARP, neighbor discovery, ICMP echo, DHCP, and a
 //! bounded number of TCP connections for the control, session and metrics servers.
 //!
-//! [`Stack`] is one link's interface. On links for management it listens on the ports of
-//! [`StreamLimits`] with a fixed number of sockets each, so memory and the number of connections are bounded
-//! from the start. A connection is a *stream*: [`Stack::event`] says what happened, [`Stack::read`] and
+//! [`Stack`] is one link's interface. On links for management it listens on the ports of [`StreamLimits`]: on each
+//! with a few sockets from the start, and on the session port with more while many are in use, up to the limit, so
+//! that memory and the number of connections are bounded. [`Stack::connect`] has one further socket. A connection is a *stream*: [`Stack::event`] says what happened, [`Stack::read`] and
 //! [`Stack::write`] move bytes. Who does not finish the handshake, is idle for long, or does not finish
 //! closing is cut off, and the socket listens again.
 
@@ -28,6 +28,14 @@ const CLOSING: Duration = Duration::from_secs(10);
 const RESET: Duration = Duration::from_secs(1);
 /// A peer that does not acknowledge for so long is gone.
 const SILENCE: Duration = Duration::from_secs(30);
+/// Sockets that wait for sessions from the start, and that stay.
+const FIRST: usize = 8;
+/// Sockets that wait at least, as long as there may be more.
+const WAITING: usize = 2;
+/// Bytes of buffer in each direction of a stream beyond the first.
+const LATER_BUFFER: usize = 4096;
+/// Ports that connections are made from (RFC 6335, section 6).
+const OWN_PORTS: core::ops::Range<u16> = 49152..65535;
 /// What cannot proceed for want of a buffer or of room in the link's queue is tried again after this.
 const PAUSE: Duration = Duration::from_millis(1);
 
@@ -40,7 +48,8 @@ pub struct StreamLimits {
     pub sessions: usize,
     /// Streams to the metrics port at once, on each link; usually nobody listens there.
     pub metrics: usize,
-    /// Bytes of buffer in each direction of a stream, kept from the start.
+    /// Bytes of buffer in each direction of a stream, kept from the start. Streams of sessions beyond the first eight have
+    /// 4096 at most, and only while there are so many.
     pub buffer: usize,
     /// A stream on which nothing moves for so long is cut off.
     pub idle: Duration,
@@ -48,18 +57,18 @@ pub struct StreamLimits {
 
 impl Default for StreamLimits {
     fn default() -> Self {
-        Self { control: 4, sessions: 8, metrics: 0, buffer: 8192, idle: Duration::from_secs(600) }
+        Self { control: 4, sessions: 256, metrics: 0, buffer: 8192, idle: Duration::from_secs(600) }
     }
 }
 
 /// What happened to a stream.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum StreamEvent {
-    /// Somebody connected.
+    /// Somebody connected, or did as [`Stack::connect`] asked.
     Open {
-        /// To this port of ours.
+        /// To this port of ours; 0: we connected.
         port: u16,
-        /// From there.
+        /// The other end.
         peer: SocketAddr,
     },
     /// There are bytes to read. Comes again only after a read.
@@ -79,6 +88,8 @@ pub struct Stack {
     /// From a stream to its slot.
     streams: Slab<usize>,
     limits: StreamLimits,
+    /// The port to connect from next.
+    own_port: u16,
     wake: Option<Instant>,
 }
 
@@ -90,6 +101,8 @@ struct Slot {
 }
 
 enum Use {
+    /// Nobody's, and waits for nobody: of a socket to connect with.
+    Unused,
     /// Waits for somebody to connect.
     Listening,
     /// Somebody began to connect, at this time.
@@ -142,21 +155,18 @@ impl Stack {
         let limits = listen.unwrap_or(StreamLimits { control: 0, sessions: 0, ..StreamLimits::default() });
         let ports = [
             (wire::CONTROL_PORT, limits.control),
-            (wire::SESSION_PORT, limits.sessions),
+            (wire::SESSION_PORT, limits.sessions.min(FIRST)),
             (wire::METRICS_PORT, limits.metrics),
         ];
         let ports = ports.iter().flat_map(|(port, count)| core::iter::repeat_n(*port, *count));
         let mut slots = Vec::new();
         for port in ports {
-            let buffer = || tcp::SocketBuffer::new(vec![0; limits.buffer]);
-            let mut socket = tcp::Socket::new(buffer(), buffer());
-            socket.set_nagle_enabled(false);
-            socket.set_timeout(Some(SILENCE.into()));
-            socket.set_keep_alive(Some((SILENCE / 3).into()));
-            slots.push(Slot { socket: sockets.add(socket), port, use_: Use::Closing(Instant::ZERO) });
+            slots.push(Slot::new(&mut sockets, port, limits.buffer));
         }
-        let streams = Slab::new(slots.len());
-        let mut stack = Self { iface, sockets, dhcp, slots, streams, limits, wake: Some(Instant::ZERO) };
+        let streams = Slab::new(limits.control + limits.sessions + limits.metrics + 1);
+        let own_port = OWN_PORTS.start + (seed % OWN_PORTS.len() as u64) as u16;
+        let wake = Some(Instant::ZERO);
+        let mut stack = Self { iface, sockets, dhcp, slots, streams, limits, own_port, wake };
         stack.update_slots(Instant::ZERO);
         stack
     }
@@ -211,11 +221,14 @@ impl Stack {
         for slot in &mut self.slots {
             let Use::Open(stream) = &mut slot.use_ else { continue };
             let name = stream.name;
-            if !stream.opened_told {
+            let socket: &tcp::Socket = self.sockets.get(slot.socket);
+            if socket.state() == tcp::State::SynSent {
+                continue;
+            }
+            if !stream.opened_told && !stream.gone {
                 stream.opened_told = true;
                 return Some((name, StreamEvent::Open { port: slot.port, peer: stream.peer }));
             }
-            let socket: &tcp::Socket = self.sockets.get(slot.socket);
             if socket.can_recv() && !stream.cut {
                 if !stream.data_told {
                     stream.data_told = true;
@@ -232,6 +245,28 @@ impl Stack {
             }
         }
         None
+    }
+
+    /// Opens a stream to `to`, whose address has a route: [`StreamEvent::Open`] tells that it is there,
+    /// [`StreamEvent::Closed`] that it is not. One at a time; `None` while there is one.
+    pub fn connect(&mut self, now: Instant, to: SocketAddr) -> Option<Handle> {
+        let own = |slot: &Slot| slot.port == 0;
+        let at = self.slots.iter().position(own).unwrap_or_else(|| {
+            let slot = Slot::new(&mut self.sockets, 0, self.limits.buffer);
+            self.slots.push(slot);
+            self.slots.len() - 1
+        });
+        let slot = &mut self.slots[at];
+        let socket = self.sockets.get_mut::<tcp::Socket>(slot.socket);
+        if !matches!(slot.use_, Use::Unused) && !has_ended(socket) {
+            return None;
+        }
+        self.own_port = if self.own_port + 1 < OWN_PORTS.end { self.own_port + 1 } else { OWN_PORTS.start };
+        socket.connect(self.iface.context(), to, self.own_port).ok()?;
+        let name = self.streams.insert(at).ok()?;
+        slot.use_ = Use::Open(Stream::new(name, to, now));
+        self.wake = Some(now);
+        Some(name)
     }
 
     /// Moves received bytes into `out`; returns how many. 0 also when there is no such stream.
@@ -318,10 +353,42 @@ impl Stack {
             let socket = self.sockets.get_mut::<tcp::Socket>(slot.socket);
             slot.update(now, n, socket, &mut self.streams, self.limits.idle);
         }
+        self.keep_waiting(now);
+    }
+
+    /// Has sockets wait for sessions as long as there may be more, and gives back those at the end that are too many.
+    fn keep_waiting(&mut self, now: Instant) {
+        let of_sessions = |slot: &&Slot| slot.port == wire::SESSION_PORT;
+        let all = self.slots.iter().filter(of_sessions).count();
+        let is_free = |slot: &Slot| matches!(slot.use_, Use::Listening);
+        let free = self.slots.iter().filter(of_sessions).filter(|slot| is_free(slot)).count();
+        if free < WAITING && all < self.limits.sessions {
+            let buffer = self.limits.buffer.min(LATER_BUFFER);
+            let mut slot = Slot::new(&mut self.sockets, wire::SESSION_PORT, buffer);
+            let socket = self.sockets.get_mut::<tcp::Socket>(slot.socket);
+            slot.update(now, self.slots.len(), socket, &mut self.streams, self.limits.idle);
+            self.slots.push(slot);
+        } else if free > 2 * WAITING
+            && all > FIRST
+            && let Some(last) = self.slots.pop_if(|slot| slot.port == wire::SESSION_PORT && is_free(slot))
+        {
+            self.sockets.remove(last.socket);
+        }
     }
 }
 
 impl Slot {
+    /// A socket for `port`, with so many bytes of buffer in each direction.
+    fn new(sockets: &mut SocketSet<'static>, port: u16, bytes: usize) -> Self {
+        let buffer = || tcp::SocketBuffer::new(vec![0; bytes]);
+        let mut socket = tcp::Socket::new(buffer(), buffer());
+        socket.set_nagle_enabled(false);
+        socket.set_timeout(Some(SILENCE.into()));
+        socket.set_keep_alive(Some((SILENCE / 3).into()));
+        let use_ = if port == 0 { Use::Unused } else { Use::Closing(Instant::ZERO) };
+        Self { socket: sockets.add(socket), port, use_ }
+    }
+
     fn update(
         &mut self,
         now: Instant,
@@ -331,6 +398,7 @@ impl Slot {
         idle: Duration,
     ) {
         match &mut self.use_ {
+            Use::Unused => {}
             Use::Listening | Use::Opening(_) => match socket.state() {
                 tcp::State::Listen => self.use_ = Use::Listening,
                 tcp::State::SynReceived => match self.use_ {
@@ -362,20 +430,28 @@ impl Slot {
                 // What still arrives is nobody's.
                 let _ = socket.recv(|bytes| (bytes.len(), ()));
                 let ended = socket.state() == tcp::State::TimeWait || has_ended(socket);
-                if ended && socket.listen(self.port).is_ok() {
-                    self.use_ = Use::Listening;
-                } else if now.since(*since) >= CLOSING {
+                let late = now.since(*since) >= CLOSING;
+                if !(ended && self.listen_again(socket)) && late {
                     self.cut_off(now, socket);
                 }
             }
             Use::Resetting(since) => {
                 // Listening again forgets a reset that could not be sent.
                 let over = has_ended(socket) || now.since(*since) >= RESET;
-                if over && socket.listen(self.port).is_ok() {
-                    self.use_ = Use::Listening;
+                if over {
+                    self.listen_again(socket);
                 }
             }
         }
+    }
+
+    fn listen_again(&mut self, socket: &mut tcp::Socket) -> bool {
+        if self.port == 0 {
+            self.use_ = Use::Unused;
+        } else if socket.listen(self.port).is_ok() {
+            self.use_ = Use::Listening;
+        }
+        matches!(self.use_, Use::Unused | Use::Listening)
     }
 
     fn cut_off(&mut self, now: Instant, socket: &mut tcp::Socket) {
@@ -385,7 +461,7 @@ impl Slot {
 
     fn deadline(&self, idle: Duration) -> Option<Instant> {
         match &self.use_ {
-            Use::Listening => None,
+            Use::Unused | Use::Listening => None,
             Use::Opening(since) => Some(*since + HANDSHAKE),
             Use::Open(stream) if stream.cut => None,
             Use::Open(stream) => Some(stream.moved + idle),

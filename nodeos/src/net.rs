@@ -3,6 +3,7 @@
 //! ```text
 //!   frame ──> InChannel ──> capsule ──> cut-through ──> send
 //!                │             └──────> Received, for the execution environment
+//!                ├────────> sessions' datagrams ──> Datagram
 //!                └────────> ARP, ND, ICMP, DHCP, TCP ──> stream events
 //!   send ───> headers ──> next hop ──> Link's queue ──> transmit
 //! ```
@@ -16,7 +17,8 @@
 
 use crate::buf::{Buf, BufPool};
 use crate::channel::{
-    Address, Class, CutKey, CutThrough, Ignored, InChannel, MAX_HEADERS, OutChannel, emit_ethernet, emit_udp,
+    Address, Class, CutKey, CutThrough, Ignored, InChannel, MAX_HEADERS, OutChannel, emit_datagram,
+    emit_ethernet, emit_udp,
 };
 use crate::config::{ConfigError, LinkAddress, LinkConfig, check};
 use crate::ip::{Stack, StreamEvent, StreamLimits};
@@ -26,7 +28,7 @@ use crate::platform::Instant;
 use crate::sched::Shares;
 use crate::slab::{Full, Handle};
 use crate::team::TeamId;
-use alloc::collections::BTreeMap;
+use alloc::collections::{BTreeMap, VecDeque};
 use alloc::format;
 use alloc::string::ToString;
 use alloc::vec::Vec;
@@ -49,6 +51,30 @@ pub struct Received {
     pub from: Address,
     /// The packet: starts at the ANEP header, may end in link padding.
     pub packet: Buf,
+}
+
+/// Datagrams of sessions that wait for the execution environment.
+pub const MAX_DATAGRAMS: usize = 64;
+
+/// Where a program is that speaks by datagrams: what is sent there leaves the way the program's own came, so that
+/// nobody is asked for a station and nothing is remembered of who only claims an address.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Correspondent {
+    /// On this link.
+    pub link: LinkId,
+    /// By way of this station.
+    pub station: Mac,
+    /// Its address, by its own account.
+    pub address: SocketAddr,
+}
+
+/// A session's datagram that arrived.
+#[derive(Debug)]
+pub struct Datagram {
+    /// From there.
+    pub from: Correspondent,
+    /// Its payload.
+    pub payload: Buf,
 }
 
 /// Names a stream.
@@ -115,6 +141,10 @@ pub struct Counters {
     pub malformed: u64,
     /// Fragments of IP packets, refused.
     pub fragments: u64,
+    /// Datagrams of sessions.
+    pub datagrams: u64,
+    /// Those of them that were dropped, because too many waited.
+    pub datagrams_dropped: u64,
     /// Frames on links that do not exist, or for IP on links without an address.
     pub no_link: u64,
     /// What the table of next hops counts.
@@ -127,6 +157,7 @@ pub struct Net {
     pool: BufPool,
     hops: NextHops,
     cuts: BTreeMap<CutKey, CutThrough>,
+    datagrams: VecDeque<Datagram>,
     counters: Counters,
 }
 
@@ -158,7 +189,7 @@ impl Net {
         });
         let ports = ports.collect::<Result<_, _>>()?;
         let (hops, cuts, counters) = (NextHops::new(MAX_HOPS), BTreeMap::new(), Counters::default());
-        Ok(Self { ports, pool, hops, cuts, counters })
+        Ok(Self { ports, pool, hops, cuts, datagrams: VecDeque::new(), counters })
     }
 
     /// Takes a frame that arrived on `link`. A capsule packet comes back; all else is dealt with here.
@@ -183,6 +214,14 @@ impl Net {
             }
             Class::Ip => {
                 self.frame_for_ip(now, link, frame);
+                None
+            }
+            Class::Session { from, station, at, len } => {
+                frame.pull_front(at);
+                // Never longer than it was.
+                let _ = frame.set_len(len.min(frame.len()));
+                let from = Correspondent { link, station, address: from };
+                self.keep_datagram(Datagram { from, payload: frame });
                 None
             }
             Class::Ignored(why) => {
@@ -221,6 +260,44 @@ impl Net {
             }
             Address::Udp(to) => self.send_udp(now, team, channel.link, to, packet),
         }
+    }
+
+    /// The next datagram of a session.
+    pub fn datagram(&mut self) -> Option<Datagram> {
+        self.datagrams.pop_front()
+    }
+
+    /// Sends a session's datagram. Its buffer needs [`MAX_HEADERS`] bytes of headroom.
+    pub fn send_datagram(
+        &mut self,
+        team: TeamId,
+        to: &Correspondent,
+        mut payload: Buf,
+    ) -> Result<(), SendError> {
+        let port = self.ports.get_mut(to.link.index()).ok_or(SendError::NoLink)?;
+        let (own, channel) = (&port.accepts, OutChannel { link: to.link, to: Address::Udp(to.address) });
+        let ip = match to.address.ip() {
+            IpAddr::V4(_) => own.v4.map(IpAddr::V4),
+            IpAddr::V6(_) => own.v6.map(IpAddr::V6),
+        };
+        let own_address = SocketAddr::new(ip.ok_or(SendError::NoAddress)?, wire::SESSION_PORT);
+        let most = own.mtu.saturating_sub(channel.overhead());
+        if payload.len() > usize::from(most) {
+            return Err(SendError::TooLong(most));
+        }
+        emit_datagram(&mut payload, own.mac, own_address, to.address, to.station)
+            .map_err(|_| SendError::NoHeadroom)?;
+        port.link.send(team, payload).map_err(|_| SendError::QueueFull)
+    }
+
+    /// Opens a stream to `to` from a management link; what becomes of it is told by events. `None`: no such link leads
+    /// there, or the stream that it can have is in use.
+    pub fn connect(&mut self, now: Instant, to: SocketAddr) -> Option<StreamId> {
+        let ways = self.ports.iter_mut().zip(0..).filter(|(port, _)| port.accepts.sessions);
+        ways.filter(|(port, _)| port.route(to.ip()).is_some()).find_map(|(port, index)| {
+            let handle = port.stack.as_mut()?.connect(now, to)?;
+            Some(StreamId { link: LinkId(index), handle })
+        })
     }
 
     /// Does what is due.
@@ -390,6 +467,15 @@ impl Net {
         if self.hops.wait(link, hop, team, packet) { Ok(()) } else { Err(SendError::Unreachable) }
     }
 
+    fn keep_datagram(&mut self, datagram: Datagram) {
+        self.counters.datagrams += 1;
+        if self.datagrams.len() < MAX_DATAGRAMS {
+            self.datagrams.push_back(datagram);
+        } else {
+            self.counters.datagrams_dropped += 1;
+        }
+    }
+
     fn frame_for_ip(&mut self, now: Instant, link: LinkId, frame: Buf) {
         let port = &mut self.ports[link.index()];
         if port.stack.is_none() {
@@ -458,7 +544,8 @@ impl Port {
         let rate = config.rate.map(|rate| rate.0);
         let mut link = Link::new(&config.name, mac, config.mtu, rate, config.queue, pool.clone());
         let dhcp = config.address == Some(LinkAddress::Dhcp);
-        let mut accepts = InChannel { mac, mtu: config.mtu, v4: None, v6: None, dhcp };
+        let sessions = config.management;
+        let mut accepts = InChannel { mac, mtu: config.mtu, v4: None, v6: None, dhcp, sessions };
         let stack = config.address.map(|address| {
             let listen = config.management.then_some(streams);
             Stack::new(&mut link, address, config.gateway, listen, seed)
@@ -496,6 +583,7 @@ impl Port {
 
 /// Puts zeros behind a packet that is shorter than `least`; its own length cuts them off again. `false`: it has no
 /// room for them.
+#[inline]
 pub fn pad(packet: &mut Buf, least: usize) -> bool {
     let end = packet.len();
     if end < least {

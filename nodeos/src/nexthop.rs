@@ -334,7 +334,14 @@ mod tests {
 
     fn own(mac: Mac, n: u8) -> InChannel {
         let v6 = Ipv6Addr::new(0xfd00, 0, 0, 0, 0, 0, 0, n.into());
-        InChannel { mac, mtu: 1500, v4: Some(Ipv4Addr::new(10, 0, 0, n)), v6: Some(v6), dhcp: false }
+        InChannel {
+            mac,
+            mtu: 1500,
+            v4: Some(Ipv4Addr::new(10, 0, 0, n)),
+            v6: Some(v6),
+            dhcp: false,
+            sessions: false,
+        }
     }
 
     #[test]

@@ -38,8 +38,9 @@ use core::mem::size_of;
 
 /// Slots that an empty queue keeps.
 const KEPT: usize = 64;
-/// One unit of work of a member with one share, in units of pass.
-const STRIDE: u128 = 1 << 32;
+/// One unit of work of a member with one share, in units of pass. A member with as many shares as may be still moves by
+/// more than 60,000 for each, so that dividing once, when it gets its shares, is exact enough.
+const STRIDE: u64 = 1 << 48;
 
 /// What a team weighs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -92,7 +93,8 @@ struct Entry<E> {
 
 /// Whoever competes with others for its parent's time.
 struct Member {
-    shares: u32,
+    /// By how much a unit of work moves its pass.
+    stride: u64,
     pass: u128,
     /// It is among the group's busy.
     busy: bool,
@@ -131,7 +133,7 @@ impl<E: fmt::Debug> core::error::Error for PushError<E> {}
 
 impl Member {
     const fn new(shares: u32, pass: u128) -> Self {
-        Self { shares: if shares == 0 { 1 } else { shares }, pass, busy: false }
+        Self { stride: stride(shares), pass, busy: false }
     }
 
     /// No event is free: 0 units count as 1.
@@ -139,32 +141,36 @@ impl Member {
         self.pass = self.pass.saturating_add(self.pass_of(units.max(1)));
     }
 
-    /// Whether it was idle and now joins the busy; then its place among them: no lower than `at`, less what
-    /// `allowance` units are for it.
+    /// It had nothing to do, and now has: it starts no lower than `at`, less what `allowance` units are for it. Its
+    /// new place among the busy, unless it has an old one there yet.
     fn wake(&mut self, at: u128, allowance: u64) -> Option<u128> {
-        if self.busy {
-            return None;
-        }
-        self.busy = true;
         if self.pass < at {
             self.pass = self.pass.max(at.saturating_sub(self.pass_of(allowance)));
         }
-        Some(self.pass)
+        (!core::mem::replace(&mut self.busy, true)).then_some(self.pass)
     }
 
     /// By how much so many units move its pass.
     fn pass_of(&self, units: u64) -> u128 {
-        u128::from(units) * STRIDE / u128::from(self.shares)
+        u128::from(units) * u128::from(self.stride)
     }
+}
+
+/// By how much a unit of work moves the pass of a member with so many shares; none are one.
+const fn stride(shares: u32) -> u64 {
+    STRIDE / if shares == 0 { 1 } else { shares as u64 }
 }
 
 impl<E> Entry<E> {
     /// Sees to it that the queue has a slot free.
+    #[inline]
     fn make_slot(&mut self) -> Result<(), Refused> {
+        if self.queue.len() < self.queue.capacity() { Ok(()) } else { self.grow() }
+    }
+
+    #[cold]
+    fn grow(&mut self) -> Result<(), Refused> {
         let there = self.queue.len();
-        if there < self.queue.capacity() {
-            return Ok(());
-        }
         let (more, queue) = (there.max(4), &mut self.queue);
         let bytes = Scheduler::<E>::slot_bytes;
         pay_for_move(&mut self.slots, bytes(there), bytes(there + more), || queue.reserve_exact(more))
@@ -183,6 +189,18 @@ impl<E> Entry<E> {
 impl Group {
     const fn new(own: u32) -> Self {
         Self { busy: BinaryHeap::new(), at: 0, own: Member::new(own, 0), children: 0 }
+    }
+
+    /// The first of the busy was served: it stays among them, behind its equals, or goes.
+    #[inline]
+    fn served(&mut self, stays: bool, turn: u64) {
+        if !stays {
+            self.busy.pop();
+        } else if self.busy.len() > 1
+            && let Some(mut first) = self.busy.peek_mut()
+        {
+            first.0.1 = turn;
+        }
     }
 }
 
@@ -256,10 +274,10 @@ impl<E> Scheduler<E> {
     /// Gives a team other shares; what it has used so far counts as it did.
     pub fn set_shares(&mut self, team: TeamId, shares: Shares) {
         let Some(entry) = entry(&mut self.teams, team) else { return };
-        entry.member.shares = shares.among.max(1);
+        entry.member.stride = stride(shares.among);
         entry.own = shares.own;
         if let Some(group) = &mut entry.group {
-            group.own.shares = shares.own.max(1);
+            group.own.stride = stride(shares.own);
         }
     }
 
@@ -272,8 +290,9 @@ impl<E> Scheduler<E> {
 
     /// Queues an event for `team`.
     pub fn push(&mut self, team: TeamId, event: E) -> Result<(), PushError<E>> {
-        if look(&self.teams, team).is_some() && !self.has_room(team) {
-            return Err(PushError::Full(event));
+        if !self.has_room(team) {
+            let known = look(&self.teams, team).is_some();
+            return Err(if known { PushError::Full(event) } else { PushError::NoTeam(event) });
         }
         if entry(&mut self.teams, team).is_some_and(|entry| entry.make_slot().is_err()) {
             return Err(PushError::Full(event));
@@ -283,24 +302,29 @@ impl<E> Scheduler<E> {
 
     /// Queues an event that must not be lost, whatever the limits.
     pub fn push_always(&mut self, team: TeamId, event: E) -> Result<(), PushError<E>> {
-        self.put(team, event, VecDeque::push_back)
+        self.put(team, event, false)
     }
 
     /// Puts back what [`next`](Self::next) gave: it is the team's next again, whatever the queue's limit.
     pub fn put_back(&mut self, team: TeamId, event: E) -> Result<(), PushError<E>> {
-        self.put(team, event, VecDeque::push_front)
+        self.put(team, event, true)
     }
 
-    fn put(&mut self, team: TeamId, event: E, how: fn(&mut VecDeque<E>, E)) -> Result<(), PushError<E>> {
+    #[inline]
+    fn put(&mut self, team: TeamId, event: E, in_front: bool) -> Result<(), PushError<E>> {
         let Some(entry) = entry(&mut self.teams, team) else { return Err(PushError::NoTeam(event)) };
         if entry.make_slot().is_err() {
             entry.queue.reserve_exact(1);
         }
-        how(&mut entry.queue, event);
+        if in_front {
+            entry.queue.push_front(event)
+        } else {
+            entry.queue.push_back(event)
+        }
         let (first, ready) = (entry.queue.len() == 1, usize::from(!entry.held));
         self.waiting += 1;
         self.busy += if first { ready } else { 0 };
-        self.rise(team, 1, ready);
+        self.rise(team, 1, ready, first);
         Ok(())
     }
 
@@ -321,15 +345,16 @@ impl<E> Scheduler<E> {
         let waiting = entry.queue.len();
         if waiting > 0 {
             self.busy += 1;
-            self.rise(team, 0, waiting);
+            self.rise(team, 0, waiting, true);
         }
     }
 
-    /// A team has so many more events, and so many more that may run.
-    fn rise(&mut self, team: TeamId, pending: usize, ready: usize) {
+    /// A team has so many more events, and so many more that may run: the `first` of its own, or not.
+    fn rise(&mut self, team: TeamId, pending: usize, ready: usize, first: bool) {
         self.turn += 1;
         let (turn, allowance) = (self.turn, self.allowance);
         if ready > 0
+            && first
             && let Some(group) = entry(&mut self.teams, team).and_then(|entry| entry.group.as_mut())
             && let Some(pass) = group.own.wake(group.at, allowance)
         {
@@ -337,8 +362,10 @@ impl<E> Scheduler<E> {
         }
         self.climb(team, |entry, group| {
             entry.pending += pending;
+            let idle = entry.ready == 0;
             entry.ready += ready;
             if ready > 0
+                && idle
                 && let Some(pass) = entry.member.wake(group.at, allowance)
             {
                 group.busy.push(Reverse((pass, turn, Some(entry.id))));
@@ -370,9 +397,7 @@ impl<E> Scheduler<E> {
         }
         let mut above = None;
         let team = loop {
-            self.turn += 1;
-            let turn = self.turn;
-            match self.pick(above, turn)? {
+            match self.pick(above)? {
                 // The team's own queue, or a team that has no other.
                 (team, false) => break team,
                 (team, true) => above = Some(team),
@@ -389,24 +414,20 @@ impl<E> Scheduler<E> {
         let turn = self.turn;
         if let Some(group) = &mut entry.group {
             group.own.busy = more;
-            if more {
-                group.busy.push(Reverse((group.own.pass, turn, None)));
-            }
+            group.served(more, turn);
         }
         self.climb(team, |entry, group| {
             entry.pending -= 1;
             entry.ready -= 1;
             entry.member.busy = entry.ready > 0;
-            if entry.member.busy {
-                group.busy.push(Reverse((entry.member.pass, turn, Some(entry.id))));
-            }
+            group.served(entry.member.busy, turn);
         });
         self.waiting -= 1;
         Some((team, event))
     }
 
-    /// Whose queue is the longest: on each level of the tree the member with the most waiting, be it a team's own
-    /// queue or a child with all below it.
+    /// Whose queue is the longest of those that may run: on each level of the tree the member with the most waiting, be
+    /// it a team's own queue or a child with all below it. Looks at each member that has something waiting.
     pub fn longest(&self) -> Option<TeamId> {
         let mut above: Option<TeamId> = None;
         loop {
@@ -416,12 +437,12 @@ impl<E> Scheduler<E> {
             };
             let group = entry.map_or(Some(&self.top), |entry| entry.group.as_deref())?;
             let waiting = |which: Option<TeamId>| match which {
-                Some(team) => look(&self.teams, team).map_or(0, |member| member.pending),
-                None => entry.map_or(0, |entry| entry.queue.len()),
+                Some(team) => look(&self.teams, team).map_or(0, |member| member.ready),
+                None => entry.filter(|entry| !entry.held).map_or(0, |entry| entry.queue.len()),
             };
-            // Whoever has something to do has a place among the busy.
-            let most =
-                group.busy.iter().map(|Reverse((.., which))| *which).max_by_key(|which| waiting(*which))?;
+            // Whoever has something to do has a place among the busy; not all that have one have something to do.
+            let busy = group.busy.iter().map(|Reverse((.., which))| (waiting(*which), *which));
+            let (_, most) = busy.max_by_key(|(waiting, _)| *waiting).filter(|(waiting, _)| *waiting > 0)?;
             match most {
                 None => return above,
                 Some(team) if look(&self.teams, team)?.group.is_none() => return Some(team),
@@ -435,44 +456,51 @@ impl<E> Scheduler<E> {
         let team = self.longest()?;
         let entry = entry(&mut self.teams, team)?;
         let event = entry.queue.pop_back()?;
-        let (last, ready) = (entry.queue.is_empty(), usize::from(!entry.held));
-        if last {
+        if entry.queue.is_empty() {
             entry.give_slots_back();
-            self.busy -= ready;
+            self.busy -= 1;
         }
         self.climb(team, |entry, _| {
             entry.pending -= 1;
-            entry.ready -= ready;
+            entry.ready -= 1;
         });
         self.waiting -= 1;
         Some((team, event))
     }
 
-    /// Takes the member that is due out of a team's group (or the top one): whose it is, and whether there
-    /// is a group to look into.
-    fn pick(&mut self, above: Option<TeamId>, turn: u64) -> Option<(TeamId, bool)> {
+    /// Puts the member of a team's group (or of the top one) in front that is due: whose it is, and whether there is a
+    /// group to look into.
+    fn pick(&mut self, above: Option<TeamId>) -> Option<(TeamId, bool)> {
         loop {
-            let Reverse((pass, _, which)) = self.group(above).busy.pop()?;
-            let (due, idle) = match which {
-                Some(team) => {
-                    let Some(entry) = entry(&mut self.teams, team) else { continue };
-                    entry.member.busy = entry.ready > 0;
-                    (entry.member.pass, entry.ready == 0)
-                }
+            let Reverse((pass, _, which)) = *self.group(above).busy.peek()?;
+            let (due, ready) = match which {
+                Some(team) => match entry(&mut self.teams, team) {
+                    Some(entry) => {
+                        entry.member.busy = entry.ready > 0;
+                        (entry.member.pass, entry.member.busy)
+                    }
+                    None => (pass, false),
+                },
                 None => {
                     let entry = entry(&mut self.teams, above?)?;
                     let ready = !entry.held && !entry.queue.is_empty();
                     let group = entry.group.as_mut()?;
                     group.own.busy = ready;
-                    (group.own.pass, !ready)
+                    (group.own.pass, ready)
                 }
             };
-            if idle {
+            self.turn += 1;
+            let turn = self.turn;
+            let group = self.group(above);
+            if !ready {
+                group.busy.pop();
                 continue;
             }
-            let group = self.group(above);
-            if due > pass {
-                group.busy.push(Reverse((due, turn, which)));
+            if due > pass && group.busy.len() > 1 {
+                // It has worked since, and goes where it is now.
+                if let Some(mut first) = group.busy.peek_mut() {
+                    (first.0.0, first.0.1) = (due, turn);
+                }
                 continue;
             }
             group.at = group.at.max(due);
@@ -485,10 +513,14 @@ impl<E> Scheduler<E> {
 
     /// Notes that `team` has used `units` of work.
     pub fn used(&mut self, team: TeamId, units: u64) {
-        if let Some(group) = entry(&mut self.teams, team).and_then(|e| e.group.as_mut()) {
-            group.own.used(units);
-        }
-        self.climb(team, |entry, _| entry.member.used(units));
+        self.climb(team, |entry, _| {
+            if let Some(group) = &mut entry.group
+                && entry.id == team
+            {
+                group.own.used(units);
+            }
+            entry.member.used(units);
+        });
     }
 
     /// Removes a team, and those below it if they are still there. Returns the events that still waited for
@@ -576,13 +608,9 @@ impl<E> Scheduler<E> {
     fn climb(&mut self, team: TeamId, mut visit: impl FnMut(&mut Entry<E>, &mut Group)) {
         let mut at = Some(team);
         while let Some(id) = at {
-            let Some(parent) = look(&self.teams, id).map(|entry| entry.parent) else { return };
-            let Some(above) = parent else {
-                if let Some(entry) = entry(&mut self.teams, id) {
-                    visit(entry, &mut self.top);
-                }
-                return;
-            };
+            let Some(member) = entry(&mut self.teams, id) else { return };
+            let parent = member.parent;
+            let Some(above) = parent else { return visit(member, &mut self.top) };
             let pair = self.teams.get_disjoint_mut([id.0.index(), above.0.index()]);
             let Ok([Some(entry), Some(Entry { group: Some(group), .. })]) = pair else { return };
             visit(entry, group);

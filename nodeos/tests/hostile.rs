@@ -44,6 +44,7 @@ fn corpus(pool: &BufPool) -> Vec<Vec<u8>> {
         v4: Some([10, 0, 0, 2].into()),
         v6: "fd00::2".parse().ok(),
         dhcp: false,
+        sessions: false,
     };
     for ip in ["10.0.0.1", "fd00::1"] {
         frames.push(emit_question(pool, &peer, ip.parse().unwrap(), None).unwrap().to_vec());
@@ -261,7 +262,14 @@ fn nobody_can_plant_a_next_hop() {
     carry(ms(0), &mut a, &mut b);
     carry(ms(0), &mut b, &mut a);
     let evil = nodeos::link::Mac([2, 0, 0, 0, 0, 0x66]);
-    let liar = InChannel { mac: evil, mtu: 1500, v4: Some([10, 0, 0, 2].into()), v6: None, dhcp: false };
+    let liar = InChannel {
+        mac: evil,
+        mtu: 1500,
+        v4: Some([10, 0, 0, 2].into()),
+        v6: None,
+        dhcp: false,
+        sessions: false,
+    };
     for n in 0..1000 {
         let lie = emit_question(&pool, &liar, [10, 0, 0, 1].into(), None).unwrap();
         a.frame(ms(n), LINK, lie);
@@ -277,7 +285,14 @@ fn nobody_can_plant_a_next_hop() {
 fn buffers_run_out() {
     let pool = BufPool::new(4);
     let mut node = net(&[LinkConfig { management: true, ..link("x", MAC_A, Some("10.0.0.1/24")) }], &pool);
-    let peer = InChannel { mac: MAC_B, mtu: 1500, v4: Some([10, 0, 0, 2].into()), v6: None, dhcp: false };
+    let peer = InChannel {
+        mac: MAC_B,
+        mtu: 1500,
+        v4: Some([10, 0, 0, 2].into()),
+        v6: None,
+        dhcp: false,
+        sessions: false,
+    };
     let question = emit_question(&pool, &peer, [10, 0, 0, 1].into(), None).unwrap().to_vec();
     let held: Vec<_> = (0..3).map(|_| pool.take().unwrap()).collect();
     for n in 0..100 {

@@ -325,6 +325,7 @@ fn ping_is_answered() {
         v4: Some([10, 0, 0, 2].into()),
         v6: None,
         dhcp: false,
+        sessions: false,
     };
     let arp = nodeos::nexthop::emit_question(&pool, &host, [10, 0, 0, 1].into(), None).unwrap();
     net.frame(ms(0), LINK, arp);
@@ -431,4 +432,107 @@ fn dhcp_reply(
     let emit = |payload: &mut [u8]| reply.emit(&mut DhcpPacket::new_unchecked(payload)).unwrap();
     repr.emit(&mut datagram, &server.into(), &dst_addr.into(), len, emit, &caps);
     Some(out)
+}
+
+#[test]
+fn sockets_for_sessions_come_and_go_with_programs() {
+    let pool = BufPool::new(600);
+    let config = LinkConfig { management: true, ..link("mgmt", MAC_A, Some("10.0.0.1/24")) };
+    let limits = nodeos::ip::StreamLimits { sessions: 100, ..limits() };
+    let mut net = Net::new(&[config], pool.clone(), 7, limits).unwrap();
+    let mut host = Host::new(MAC_B, "10.0.0.2/24");
+    for round in 0..3 {
+        let now = ms(100 * round);
+        let first = 2000 + 200 * round as u16;
+        let clients: Vec<_> = (0..120).map(|n| host.connect("10.0.0.1:3323", first + n)).collect();
+        host.run(now, &mut net, &pool);
+        let open: Vec<StreamId> = events(&mut net).iter().map(|(id, _)| *id).collect();
+        assert_eq!(open.len(), 100, "round {round}");
+        assert!(open.iter().all(|id| net.write(now, *id, b"x") == 1));
+        host.run(now, &mut net, &pool);
+        for client in clients {
+            host.tcp(client).abort();
+            host.run(now, &mut net, &pool);
+            host.sockets.remove(client);
+        }
+        host.run(now, &mut net, &pool);
+        assert_eq!(events(&mut net).len(), 100, "all have ended");
+    }
+    assert_eq!(pool.lent(), 0);
+}
+
+#[test]
+fn a_stream_that_the_node_opens() {
+    let (pool, mut net, mut host) = setup();
+    let mut listen = || {
+        let buffer = || tcp::SocketBuffer::new(vec![0; 4096]);
+        let mut socket = tcp::Socket::new(buffer(), buffer());
+        socket.listen(3325).unwrap();
+        host.sockets.add(socket)
+    };
+    let server = listen();
+    let to = "10.0.0.2:3325".parse().unwrap();
+    let id = net.connect(ms(0), to).unwrap();
+    assert_eq!(net.connect(ms(0), to), None, "one at a time");
+    assert_eq!(net.connect(ms(0), "192.0.2.1:1".parse().unwrap()), None, "no way there");
+    assert_eq!(net.connect(ms(0), "[fd00::1]:1".parse().unwrap()), None);
+    assert_eq!(net.write(ms(0), id, b"early"), 0);
+    host.run(ms(0), &mut net, &pool);
+    assert_eq!(events(&mut net), [(id, StreamEvent::Open { port: 0, peer: to })]);
+    assert_eq!(net.write(ms(1), id, b"list"), 4);
+    host.run(ms(1), &mut net, &pool);
+    assert_eq!(host.tcp(server).recv(|bytes| (bytes.len(), bytes.len())), Ok(4));
+    host.tcp(server).send_slice(b"ok").unwrap();
+    host.run(ms(2), &mut net, &pool);
+    assert_eq!(events(&mut net), [(id, StreamEvent::Data)]);
+    let mut out = [0; 10];
+    assert_eq!(net.read(ms(2), id, &mut out), 2);
+    net.close(ms(3), id);
+    host.tcp(server).close();
+    host.run(ms(3), &mut net, &pool);
+    host.run(ms(30), &mut net, &pool);
+    assert_eq!(events(&mut net), []);
+    // Nobody listens there any more: it is told that there is no stream.
+    host.tcp(server).abort();
+    host.run(ms(30), &mut net, &pool);
+    let again = net.connect(ms(31), to).unwrap();
+    assert_ne!(again, id);
+    host.run(ms(31), &mut net, &pool);
+    assert_eq!(events(&mut net), [(again, StreamEvent::Closed)]);
+    host.run(ms(32), &mut net, &pool);
+    let third = net.connect(ms(33), to).unwrap();
+    net.abort(ms(33), third);
+    host.run(ms(2000), &mut net, &pool);
+    assert_eq!((events(&mut net), pool.lent()), (vec![], 0));
+}
+
+#[test]
+fn datagrams_wait_in_a_bounded_row_and_go_back_the_way_they_came() {
+    use nodeos::channel::emit_datagram;
+    use nodeos::link::Mac;
+    use nodeos::net::{Correspondent, MAX_DATAGRAMS};
+    use nodeos::team::TeamId;
+
+    let (pool, mut net, _) = setup();
+    let router = Mac([2, 0, 0, 0, 0, 0xc]);
+    let from = |n: u16| std::net::SocketAddr::from(([192, 0, 2, 7], n));
+    for n in 0..MAX_DATAGRAMS as u16 + 5 {
+        let mut buf = pool.copy_of(b"open").unwrap();
+        emit_datagram(&mut buf, router, from(1 + n), "10.0.0.1:3323".parse().unwrap(), MAC_A).unwrap();
+        assert!(net.frame(ms(0), LINK, buf).is_none());
+    }
+    assert_eq!((net.counters().datagrams, net.counters().datagrams_dropped), (69, 5));
+    let first = net.datagram().unwrap();
+    assert_eq!(first.from, Correspondent { link: LINK, station: router, address: from(1) });
+    assert_eq!(&first.payload[..], b"open");
+    net.send_datagram(TeamId::ROOT, &first.from, pool.copy_of(b"cookie").unwrap()).unwrap();
+    let frame = net.transmit(ms(0), LINK).unwrap();
+    assert_eq!((&frame[..6], &frame[42..]), (&router.0[..], &b"cookie"[..]), "nobody is asked for a station");
+    assert_eq!(frame[34..38], [12, 251, 0, 1], "from port 3323 to its own");
+    let v6 = Correspondent { address: "[fd00::1]:1".parse().unwrap(), ..first.from };
+    assert!(net.send_datagram(TeamId::ROOT, &v6, pool.copy_of(b"x").unwrap()).is_err());
+    assert!(net.send_datagram(TeamId::ROOT, &first.from, pool.copy_of(&[0; 1480]).unwrap()).is_err());
+    while net.datagram().is_some() {}
+    drop((first, frame));
+    assert_eq!(pool.lent(), 0);
 }

@@ -9,6 +9,7 @@
 //! | [`Sim`]      | the simulation: time, links, crashes, programs beside nodes             |
 //! | [`random`]   | chance from a seed                                                      |
 //! | [`queue`]    | events in order                                                         |
+//! | [`trial`]    | a built protocol on trial: what programs say to it and hear             |
 //! | [`platform`] | what the simulator lends to a node in place of a machine                |
 //!
 //! Two runs of one lab, seed and program are the same, byte for byte: [`Sim::trace`] compares them.
@@ -33,6 +34,7 @@ pub mod platform;
 mod program;
 pub mod queue;
 pub mod random;
+pub mod trial;
 mod world;
 
 pub use error::SimError;

@@ -4,15 +4,44 @@ mod common;
 
 use std::time::Duration;
 
-use common::real::{ask, number, start, word};
+use common::real::{ask, module, number, start, word};
 use sim::lab::Lab;
 use sim::medium::Shape;
+use sim::trial::script::Script;
+use sim::trial::{Trial, TrialError};
 use sim::{Options, Sim};
 
 const SECOND: Duration = Duration::from_secs(1);
 
 fn shape(loss: f64) -> Shape {
     Shape { rate: Some(12_500_000), delay: SECOND / 1000, loss, ..Shape::default() }
+}
+
+#[test]
+fn three_lines_try_a_protocol() {
+    let mut trial = Trial::start(&Lab::line(3), &module("hello")).unwrap();
+    let found = trial.ask("n1", "find", "done").unwrap();
+    assert!(found.len() == 4 && found[3].ends_with("complete"), "{found:?}");
+
+    assert!(matches!(trial.say("n4", "find"), Err(TrialError::Node(name)) if name == "n4"));
+    let silence = trial.hear("n1", "news").unwrap_err().to_string();
+    assert!(silence.ends_with("it heard nothing; the flow runs"), "{silence}");
+    let text = Trial::start(&Lab::line(1), b"\0asm").err().unwrap().to_string();
+    assert!(text.starts_with("a node would not run the module"), "{text}");
+}
+
+#[test]
+fn scripts_try_what_is_shipped() {
+    for (name, text) in [
+        ("template", include_str!("../../capsules/template/lab.txt")),
+        ("echo", include_str!("../../capsules/c/lab.txt")),
+    ] {
+        let script = Script::parse(text).unwrap();
+        script.run(&module(name)).unwrap_or_else(|e| panic!("{name}: {e}"));
+    }
+    let wrong = Script::parse("lab line 2\nn1 < hello\nn1 > nothing of the kind").unwrap();
+    let error = wrong.run(&module("echo")).unwrap_err();
+    assert!(error.line == 3 && error.to_string().contains("hello from n2"), "{error}");
 }
 
 /// Unprotected: a protected link lets nothing through twice, and has frames of its own.

@@ -160,6 +160,7 @@ fn parse_option(bytes: &[u8]) -> Result<(OptionRef<'_>, &[u8]), Error> {
 ///
 /// # Panics
 /// When `out` is shorter than [`HEADER_LEN`] or the packet would pass 65,535 bytes: the caller erred.
+#[inline]
 pub fn emit_header(out: &mut [u8], type_id: u16, payload_len: usize) {
     emit_header_with(out, type_id, 0, payload_len);
 }
@@ -172,11 +173,12 @@ pub fn emit_header(out: &mut [u8], type_id: u16, payload_len: usize) {
 pub fn emit_header_with(out: &mut [u8], type_id: u16, options_len: usize, payload_len: usize) {
     let header = HEADER_LEN + options_len;
     let total = u16::try_from(header + payload_len).expect("an ANEP packet has at most 65,535 bytes");
-    out[field::VERSION] = VERSION;
-    out[field::FLAGS] = 0;
-    out[field::TYPE].copy_from_slice(&type_id.to_be_bytes());
-    out[field::HEADER_WORDS].copy_from_slice(&((header / 4) as u16).to_be_bytes());
-    out[field::PACKET_LEN].copy_from_slice(&total.to_be_bytes());
+    let mut fields = [0; HEADER_LEN];
+    fields[field::VERSION] = VERSION;
+    fields[field::TYPE].copy_from_slice(&type_id.to_be_bytes());
+    fields[field::HEADER_WORDS].copy_from_slice(&((header / 4) as u16).to_be_bytes());
+    fields[field::PACKET_LEN].copy_from_slice(&total.to_be_bytes());
+    out[..HEADER_LEN].copy_from_slice(&fields);
 }
 
 #[cfg(test)]

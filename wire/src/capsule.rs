@@ -78,7 +78,9 @@ impl Capsule {
     ///
     /// # Panics
     /// As [`anep::emit_header`].
+    #[inline]
     pub fn emit_header(out: &mut [u8], id: &CapsuleId, payload_len: usize) {
+        let out = &mut out[..HEADER_LEN];
         anep::emit_header(out, anep::TYPE_CAPSULE, ID_LEN + payload_len);
         out[anep::HEADER_LEN..HEADER_LEN].copy_from_slice(&id.0);
     }

@@ -497,6 +497,29 @@ pub struct FlowInfo {
     pub capsules: (u64, u64, u64),
     /// Sessions open.
     pub sessions: u32,
+    /// How it failed here lately, in this life and in earlier ones, oldest first; few are kept.
+    pub crashes: Vec<Crash>,
+}
+
+/// How a guest failed: it trapped (a panic is a trap), or ran past the deadline of its event.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Crash {
+    /// When, in microseconds since the node's start.
+    pub at_us: u64,
+    /// What it was doing: a capsule and its type, or another event.
+    pub during: String,
+    /// What the node saw, with the function's name or number.
+    pub why: String,
+    /// What it said last: the last line that it logged as an error in that event. The SDK's panics say where.
+    pub said: Option<String>,
+}
+
+impl fmt::Display for Crash {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { during, why, said, .. } = self;
+        write!(f, "{why}, in {during}")?;
+        said.as_ref().map_or(Ok(()), |said| write!(f, ": {said}"))
+    }
 }
 
 /// The states of a flow on a node.

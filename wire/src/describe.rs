@@ -11,7 +11,7 @@ use core::fmt;
 
 use serde::{Deserialize, Serialize};
 
-use crate::tuple::{CapsuleType, Companion, Events, Param, Protocol};
+use crate::tuple::{CapsuleType, Companion, Events, Param, Protocol, Provider};
 
 /// Name of the custom section.
 pub const SECTION: &str = "bees";
@@ -90,7 +90,17 @@ impl Description {
         same("list of capsule types", self.capsules == protocol.capsules)?;
         same("event", self.events == protocol.events)?;
         same("session", self.session == protocol.session)?;
-        same("list of companions", self.companions == protocol.companions)?;
+        // Where in the tuple a companion stands, whoever builds the tuple decides.
+        let alike = |(a, b): (&Companion, &Companion)| {
+            let provider = match (&a.provider, &b.provider) {
+                (Provider::Tuple(_), Provider::Tuple(_)) => true,
+                (a, b) => a == b,
+            };
+            provider && a.interface == b.interface && a.coupling == b.coupling
+        };
+        let companions = self.companions.len() == protocol.companions.len()
+            && self.companions.iter().zip(&protocol.companions).all(alike);
+        same("list of companions", companions)?;
         let given = |p: &Param| protocol.params.iter().any(|q| q.name == p.name);
         same("list of parameters", self.params.iter().all(given))
     }

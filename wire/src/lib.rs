@@ -16,6 +16,8 @@
 //! | [`revoke`]  | a signed revocation of a flow                                         | agent to agent, control       |
 //! | [`control`] | requests and answers of the `bees` command                            | Noise over TCP 3322           |
 //! | [`session`] | how a program talks to a protocol                                     | TCP 3323                      |
+//! | [`datagram`] | the same, by datagrams                                              | UDP 3323                      |
+//! | [`server`]  | how protocols are fetched                                             | TCP 3325                      |
 //! | [`http`]    | requests for the node's metrics                                       | TCP 3324                      |
 //! | [`statement`] | what guests have signed, and what opens a sealed envelope            | capsules                      |
 //! | [`units`]   | rates, sizes and durations as people write them                       | configuration, policy         |
@@ -32,6 +34,7 @@ pub mod anep;
 pub mod budget;
 pub mod capsule;
 pub mod control;
+pub mod datagram;
 pub mod describe;
 pub mod grant;
 pub mod http;
@@ -40,6 +43,7 @@ pub mod integrity;
 pub mod limits;
 pub mod link;
 pub mod revoke;
+pub mod server;
 pub mod session;
 pub mod statement;
 pub mod system;
@@ -56,7 +60,9 @@ pub const UDP_PORT: u16 = 3322;
 pub const MIN_DATAGRAM: usize = 128;
 /// TCP port of the control protocol on a node's management address.
 pub const CONTROL_PORT: u16 = 3322;
-/// TCP port of protocol sessions on a node's management address.
+/// TCP and UDP port of protocol sessions on a node's management address.
 pub const SESSION_PORT: u16 = 3323;
 /// TCP port of metrics over HTTP on a node's management address, where its configuration turns them on.
 pub const METRICS_PORT: u16 = 3324;
+/// TCP port of a protocol server, unless said otherwise.
+pub const SERVER_PORT: u16 = 3325;

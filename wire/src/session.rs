@@ -55,6 +55,13 @@ impl Reader {
         self.bytes.len()
     }
 
+    /// Whether a packet is complete, or too long.
+    pub fn has_packet(&self) -> bool {
+        let [a, b, ..] = self.bytes[..] else { return false };
+        let len = usize::from(u16::from_be_bytes([a, b]));
+        len > MAX_PACKET || self.bytes.len() >= 2 + len
+    }
+
     /// The first line without its end, once it is complete.
     pub fn line(&mut self) -> Result<Option<String>, Error> {
         let window = &self.bytes[..self.bytes.len().min(MAX_LINE)];
@@ -107,7 +114,9 @@ mod tests {
         assert_eq!(r.line(), Ok(None));
         r.push(b"llo\r\n\x00\x02ab\x00");
         assert_eq!(parse_open(&r.line().unwrap().unwrap()), Ok("hello"));
+        assert!(r.has_packet());
         assert_eq!(r.packet(), Ok(Some(b"ab".to_vec())));
+        assert!(!r.has_packet());
         assert_eq!(r.packet(), Ok(None));
     }
 
@@ -118,6 +127,7 @@ mod tests {
         assert_eq!(r.line(), Err(Error::Line));
         let mut r = Reader::default();
         r.push(&[0xff, 0xff]);
+        assert!(r.has_packet(), "to be refused");
         assert_eq!(r.packet(), Err(Error::TooLong(0xffff)));
         assert_eq!(frame(&[0; MAX_PACKET + 1]), None);
         assert_eq!(parse_open("open a b"), Err(Error::Line));

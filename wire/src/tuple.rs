@@ -16,7 +16,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 pub use crate::budget::Budgets;
 use crate::budget::Kind;
-use crate::id::{PartHash, Path, TupleHash, md5};
+use crate::id::{CapsuleId, PartHash, Path, TupleHash, md5, sha256};
 use crate::limits::{Derivation, Limits};
 
 /// The tuple format written here.
@@ -417,6 +417,26 @@ impl Tuple {
         paths
     }
 
+    /// What enters the identifiers of the capsules of the protocol at `at`: SHA-256 of what its coupling names,
+    /// of each of the parent's capsule types (their encodings) or of its parts (module first). Nothing for the
+    /// main protocol and for coupling with the tuple, whose hash every identifier has.
+    pub fn coupled(&self, at: usize) -> Vec<[u8; 32]> {
+        let is_it = |c: &Companion| matches!(c.provider, Provider::Tuple(child) if usize::from(child) == at);
+        let Some((parent, companion)) = self.body.companions().find(|(_, c)| is_it(c)) else { return vec![] };
+        let parent = &self.body.protocols[parent];
+        match companion.coupling {
+            Coupling::Capsules => parent.capsules.iter().map(|kind| sha256(&encode(kind))).collect(),
+            Coupling::Parts => parent.parts().map(|part| part.sha256.0).collect(),
+            Coupling::Tuple => vec![],
+        }
+    }
+
+    /// The identifier of the capsule type `kind` of the protocol at `at`, whose path is `path`, in this tuple of
+    /// that hash.
+    pub fn capsule_id(&self, hash: &TupleHash, at: usize, path: &Path, kind: u8) -> CapsuleId {
+        CapsuleId::compute(hash, path, kind.into(), &self.coupled(at))
+    }
+
     /// Every part that the flow needs, each once.
     pub fn parts(&self) -> Vec<Part> {
         let mut parts: Vec<Part> = Vec::new();
@@ -479,7 +499,8 @@ impl Body {
         reference("a companion has one parent", parents[1..].iter().all(|&n| n == 1))
     }
 
-    fn companions(&self) -> impl Iterator<Item = (usize, &Companion)> {
+    /// Every companion, with the position of the protocol that it serves.
+    pub fn companions(&self) -> impl Iterator<Item = (usize, &Companion)> {
         self.protocols.iter().enumerate().flat_map(|(at, p)| p.companions.iter().map(move |c| (at, c)))
     }
 }

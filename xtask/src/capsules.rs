@@ -6,11 +6,12 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 
+use crate::c;
 use crate::process::{lock, run, write_if_changed};
 use crate::root;
 use crate::toolchain::Toolchain;
 
-const TARGET: &str = "wasm32-unknown-unknown";
+pub const TARGET: &str = "wasm32-unknown-unknown";
 
 /// Build the capsules to WebAssembly
 #[derive(clap::Args)]
@@ -53,7 +54,13 @@ pub fn build(verbose: bool, place: Option<&Path>) -> Result<Vec<PathBuf>> {
         command.arg("--verbose");
     }
     run("build the capsules", &mut command)?;
-    install(&target_dir.join(TARGET).join("release"), place.unwrap_or(&out))
+    let place = place.unwrap_or(&out);
+    let mut modules = install(&target_dir.join(TARGET).join("release"), place)?;
+    match c::clang() {
+        Ok(clang) => modules.push(c::compile(&clang, &toolchain, &root.join("capsules/c/echo.c"), place)?),
+        Err(missing) => eprintln!("xtask: capsules/c is left out: {missing}"),
+    }
+    Ok(modules)
 }
 
 fn install(from: &Path, to: &Path) -> Result<Vec<PathBuf>> {

@@ -3,10 +3,12 @@
 //! This program is compiled before everything else, so it is kept light.
 
 mod boot;
+mod c;
 mod capsules;
 mod image;
 mod kernel;
 mod process;
+mod protocol;
 mod setup;
 mod test;
 mod toolchain;
@@ -34,6 +36,9 @@ enum Command {
     Boot(boot::Options),
     /// Build the capsules to WebAssembly
     Capsules(capsules::Options),
+    /// Begin a protocol of your own, and build, test and sign it
+    #[command(subcommand)]
+    Protocol(protocol::Verb),
     /// Run every check: format, lints, tests, simulator, labs, boots
     Test(test::Options),
     /// Run what takes too long for the test command
@@ -46,6 +51,7 @@ fn main() -> ExitCode {
         Command::Image(options) => image::run_command(&options),
         Command::Boot(options) => boot::run_command(&options),
         Command::Capsules(options) => capsules::run_command(&options),
+        Command::Protocol(verb) => protocol::run_command(&verb),
         Command::Test(options) => test::run_command(&options),
         Command::Soak => test::soak(),
     };

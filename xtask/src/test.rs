@@ -137,7 +137,8 @@ fn cargo(arguments: &[&str]) -> Command {
 fn format() -> Result<()> {
     process::run("format of the workspace", &mut cargo(&["fmt", "--all", "--check"]))?;
     let capsules =
-        ["bees-sdk", "template", "hello", "ping", "probe", "benchmark", "checks"].map(|p| format!("-p{p}"));
+        ["bees-sdk", "template", "hello", "ping", "probe", "pathfinder", "health", "benchmark", "checks"]
+            .map(|p| format!("-p{p}"));
     process::run(
         "format of capsules",
         cargo(&["fmt", "--check"]).args(capsules).current_dir(root().join("capsules")),
@@ -240,7 +241,9 @@ pub fn soak() -> Result<()> {
     image::build(false)?;
     capsules::build(false, None)?;
     let arguments = ["test", "--", "--include-ignored", "--test-threads=1"];
-    process::run("the tests that take long", &mut cargo(&arguments))
+    process::run("the tests that take long", &mut cargo(&arguments))?;
+    let mut capsules = cargo(&["test", "--workspace", "--", "--include-ignored"]);
+    process::run("those of the capsules", capsules.current_dir(root().join("capsules")))
 }
 
 /// Labs need the image, the capsules and the hosted node. Each kind's tests are named by their first

@@ -112,11 +112,13 @@ pub fn run(options: &Options) -> Result<Vec<Row>> {
             let row = row(place, name, options, (*first, *last));
             let row = row.with_context(|| format!("{} ({})", name.text(), place.name()))?;
             eprintln!(
-                "{} {}: lost {} of {}, p50 {:.0} -> {:.0}, p99 {:.0} -> {:.0} us (bound {:.0}), relay {:.2}",
+                "{} {}: lost {} of {} (at rest {} of {}), p50 {:.0} -> {:.0}, p99 {:.0} -> {:.0} us (bound {:.0}), relay {:.2}",
                 row.place,
                 row.attack,
                 row.loss.1,
                 row.loss.0,
+                row.rest_loss.1,
+                row.rest_loss.0,
                 row.rest_p50,
                 row.p50,
                 row.rest_p99,
@@ -227,7 +229,7 @@ pub fn table(rows: &[Row]) -> Table {
         table.row([
             row.place.into(),
             row.attack.into(),
-            format!("{}/{}", row.loss.1, row.loss.0),
+            format!("{}/{} -> {}/{}", row.rest_loss.1, row.rest_loss.0, row.loss.1, row.loss.0),
             format!("{:.0} -> {:.0}", row.rest_p50, row.p50),
             ratio(row.p50 / row.rest_p50),
             ratio(row.trip),

@@ -13,7 +13,7 @@ mod tests;
 use bees_sdk::session::Words;
 use bees_sdk::{Capsule, Neighbor, Neighborhood, Protocol, Session, SessionEvent, Timer, node, route, text};
 
-use format::{Header, MAX_NAME, Report, What};
+use format::{Header, Report, What};
 use sink::Sink;
 use source::Source;
 
@@ -65,8 +65,7 @@ impl Benchmark {
     /// This node's number.
     fn me(&mut self) -> u64 {
         if self.me == 0 {
-            let mut name = [0; MAX_NAME];
-            self.me = node::short_hash(node::name(&mut name).unwrap_or(b"?"));
+            self.me = node::id();
         }
         self.me
     }
@@ -122,7 +121,7 @@ impl Benchmark {
         let header =
             Header { what: What::Report, counter: 0, source: self.me(), target: to, ..report.header };
         let next = route::next(to).unwrap_or(*from);
-        if let Ok(mut answer) = capsule.derive(Kind::Report as u8)
+        if let Ok(mut answer) = capsule.derive(Kind::Report)
             && answer.set(&Report { header, ..report }.pack()).is_ok()
         {
             let _ = answer.send(&next);
@@ -150,7 +149,7 @@ impl Benchmark {
         self.source.tick(node::clock(), |header, size| {
             let header = Header { source: me, ..header };
             let seek = header.what == What::Seek;
-            let mut capsule = tick.derive(if seek { Kind::Seek } else { Kind::Data } as u8)?;
+            let mut capsule = tick.derive(if seek { Kind::Seek } else { Kind::Data })?;
             capsule.resize(size)?;
             capsule.write(0, &header.pack())?;
             if seek {
@@ -165,7 +164,7 @@ impl Benchmark {
         match words.next() {
             Some(b"send") => {
                 let me = self.me();
-                self.source.begin(session, &mut words, me, node::clock())?;
+                self.source.begin(session, &mut words, me)?;
                 return Ok(true);
             }
             Some(b"route") => {

@@ -64,13 +64,7 @@ impl Source {
     }
 
     /// Reads a request and begins its stream; [`tick`](Self::tick) does the work.
-    pub fn begin(
-        &mut self,
-        session: Session,
-        words: &mut Words<'_>,
-        me: u64,
-        now: u64,
-    ) -> Result<(), &'static str> {
+    pub fn begin(&mut self, session: Session, words: &mut Words<'_>, me: u64) -> Result<(), &'static str> {
         if self.stream != 0 {
             return Err("a stream is under way on this node");
         }
@@ -91,11 +85,7 @@ impl Source {
         if self.target == me {
             return Err("that is this node");
         }
-        let mut stream = [0; 4];
-        self.stream = match node::random(&mut stream) {
-            Ok(()) => u32::from_le_bytes(stream).max(1),
-            Err(_) => (node::mix(now) as u32).max(1),
-        };
+        self.stream = (node::unique() as u32).max(1);
         (self.count, self.rate) = (count.max(1), rate);
         self.size = size.clamp(Header::LEN as u32, 1400) as u16;
         (self.sent, self.tries) = (0, 0);

@@ -3,9 +3,9 @@
 
 mod common;
 
-use bees_sdk::describe::{CapsuleType, Description, Events, Limits};
+use bees_sdk::describe::{CapsuleType, Coupling, Description, Events, Limits};
 use bees_sdk::testing::{Link, Network};
-use bees_sdk::{Capsule, Protocol, Session, SessionEvent, Timer, sys};
+use bees_sdk::{Call, Capsule, Error, Protocol, Session, SessionEvent, Timer, sys};
 use common::module;
 use wasmi::{Caller, Engine, Extern, Func, Instance, Linker, Memory, Module, Store, Val};
 use wire::limits::Operation;
@@ -35,10 +35,14 @@ impl Guest {
     }
 
     fn call(&mut self, handler: &str, head: &[u8], args: &[Val]) {
+        self.call_for(handler, head, args, &mut []);
+    }
+
+    fn call_for(&mut self, handler: &str, head: &[u8], args: &[Val], results: &mut [Val]) {
         self.memory.data_mut(&mut self.store)[self.inbox..self.inbox + head.len()].copy_from_slice(head);
         let f =
             self.instance.get_func(&self.store, handler).unwrap_or_else(|| panic!("{handler} is exported"));
-        f.call(&mut self.store, args, &mut []).unwrap_or_else(|why| panic!("{handler}: {why}"));
+        f.call(&mut self.store, args, results).unwrap_or_else(|why| panic!("{handler}: {why}"));
     }
 }
 
@@ -69,6 +73,15 @@ impl Protocol for Guest {
         };
         let session = number(session.to_bits());
         self.call("on_session", head, &[handle(&capsule), session, number(what), number(len as u32)]);
+    }
+
+    fn companion(&mut self, capsule: Option<Capsule>, call: Call<'_>) -> Result<u32, Error> {
+        let numbers = [call.from.to_bits(), call.operation, call.len as u32].map(number);
+        let args = [&[handle(&capsule)][..], &numbers].concat();
+        let mut results = [Val::I32(0)];
+        self.call_for("on_companion", call.head, &args, &mut results);
+        let result = results[0].i32().expect("on_companion gives a number");
+        u32::try_from(result).map_err(|_| Error::of(result))
     }
 }
 
@@ -296,6 +309,45 @@ fn linker(store: &mut Store<()>) -> Linker<()> {
             write(&mut c, to, &bytes, result)
         }),
     );
+    on(
+        "companion_call",
+        Func::wrap(
+            &mut *store,
+            |mut c: Caller<'_, ()>, companion: u32, operation: u32, message: u32, message_len: u32| -> i32 {
+                let Some(message) = read(&mut c, message, message_len) else { return BAD_POINTER };
+                sys::companion_call(companion, operation, &message)
+            },
+        ),
+    );
+    on(
+        "companion_read",
+        Func::wrap(&mut *store, |mut c: Caller<'_, ()>, offset: u32, buffer: u32, len: u32| -> i32 {
+            let mut bytes = vec![0; len as usize];
+            let result = sys::companion_read(offset, &mut bytes);
+            write(&mut c, buffer, &bytes, result)
+        }),
+    );
+    on(
+        "companion_reply",
+        Func::wrap(&mut *store, |mut c: Caller<'_, ()>, answer: u32, answer_len: u32| -> i32 {
+            let Some(answer) = read(&mut c, answer, answer_len) else { return BAD_POINTER };
+            sys::companion_reply(&answer)
+        }),
+    );
+    on(
+        "companion_answer",
+        Func::wrap(&mut *store, |mut c: Caller<'_, ()>, offset: u32, buffer: u32, len: u32| -> i32 {
+            let mut bytes = vec![0; len as usize];
+            let result = sys::companion_answer(offset, &mut bytes);
+            write(&mut c, buffer, &bytes, result)
+        }),
+    );
+    on(
+        "companion_deny",
+        Func::wrap(&mut *store, |_: Caller<'_, ()>, companion: u32, neighbor: u32| -> i32 {
+            sys::companion_deny(companion, neighbor)
+        }),
+    );
     on("clock_mono", Func::wrap(&mut *store, |_: Caller<'_, ()>| -> i64 { sys::clock_mono() }));
     linker
 }
@@ -324,12 +376,25 @@ fn description(bytes: &[u8]) -> &'static Description {
         .collect();
     let params: Vec<_> =
         d.params.iter().map(|p| (text(&p.name), text(std::str::from_utf8(&p.value).unwrap()))).collect();
+    let companions: Vec<_> = d
+        .companions
+        .iter()
+        .map(|c| {
+            let coupling = match c.coupling {
+                wire::tuple::Coupling::Capsules => Coupling::Capsules,
+                wire::tuple::Coupling::Parts => Coupling::Parts,
+                wire::tuple::Coupling::Tuple => Coupling::Tuple,
+            };
+            (text(&c.interface), coupling)
+        })
+        .collect();
     Box::leak(Box::new(Description {
         name: text(&d.name),
         capsules: capsules.leak(),
         events: Events { boot: d.events.boot, timer: d.events.timer, session: d.events.session },
         session: d.session,
         params: params.leak(),
+        companions: companions.leak(),
     }))
 }
 
@@ -405,4 +470,16 @@ fn template_is_heard_next_door() {
     assert_eq!(net.received(sessions[1]), ["good morning"]);
     assert!(net.received(sessions[2]).is_empty());
     assert_eq!(net.log(), ["a: said to 1"]);
+}
+
+#[test]
+fn echo_in_c_comes_back_from_every_neighbor() {
+    let Some(mut net) = line3("echo") else { return };
+    let session = net.open(1);
+    net.send(session, b"hello");
+    net.run_until(10 * MS);
+    let mut heard = net.received(session);
+    heard.sort();
+    let from = |name: &str| format!("hello from {name}, us 2000");
+    assert_eq!(heard, [from("a"), from("c")]);
 }

@@ -1,7 +1,7 @@
 //! What floods and answers look like; numbers are little endian.
 //!
 //! ```text
-//! flood:   1, hops of the sender, hop limit, 0, search (8), round (2), sender (8), filter (256)
+//! flood:   1, hops of the sender, hop limit, search (8), round (2), sender (8), filter (256)
 //! answers: 2, 0, 0, 0, search (8), entries
 //! entry:   hops, neighbors heard, neighbors, round (2), sum of the neighbors heard (8),
 //!          name, parent's name, tag: a length byte and at most 32 bytes each
@@ -18,48 +18,35 @@ pub const MAX_NAME: usize = 32;
 /// The longest entry, in bytes.
 pub const MAX_ENTRY: usize = 13 + 3 * (1 + MAX_NAME);
 
-/// A flood's header.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Flood {
-    /// Hops from the origin to who sent this.
-    pub hops: u8,
-    /// Nodes at this many hops pass it on to nobody.
-    pub limit: u8,
-    /// Which search.
-    pub run: u64,
-    /// Which round of it, from 1.
-    pub round: u16,
-    /// Number of the node that sent this.
-    pub sender: u64,
+bees_sdk::packed! {
+    /// A flood's header.
+    pub struct Flood: 1 {
+        /// Hops from the origin to who sent this.
+        pub hops: u8,
+        /// Nodes at this many hops pass it on to nobody.
+        pub limit: u8,
+        /// Which search.
+        pub run: u64,
+        /// Which round of it, from 1.
+        pub round: u16,
+        /// Number of the node that sent this.
+        pub sender: u64,
+    }
 }
 
 impl Flood {
     /// Bytes before the filter.
-    pub const HEADER: usize = 22;
-    const TYPE: u8 = 1;
+    pub const HEADER: usize = Self::LEN;
 
     /// Reads a header; `None` when it is none.
     pub fn parse(head: &[u8]) -> Option<Self> {
-        let mut r = Reader::new(head);
-        let (kind, hops, limit, _) = (r.u8()?, r.u8()?, r.u8()?, r.u8()?);
-        let flood = Self { hops, limit, run: r.u64()?, round: r.u16()?, sender: r.u64()? };
-        (kind == Self::TYPE && hops <= limit && limit < u8::MAX && flood.run != 0).then_some(flood)
-    }
-
-    /// Writes the header to the front of `payload`, which is long enough.
-    pub fn pack(&self, payload: &mut [u8]) {
-        let mut w = Writer::new(payload);
-        w.put(&[Self::TYPE, self.hops, self.limit, 0]);
-        w.u64(self.run);
-        w.u16(self.round);
-        w.u64(self.sender);
+        let flood = Self::of(head)?;
+        (flood.hops <= flood.limit && flood.limit < u8::MAX && flood.run != 0).then_some(flood)
     }
 
     /// Writes the header over a capsule's.
     pub fn write(&self, capsule: &mut Capsule) -> Result<(), Error> {
-        let mut header = [0; Self::HEADER];
-        self.pack(&mut header);
-        capsule.write(0, &header)
+        capsule.write(0, &self.bytes())
     }
 }
 

@@ -34,7 +34,7 @@ bees_sdk::protocol! {
         // answers it holds in up to four capsules when a round begins.
         Flood { returns: 1, multicasts: 1, derives: 4 } -> [Answer],
         // One step toward the origin.
-        Answer { sends: 1 } -> [],
+        Answer { sends: 1 },
     },
     events: { timer: Flood, session: Flood },
     session: true,
@@ -81,7 +81,7 @@ impl Hello {
         }
         let new_round = self.runs.enter(&flood, from);
         let Some(run) = self.runs.get(flood.run) else { return };
-        let onward = Flood { hops: run.hops, sender: run::own_id(), ..flood };
+        let onward = Flood { hops: run.hops, sender: node::id(), ..flood };
         if new_round {
             let mut filter = Filter::new();
             if capsule.read(Flood::HEADER, filter.bytes_mut()).is_ok_and(|b| b.len() == Filter::LEN) {
@@ -173,7 +173,7 @@ impl Hello {
         let Some(flood) = self.origin.next_round() else { return };
         self.runs.begin(&flood);
         let mut payload = [0; Flood::HEADER + Filter::LEN];
-        flood.pack(&mut payload);
+        payload[..Flood::HEADER].copy_from_slice(&flood.bytes());
         payload[Flood::HEADER..].copy_from_slice(self.origin.filter().bytes());
         if let Some(neighborhood) = self.neighborhood()
             && capsule.set(&payload).is_ok()
@@ -189,7 +189,7 @@ impl Hello {
 /// Sends collected answers in a capsule derived from the flood; `false`: no more this round.
 fn send(capsule: &mut Capsule, answers: &mut Answers, parent: Option<bees_sdk::Neighbor>) -> bool {
     let Some(parent) = parent.filter(|_| capsule.left(Operation::Derives) > 0) else { return false };
-    let Ok(mut answer) = capsule.derive(Kind::Answer as u8) else { return false };
+    let Ok(mut answer) = capsule.derive(Kind::Answer) else { return false };
     let sent = answer.set(answers.bytes()).and_then(|()| answer.send(&parent)).is_ok();
     answers.clear();
     sent
@@ -219,7 +219,7 @@ impl Protocol for Hello {
             SessionEvent::Packet(..) => {
                 let mut line = [0; 128];
                 let line = session.read(0, &mut line).unwrap_or(&[]);
-                if self.origin.request(session, line, node::clock())
+                if self.origin.request(session, line)
                     && let Some(capsule) = capsule
                 {
                     self.next_round(capsule);

@@ -153,9 +153,3 @@ impl Run {
         Own { id: entry.id(), heard: entry.heard, bytes: entry.pack(buffer) }
     }
 }
-
-/// This node's number.
-pub fn own_id() -> u64 {
-    let mut name = [0; MAX_NAME];
-    node::short_hash(node::name(&mut name).unwrap_or(b"?"))
-}

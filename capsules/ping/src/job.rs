@@ -103,13 +103,8 @@ impl Request {
 impl Job {
     /// A request begins; it works in [`tick`](Self::tick).
     pub fn begin(request: Request, session: Session, now: u64) -> Self {
-        let mut id = [0; 4];
-        let id = match node::random(&mut id) {
-            Ok(()) => u32::from_le_bytes(id),
-            Err(_) => node::mix(now) as u32,
-        };
         Self {
-            id: id.max(1),
+            id: (node::unique() as u32).max(1),
             session,
             size: request.size,
             request,

@@ -12,7 +12,7 @@ mod tests;
 
 use bees_sdk::{Capsule, Neighborhood, Protocol, Session, SessionEvent, Timer, node, route, text};
 
-use format::{Header, MAX_NAME};
+use format::Header;
 use job::{Job, Request, Step};
 
 bees_sdk::protocol! {
@@ -70,8 +70,7 @@ impl Ping {
     /// Learns once who this node is.
     fn prepare(&mut self) -> Option<Neighborhood> {
         if self.me == 0 {
-            let mut name = [0; MAX_NAME];
-            self.me = node::short_hash(node::name(&mut name).unwrap_or(b"?"));
+            self.me = node::id();
         }
         if self.neighborhood.is_none() {
             self.neighborhood = Neighborhood::all().ok();
@@ -97,7 +96,7 @@ impl Ping {
                 target: h.source,
                 ..h
             };
-            if let Ok(mut echo) = capsule.derive(Kind::Echo as u8)
+            if let Ok(mut echo) = capsule.derive(Kind::Echo)
                 && echo.set(&found.pack()).is_ok()
             {
                 let _ = echo.send(&from);
@@ -154,7 +153,7 @@ impl Ping {
         let (step, seek) = job.tick(node::clock(), |header, size| {
             let Some(next) = route::next(header.target) else { return false };
             let header = Header { source: me, ..header };
-            let Ok(mut echo) = capsule.derive(Kind::Echo as u8) else { return false };
+            let Ok(mut echo) = capsule.derive(Kind::Echo) else { return false };
             let made = echo.resize(size).and_then(|()| echo.write(0, &header.pack()));
             made.and_then(|()| echo.send(&next)).is_ok()
         });

@@ -24,7 +24,7 @@ bees_sdk::protocol! {
         // To all neighbors, once a round; and a node's own report.
         Ask { multicasts: 1, derives: 1 } -> [Tell],
         // One step toward who asked.
-        Tell { sends: 1 } -> [],
+        Tell { sends: 1 },
     },
     events: { timer: Ask, session: Ask },
     session: true,
@@ -52,8 +52,7 @@ impl Probe {
     /// This node's number.
     fn me(&mut self) -> u64 {
         if self.me == 0 {
-            let mut name = [0; MAX_NAME];
-            self.me = node::short_hash(node::name(&mut name).unwrap_or(b"?"));
+            self.me = node::id();
         }
         self.me
     }
@@ -71,7 +70,7 @@ impl Probe {
         let question = Question { hops: question.hops + 1, ..question };
         let mut report = [0; MAX_REPORT];
         let report = own_report(&question, &mut report);
-        if let Ok(mut tell) = capsule.derive(Kind::Tell as u8)
+        if let Ok(mut tell) = capsule.derive(Kind::Tell)
             && tell.set(report).is_ok()
         {
             let _ = tell.send(&from);

@@ -1,7 +1,8 @@
 //! The node that asks: what it knows, and when it is done.
 
+use bees_sdk::rounds::{Pace, Rounds};
 use bees_sdk::session::Words;
-use bees_sdk::{Error, Session, Text, Timer, node, text};
+use bees_sdk::{Error, Session, Text, node, text};
 
 use crate::format::{MAX_SENSORS, MAX_TEXT, Question, Report};
 
@@ -11,17 +12,10 @@ pub const MAX_NODES: usize = 1000;
 /// The search of this node, if there is one.
 pub struct Search {
     number: u32,
-    session: Option<Session>,
-    timer: Option<Timer>,
+    rounds: Rounds,
     text: [u8; MAX_TEXT],
     text_len: usize,
     limit: u8,
-    quiet_limit: u16,
-    round_limit: u16,
-    round: u16,
-    quiet: u16,
-    news: bool,
-    begun: u64,
     ids: [u64; MAX_NODES],
     len: usize,
 }
@@ -30,17 +24,10 @@ impl Search {
     pub const fn new() -> Self {
         Self {
             number: 0,
-            session: None,
-            timer: None,
+            rounds: Rounds::new(),
             text: [0; MAX_TEXT],
             text_len: 0,
             limit: 0,
-            quiet_limit: 0,
-            round_limit: 0,
-            round: 0,
-            quiet: 0,
-            news: false,
-            begun: 0,
             ids: [0; MAX_NODES],
             len: 0,
         }
@@ -55,7 +42,7 @@ impl Search {
     pub fn request(&mut self, session: Session, line: &[u8]) -> bool {
         let begun = self.begin(session, line);
         if let Err(why) = begun {
-            let _ = session.reply(text!("error ", why).as_bytes());
+            session.refuse(why);
         }
         begun.is_ok()
     }
@@ -85,17 +72,12 @@ impl Search {
                 named.len()
             }
         };
-        let param = |name, or| node::param_number(name).unwrap_or(or);
-        let number = number();
-        let interval = u64::from(param("interval", 250).clamp(10, 60_000)) * 1000;
-        self.timer = Some(Timer::every(interval, number.into()).map_err(Error::name)?);
+        let number = (node::unique() as u32).max(1);
+        let pace = Pace { interval: 250, rounds: 60, quiet: 10 }.or();
+        self.rounds.begin(session, pace, number.into()).map_err(Error::name)?;
         self.number = number;
-        self.session = Some(session);
-        self.limit = param("hops", 64).clamp(1, 254) as u8;
-        self.quiet_limit = param("quiet", 10).clamp(1, 1000) as u16;
-        self.round_limit = param("rounds", 60).clamp(1, 60_000) as u16;
-        (self.round, self.quiet, self.news, self.len) = (0, 0, false, 0);
-        self.begun = node::clock();
+        self.limit = node::param_or("hops", 64).clamp(1, 254) as u8;
+        self.len = 0;
         Ok(())
     }
 
@@ -104,19 +86,16 @@ impl Search {
         if self.number == 0 {
             return None;
         }
-        self.quiet = if self.news { 0 } else { self.quiet + 1 };
-        self.news = false;
-        if self.round > 0 && (self.quiet >= self.quiet_limit || self.round >= self.round_limit) {
+        let Some(round) = self.rounds.next_round() else {
             self.finish();
             return None;
-        }
-        self.round += 1;
+        };
         Some(Question {
             hops: 0,
             limit: self.limit,
             origin,
             search: self.number,
-            round: self.round,
+            round,
             text: &self.text[..self.text_len],
         })
     }
@@ -131,7 +110,7 @@ impl Search {
             Ok(()) => {
                 self.ids[self.len] = id;
                 self.len += 1;
-                self.news = true;
+                self.rounds.news();
             }
             // The program is slow: the node will report again.
             Err(Error::NoRoom | Error::NoMemory) => {}
@@ -141,7 +120,7 @@ impl Search {
 
     /// A session is gone, and with it its search.
     pub fn closed(&mut self, session: Session) {
-        if self.session == Some(session) {
+        if self.rounds.is_of(session) {
             self.end();
         }
     }
@@ -169,32 +148,17 @@ impl Search {
                 }
             }
         }
-        self.session.ok_or(Error::BadHandle)?.reply(line.as_bytes())
+        self.rounds.reply(line.as_bytes())
     }
 
     fn finish(&mut self) {
-        let ms = (node::clock() - self.begun) / 1000;
-        let line = text!("done rounds ", self.round, " nodes ", self.len, " ms ", ms);
-        if let Some(session) = self.session {
-            let _ = session.reply(line.as_bytes());
-        }
+        let (round, ms) = (self.rounds.round(), self.rounds.ms());
+        let _ = self.rounds.reply(text!("done rounds ", round, " nodes ", self.len, " ms ", ms).as_bytes());
         self.end();
     }
 
     fn end(&mut self) {
-        if let Some(timer) = self.timer.take() {
-            let _ = timer.cancel();
-        }
-        self.session = None;
+        self.rounds.end();
         self.number = 0;
-    }
-}
-
-/// A search's number: at random, or from the clock where the node has nothing random.
-fn number() -> u32 {
-    let mut bytes = [0; 4];
-    match node::random(&mut bytes) {
-        Ok(()) => u32::from_le_bytes(bytes).max(1),
-        Err(_) => (node::mix(node::clock()) as u32).max(1),
     }
 }

@@ -73,6 +73,7 @@ mod tests {
         events: Events { boot: None, timer: None, session: None },
         session: true,
         params: &[],
+        companions: &[],
     };
 
     /// Counts its packets, in a blob.

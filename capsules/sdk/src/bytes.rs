@@ -8,6 +8,131 @@ pub trait Pack: Sized {
     fn unpack(from: &mut Reader<'_>) -> Option<Self>;
 }
 
+/// What always has the same length.
+pub trait Fixed: Pack {
+    /// Its length, in bytes.
+    const LEN: usize;
+}
+
+macro_rules! fixed {
+    ($($t:ident)*) => {$(
+        impl Pack for $t {
+            fn pack(&self, to: &mut Writer<'_>) {
+                to.put(&self.to_le_bytes());
+            }
+
+            fn unpack(from: &mut Reader<'_>) -> Option<Self> {
+                from.array().map(Self::from_le_bytes)
+            }
+        }
+
+        impl Fixed for $t {
+            const LEN: usize = size_of::<$t>();
+        }
+    )*};
+}
+fixed!(u8 u16 u32 u64 i64);
+
+impl Pack for bool {
+    fn pack(&self, to: &mut Writer<'_>) {
+        to.u8(u8::from(*self));
+    }
+
+    fn unpack(from: &mut Reader<'_>) -> Option<Self> {
+        from.u8().filter(|b| *b < 2).map(|b| b == 1)
+    }
+}
+
+impl Fixed for bool {
+    const LEN: usize = 1;
+}
+
+impl<const N: usize> Pack for [u8; N] {
+    fn pack(&self, to: &mut Writer<'_>) {
+        to.put(self);
+    }
+
+    fn unpack(from: &mut Reader<'_>) -> Option<Self> {
+        from.array()
+    }
+}
+
+impl<const N: usize> Fixed for [u8; N] {
+    const LEN: usize = N;
+}
+
+/// Declares a structure and its form in bytes, field after field, so that nobody counts offsets.
+///
+/// ```
+/// bees_sdk::packed! {
+///     /// A question: it begins with the byte 1.
+///     pub struct Question: 1 {
+///         /// Hops so far.
+///         pub hops: u8,
+///         /// Who asks.
+///         pub asker: u64,
+///     }
+/// }
+///
+/// let question = Question { hops: 3, asker: 7 };
+/// assert_eq!(Question::LEN, 10);
+/// assert_eq!(Question::of(&question.bytes()), Some(question));
+/// assert_eq!(Question::of(&[2; 10]), None);
+/// ```
+///
+/// A field is a number, a `bool`, an array of bytes, or another such structure. The number behind the name may be left
+/// out: it tells payloads apart, and is checked. The structure implements [`Fixed`](crate::bytes::Fixed), so that
+/// [`Capsule::put`](crate::Capsule::put) and [`get`](crate::Capsule::get) take it.
+#[macro_export]
+macro_rules! packed {
+    (
+        $(#[$meta:meta])*
+        $vis:vis struct $name:ident $(: $tag:literal)? {
+            $($(#[$field_meta:meta])* $field_vis:vis $field:ident: $ty:ty),* $(,)?
+        }
+    ) => {
+        $(#[$meta])*
+        #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+        $vis struct $name { $($(#[$field_meta])* $field_vis $field: $ty),* }
+
+        #[allow(dead_code, reason = "a protocol uses its part")]
+        impl $name {
+            /// Its length, in bytes.
+            pub const LEN: usize = <Self as $crate::bytes::Fixed>::LEN;
+
+            /// Its bytes.
+            pub fn bytes(&self) -> [u8; Self::LEN] {
+                let mut bytes = [0; Self::LEN];
+                $crate::bytes::Pack::pack(self, &mut $crate::bytes::Writer::new(&mut bytes));
+                bytes
+            }
+
+            /// Reads it from the front of a payload; `None` when the bytes are none of it.
+            pub fn of(bytes: &[u8]) -> Option<Self> {
+                $crate::bytes::Pack::unpack(&mut $crate::bytes::Reader::new(bytes))
+            }
+        }
+
+        impl $crate::bytes::Pack for $name {
+            fn pack(&self, to: &mut $crate::bytes::Writer<'_>) {
+                $(to.u8($tag);)?
+                $($crate::bytes::Pack::pack(&self.$field, to);)*
+            }
+
+            fn unpack(from: &mut $crate::bytes::Reader<'_>) -> Option<Self> {
+                $(if from.u8()? != $tag {
+                    return None;
+                })?
+                Some(Self { $($field: $crate::bytes::Pack::unpack(from)?),* })
+            }
+        }
+
+        impl $crate::bytes::Fixed for $name {
+            const LEN: usize = 0 $(+ [$tag].len())? $(+ <$ty as $crate::bytes::Fixed>::LEN)*;
+        }
+    };
+}
+
 /// Takes values from the front of a slice.
 #[derive(Debug, Clone)]
 pub struct Reader<'a>(&'a [u8]);
@@ -149,6 +274,29 @@ mod tests {
         assert_eq!(r.clone().short(1), None);
         assert_eq!(r.short(2), Some(&b"ab"[..]));
         assert_eq!(r.u8(), None);
+    }
+
+    packed! {
+        struct Inner { at: [u8; 3], big: i64 }
+    }
+
+    packed! {
+        struct Outer: 9 { yes: bool, inner: Inner, last: u16 }
+    }
+
+    #[test]
+    fn structures_are_as_long_as_their_fields() {
+        let value = Outer { yes: true, inner: Inner { at: *b"abc", big: -2 }, last: 0x0201 };
+        let bytes = value.bytes();
+        assert_eq!((Outer::LEN, bytes.len()), (15, 15));
+        assert_eq!(bytes, *b"\x09\x01abc\xfe\xff\xff\xff\xff\xff\xff\xff\x01\x02");
+        assert_eq!(Outer::of(&bytes), Some(value));
+        for wrong in [(0, 8), (1, 2)] {
+            let mut bytes = bytes;
+            bytes[wrong.0] = wrong.1;
+            assert_eq!(Outer::of(&bytes), None);
+        }
+        (0..bytes.len()).for_each(|len| assert_eq!(Outer::of(&bytes[..len]), None));
     }
 
     #[test]

@@ -45,6 +45,13 @@ impl Capsule {
         (handle != 0).then_some(Self { handle, kind, len: 0, from: None })
     }
 
+    /// The object that calls from another protocol brought, for [`protocol!`](crate::protocol).
+    #[doc(hidden)]
+    pub fn of_call(handle: u32) -> Option<Self> {
+        let len = u32::try_from(sys::capsule_len(handle)).unwrap_or(0);
+        Self::of_event(handle).map(|capsule| Self { len, ..capsule })
+    }
+
     /// The handle; 0 for none.
     #[doc(hidden)]
     pub fn to_bits(&self) -> u32 {
@@ -151,8 +158,9 @@ impl Capsule {
         check(sys::capsule_multicast(self.handle, to.to_bits(), KEEP))
     }
 
-    /// Makes an empty capsule of another type.
-    pub fn derive(&mut self, kind: u8) -> Result<Self, Error> {
+    /// Makes an empty capsule of another type: a `Kind`, or its number.
+    pub fn derive(&mut self, kind: impl Into<u8>) -> Result<Self, Error> {
+        let kind = kind.into();
         let handle = check(sys::capsule_derive(self.handle, i32::from(kind)))?;
         Ok(Self { handle, kind, len: 0, from: None })
     }

@@ -17,6 +17,20 @@ pub struct Description {
     pub session: bool,
     /// Parameters and their default values.
     pub params: &'static [(&'static str, &'static str)],
+    /// The interfaces that it needs companions for, and what these are coupled with.
+    pub companions: &'static [(&'static str, Coupling)],
+}
+
+/// What enters the identifiers of a companion's capsules, beside the tuple's hash.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Coupling {
+    /// The capsule types of the protocol that it serves.
+    Capsules = 0,
+    /// That one's module and data parts.
+    Parts = 1,
+    /// Nothing.
+    Tuple = 2,
 }
 
 /// A capsule type.
@@ -108,8 +122,15 @@ impl Description {
             s.text(self.params[i].1);
             i += 1;
         }
-        // No companions yet.
-        s.varint(0);
+        s.varint(self.companions.len());
+        let mut i = 0;
+        while i < self.companions.len() {
+            s.text(self.companions[i].0);
+            s.byte(self.companions[i].1 as u8);
+            // Served by a protocol of the tuple, whose place there the builder decides.
+            s.all_of(&[0, 0]);
+            i += 1;
+        }
         s
     }
 }
@@ -138,6 +159,10 @@ impl Section {
 
     const fn all(&mut self, bytes: &[u8]) {
         self.varint(bytes.len());
+        self.all_of(bytes);
+    }
+
+    const fn all_of(&mut self, bytes: &[u8]) {
         let mut i = 0;
         while i < bytes.len() {
             self.byte(bytes[i]);
@@ -189,6 +214,7 @@ mod tests {
         events: Events { timer: Some(1), ..Events::NONE },
         session: true,
         params: &[("hops", "64"), ("empty", "")],
+        companions: &[("tree", Coupling::Parts), ("sink", Coupling::Tuple)],
     };
     const LEN: usize = EXAMPLE.section_len();
     static SECTION: [u8; LEN] = EXAMPLE.section_bytes();
@@ -203,6 +229,11 @@ mod tests {
         assert_eq!(d.capsules[0].derives, [1, 0]);
         assert_eq!(d.events.timer, Some(1));
         assert_eq!(d.params[0].value, b"64");
-        assert!(d.session && d.companions.is_empty());
+        assert!(d.session);
+        let companions: Vec<_> = d.companions.iter().map(|c| (c.interface.as_str(), c.coupling)).collect();
+        assert_eq!(
+            companions,
+            [("tree", wire::tuple::Coupling::Parts), ("sink", wire::tuple::Coupling::Tuple)]
+        );
     }
 }

@@ -8,36 +8,51 @@
 ///     state: Echo = Echo::new(),
 ///     capsules: {
 ///         Question { multicasts: 1, derives: 1 } -> [Answer],
-///         Answer { sends: 1 } -> [],
+///         Answer { sends: 1 },
 ///     },
 ///     events: { session: Question },
 ///     session: true,
 ///     params: { "hops": "64" },
+///     companions: { "tree": Capsules },
 /// }
 /// ```
 ///
 /// Operations that a capsule type does not name cannot be done with it. After `->` stand the types that
-/// may be derived. The macro makes `Kind` (the capsule types, with `Kind::of(number)`), `DESCRIPTION`, and,
+/// may be derived. `events`, `session`, `params` and `companions` may be left out. Companions are named by their
+/// interfaces; what enters the identifiers of their capsules stands behind ([`Coupling`](crate::describe::Coupling)).
+/// The macro makes `Kind` (the capsule types, with `Kind::of(number)`), `DESCRIPTION`, and,
 /// on WebAssembly, the exports, the custom section and a panic handler.
 #[macro_export]
 macro_rules! protocol {
     (
         name: $name:literal,
         state: $state:ty = $new:expr,
-        capsules: { $($kind:ident { $($operation:ident: $count:expr),* $(,)? } -> [$($into:ident),* $(,)?]),* $(,)? },
-        events: { $($event:ident: $brings:ident),* $(,)? },
-        session: $session:literal,
-        params: { $($param:literal: $value:expr),* $(,)? } $(,)?
+        capsules: {
+            $($kind:ident { $($operation:ident: $count:expr),* $(,)? } $(-> [$($into:ident),* $(,)?])?),* $(,)?
+        }
+        $(, events: { $($event:ident: $brings:ident),* $(,)? })?
+        $(, session: $session:literal)?
+        $(, params: { $($param:literal: $value:expr),* $(,)? })?
+        $(, companions: { $($interface:literal: $coupling:ident),* $(,)? })?
+        $(,)?
     ) => {
         /// The capsule types, in the order of their numbers.
         #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-        #[repr(u8)]
         #[allow(missing_docs)]
         pub enum Kind { $($kind),* }
+
+        impl From<Kind> for u8 {
+            fn from(kind: Kind) -> u8 {
+                match kind {
+                    $(Kind::$kind => Kind::$kind as u8),*
+                }
+            }
+        }
 
         impl Kind {
             /// The type of this number.
             pub fn of(number: u8) -> Option<Self> {
+                let _ = number;
                 $(if number == Self::$kind as u8 { return Some(Self::$kind); })*
                 None
             }
@@ -50,22 +65,24 @@ macro_rules! protocol {
                 name: stringify!($kind),
                 #[allow(clippy::needless_update)]
                 limits: $crate::describe::Limits { $($operation: $count,)* ..$crate::describe::Limits::NONE },
-                derives: &[$(Kind::$into as u8),*],
+                derives: &[$($(Kind::$into as u8),*)?],
             }),*],
             #[allow(clippy::needless_update)]
             events: $crate::describe::Events {
-                $($event: Some(Kind::$brings as u8),)*
+                $($($event: Some(Kind::$brings as u8),)*)?
                 ..$crate::describe::Events::NONE
             },
-            session: $session,
-            params: &[$(($param, $value)),*],
+            session: false $(|| $session)?,
+            params: &[$($(($param, $value)),*)?],
+            companions: &[$($(($interface, $crate::describe::Coupling::$coupling)),*)?],
         };
 
         #[cfg(target_arch = "wasm32")]
         #[allow(unsafe_code)]
         mod module {
             use $crate::{
-                Capsule, Flow, Protocol, Session, SessionEvent, Timer, flow::State, node::Resource, sys,
+                Call, Capsule, Companion, Flow, Protocol, Session, SessionEvent, Timer, companion, flow::State,
+                node::Resource, sys,
             };
 
             use super::*;
@@ -110,7 +127,9 @@ macro_rules! protocol {
                 let event = match what {
                     0 => SessionEvent::Opened,
                     1 => SessionEvent::Packet(head, len as usize),
-                    _ => SessionEvent::Closed,
+                    2 => SessionEvent::Closed,
+                    3 => return PROTOCOL.with(|p| p.room(Session::from_bits(session))),
+                    _ => return,
                 };
                 PROTOCOL.with(|p| p.session(Capsule::of_event(capsule), Session::from_bits(session), event));
             }
@@ -126,6 +145,15 @@ macro_rules! protocol {
                 if let Some(resource) = Resource::of(resource) {
                     PROTOCOL.with(|p| p.warning(resource));
                 }
+            }
+
+            #[unsafe(no_mangle)]
+            extern "C" fn on_companion(capsule: u32, from: u32, operation: u32, len: u32) -> i32 {
+                let inbox = sys::inbox();
+                let len = len as usize;
+                let head = &inbox[..inbox.len().min(len)];
+                let call = Call { from: Companion::from_bits(from), operation, head, len };
+                companion::result(PROTOCOL.with(|p| p.companion(Capsule::of_call(capsule), call)))
             }
 
             #[unsafe(no_mangle)]

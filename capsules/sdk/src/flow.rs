@@ -61,6 +61,11 @@ impl Flows {
     }
 }
 
+/// Ends this flow on this node when the event is over, after its clean-up.
+pub fn end() -> Result<(), Error> {
+    done(sys::flow_end())
+}
+
 impl Flow {
     /// What it is doing.
     pub fn state(&self) -> Result<State, Error> {
@@ -112,6 +117,7 @@ mod tests {
         events: Events { boot: None, timer: None, session: None },
         session: true,
         params: &[],
+        companions: &[],
     };
 
     /// Starts a flow for a packet, and restarts it when it ends.

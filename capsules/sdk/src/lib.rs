@@ -11,13 +11,16 @@
 //! | [`cache`]     | soft state: what the node keeps for a while                                         |
 //! | [`route`]     | next hops that a protocol learns                                                    |
 //! | [`timer`]     | [`Timer`]                                                                           |
+//! | [`rounds`]    | [`Rounds`](rounds::Rounds): a request that is asked in rounds                        |
 //! | [`session`]   | [`Session`]: the program that talks to the protocol                                 |
 //! | [`node`]      | names, parameters, clocks, randomness, hashes, budgets                              |
 //! | [`text`]      | lines of text without `core::fmt`: [`text!`](macro@text), [`log!`]                   |
 //! | [`bytes`]     | small structures to bytes and back                                                  |
 //! | [`blob`]      | what the node keeps for this flow, over its own restart, too                        |
+//! | [`companion`] | [`Companion`]: the other protocols of the same flow                                   |
 //! | [`flow`]      | flows below this one                                                                |
 //! | [`privilege`] | [`Sensors`] and [`NodeKey`]: what an Auth Agent may grant                            |
+//! | [`pathfinder`](mod@pathfinder) | the interface of the companion that knows the way to a server                     |
 //! | [`envelope`]  | capabilities for other flows                                                        |
 //! | [`crypto`]    | MACs, signatures, encryption                                                        |
 //! | [`describe`]  | the module's description                                                            |
@@ -31,6 +34,7 @@ pub mod blob;
 pub mod bytes;
 pub mod cache;
 pub mod capsule;
+pub mod companion;
 pub mod crypto;
 pub mod describe;
 pub mod envelope;
@@ -39,7 +43,9 @@ mod export;
 pub mod flow;
 pub mod neighbor;
 pub mod node;
+pub mod pathfinder;
 pub mod privilege;
+pub mod rounds;
 pub mod route;
 pub mod session;
 pub mod sys;
@@ -50,6 +56,7 @@ pub mod timer;
 
 pub use blob::Blobs;
 pub use capsule::{Capsule, Operation};
+pub use companion::{Call, Companion};
 pub use error::Error;
 pub use flow::{Flow, Flows};
 pub use neighbor::{Neighbor, Neighborhood};
@@ -79,6 +86,12 @@ pub trait Protocol {
         let _ = (capsule, timer, token);
     }
 
+    /// A program has read so much that [`Session::reply`] takes packets again, after it refused one with
+    /// [`Error::NoRoom`].
+    fn room(&mut self, session: Session) {
+        let _ = session;
+    }
+
     /// A program opened a session, sent a packet or went away.
     fn session(&mut self, capsule: Option<Capsule>, session: Session, event: SessionEvent<'_>) {
         let _ = (capsule, session, event);
@@ -98,6 +111,13 @@ pub trait Protocol {
     /// A flow that this one started runs now, or has ended.
     fn flow(&mut self, flow: Flow, state: flow::State) {
         let _ = (flow, state);
+    }
+
+    /// Another protocol of the same flow calls; the caller gets the result. `capsule` is the one of the type that
+    /// the description names for `session`: one in each event, with what earlier calls left of it.
+    fn companion(&mut self, capsule: Option<Capsule>, call: Call<'_>) -> Result<u32, Error> {
+        let _ = (capsule, call);
+        Err(Error::NotFound)
     }
 
     /// The flow ends; a small budget is left for this call.

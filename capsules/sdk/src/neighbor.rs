@@ -1,6 +1,6 @@
 //! Neighbors: nodes next door, known only through capabilities.
 
-use crate::error::{Error, check};
+use crate::error::{Error, check, done};
 use crate::sys;
 
 /// The most members that [`Neighborhood::members`] lists.
@@ -57,6 +57,12 @@ impl Neighbor {
     /// The longest payload that can be sent to it, in bytes.
     pub fn max_payload(&self) -> Result<usize, Error> {
         check(sys::neighbor_max_payload(self.0)).map(|n| n as usize)
+    }
+
+    /// Whether the node gives the flow's description and code to the neighbor when it asks: without them the flow
+    /// does not come (back) there.
+    pub fn serve(&self, serve: bool) -> Result<(), Error> {
+        done(sys::neighbor_serve(self.0, serve))
     }
 
     /// From now on this flow's capsules to the neighbor are marked under `key` (16 to 64 bytes), and those from it

@@ -65,6 +65,25 @@ pub fn name(buffer: &mut [u8]) -> Result<&[u8], Error> {
     Ok(&buffer[..n])
 }
 
+/// The longest name of a node, in bytes.
+pub const MAX_NAME: usize = 32;
+
+/// The node's number: the short hash of its name.
+pub fn id() -> u64 {
+    let mut buffer = [0; MAX_NAME];
+    short_hash(name(&mut buffer).unwrap_or(b"?"))
+}
+
+/// A number above 0 that is hardly ever drawn twice: at random, or from clock and name where the node has nothing
+/// random.
+pub fn unique() -> u64 {
+    let mut bytes = [0; 8];
+    match random(&mut bytes) {
+        Ok(()) => u64::from_le_bytes(bytes).max(1),
+        Err(_) => mix(clock() ^ id()).max(1),
+    }
+}
+
 /// SHA-256 of the flow's tuple: the flow's name.
 pub fn flow_hash() -> Result<[u8; 32], Error> {
     let mut hash = [0; 32];
@@ -83,6 +102,11 @@ pub fn param<'a>(name: &str, buffer: &'a mut [u8]) -> Result<&'a [u8], Error> {
 pub fn param_number(name: &str) -> Option<u32> {
     let mut buffer = [0; 11];
     parse(param(name, &mut buffer).ok()?)
+}
+
+/// A parameter's value as a decimal number, or this where it is none.
+pub fn param_or(name: &str, or: u32) -> u32 {
+    param_number(name).unwrap_or(or)
 }
 
 /// Copies from a data part of the flow.

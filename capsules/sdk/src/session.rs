@@ -25,9 +25,16 @@ impl Session {
         buffer.get(..n).ok_or(Error::Unavailable)
     }
 
-    /// Sends a packet to the program.
+    /// Sends a packet to the program. [`Error::NoRoom`]: it has not read what it was sent before;
+    /// [`Protocol::room`](crate::Protocol::room) tells when it has. [`Error::TooLarge`]: more than 16384 bytes, or 1200
+    /// where the program speaks by UDP.
     pub fn reply(&self, packet: &[u8]) -> Result<(), Error> {
         done(sys::session_reply(self.0, packet))
+    }
+
+    /// Tells the program why its request is none: `error WHY`.
+    pub fn refuse(&self, why: &str) {
+        let _ = self.reply(crate::text!("error ", why).as_bytes());
     }
 
     /// Ends it.

@@ -13,12 +13,18 @@
 //! assert_eq!(net.received(session), ["node a ..."]);
 //! ```
 
+mod companions;
 mod privileged;
 
+use std::any::Any;
 use std::cell::RefCell;
 use std::cmp::Reverse;
-use std::collections::{BTreeMap, BinaryHeap};
+use std::collections::{BTreeMap, BTreeSet, BinaryHeap};
+use std::marker::PhantomData;
 
+pub use self::companions::Member;
+use self::companions::Team;
+pub(crate) use self::companions::companion_call;
 use crate::describe::Description;
 use crate::flow::{Flow, State};
 use crate::node::mix;
@@ -49,7 +55,7 @@ pub struct Counters {
 /// Nodes that run one protocol, and their links.
 pub struct Network<P> {
     description: &'static Description,
-    protocols: Vec<P>,
+    protocols: PhantomData<P>,
     nodes: Vec<Option<Box<Node>>>,
     links: Vec<(Link, bool)>,
     queue: BinaryHeap<Reverse<(u64, u64, usize)>>,
@@ -64,8 +70,8 @@ pub struct Network<P> {
 pub type TestSession = (usize, u32);
 
 enum Happening {
-    Arrival { kind: u8, payload: Vec<u8>, port: usize, key: Option<Vec<u8>> },
-    Timer { timer: u32 },
+    Arrival { protocol: usize, kind: u8, payload: Vec<u8>, port: usize, key: Option<Vec<u8>> },
+    Timer { owner: usize, timer: u32 },
 }
 
 /// One node as its guest sees it. Neighbor n has the capability n + 1; the neighborhood is 1000.
@@ -77,19 +83,27 @@ pub struct Node {
     capsules: Vec<Option<Object>>,
     /// Per port: neighbor's name, link, the node there and its port.
     ports: Vec<(String, usize, usize, usize)>,
+    /// Ports of neighbors that do not get the flow's code, and whether the flow has ended here.
+    unserved: Vec<usize>,
+    ended: bool,
     /// Per port: the key under which capsules are marked.
     keys: BTreeMap<usize, Vec<u8>>,
     cache: BTreeMap<Vec<u8>, (Vec<u8>, u64)>,
     timers: BTreeMap<u32, (u64, u64)>,
-    set: Vec<(u32, u64)>,
+    /// Whose timers are to fire when.
+    set: Vec<(usize, u32, u64)>,
     next_timer: u32,
     packet: Vec<u8>,
     sessions: BTreeMap<u32, Vec<Vec<u8>>>,
     params: BTreeMap<String, Vec<u8>>,
-    out: Vec<(usize, u8, Vec<u8>)>,
+    /// Ports that the running protocol may not know of.
+    denied: BTreeSet<usize>,
+    /// Ports, protocols, types and payloads.
+    out: Vec<(usize, usize, u8, Vec<u8>)>,
     log: Vec<String>,
     depleted: u64,
     max_payload: usize,
+    team: Team,
     more: privileged::Privileged,
 }
 
@@ -113,12 +127,12 @@ pub(crate) fn with_node<R>(f: impl FnOnce(&mut Node) -> R) -> R {
     CURRENT.with_borrow_mut(|n| f(n.as_mut().expect("only inside a protocol's event")))
 }
 
-impl<P: Protocol> Network<P> {
+impl<P: Protocol + 'static> Network<P> {
     /// A network without nodes. Equal seeds make equal runs.
     pub fn new(description: &'static Description, seed: u64) -> Self {
         Self {
             description,
-            protocols: vec![],
+            protocols: PhantomData,
             nodes: vec![],
             links: vec![],
             queue: BinaryHeap::new(),
@@ -132,14 +146,20 @@ impl<P: Protocol> Network<P> {
 
     /// Adds a node.
     pub fn node(&mut self, name: &str, protocol: P) -> usize {
-        let params = self.description.params.iter();
-        self.nodes.push(Some(Box::new(Node {
+        self.team(name, protocol, vec![])
+    }
+
+    /// Adds a node whose protocol has these companions: one for each interface of its description.
+    pub fn team(&mut self, name: &str, protocol: P, companions: Vec<Member>) -> usize {
+        let mut node = Box::new(Node {
             description: self.description,
             name: name.into(),
             now: 0,
             random: mix(self.random ^ self.nodes.len() as u64),
             capsules: vec![],
             ports: vec![],
+            unserved: vec![],
+            ended: false,
             keys: BTreeMap::new(),
             cache: BTreeMap::new(),
             timers: BTreeMap::new(),
@@ -147,19 +167,25 @@ impl<P: Protocol> Network<P> {
             next_timer: 1,
             packet: vec![],
             sessions: BTreeMap::new(),
-            params: params.map(|(k, v)| ((*k).into(), v.as_bytes().to_vec())).collect(),
+            params: BTreeMap::new(),
+            denied: BTreeSet::new(),
             out: vec![],
             log: vec![],
             depleted: 0,
             max_payload: 1400,
+            team: Team::default(),
             more: Default::default(),
-        })));
-        self.protocols.push(protocol);
-        let at = self.nodes.len() - 1;
-        self.call(at, |p| {
-            let capsule = with_node(|n| n.event_capsule(n.description.events.boot));
-            p.boot(Capsule::of_event(capsule));
         });
+        node.seat(Team::new(self.description, Box::new(protocol), companions));
+        self.nodes.push(Some(node));
+        let at = self.nodes.len() - 1;
+        // Whoever calls a companion finds it ready.
+        for member in (0..self.at(at).team.seats.len()).rev() {
+            self.call(at, member, |p| {
+                let capsule = with_node(|n| n.event_capsule(n.description.events.boot));
+                p.boot(Capsule::of_event(capsule));
+            });
+        }
         at
     }
 
@@ -182,6 +208,11 @@ impl<P: Protocol> Network<P> {
     /// What a node's sensor shows.
     pub fn set_sensor(&mut self, at: usize, name: &str, value: i64) {
         self.at(at).more.sensors.insert(name.into(), value);
+    }
+
+    /// What the flow's tuple says that a parameter of the main protocol is.
+    pub fn set_param(&mut self, at: usize, name: &str, value: &str) {
+        self.at(at).params.insert(name.into(), value.as_bytes().to_vec());
     }
 
     /// Takes a link down or up.
@@ -217,7 +248,15 @@ impl<P: Protocol> Network<P> {
 
     /// Hands a node a capsule as if it came from the neighbor at `port`.
     pub fn inject(&mut self, at: usize, port: usize, kind: u8, payload: &[u8]) {
-        self.arrival(at, port, kind, payload.to_vec());
+        self.arrival(at, 0, port, kind, payload.to_vec());
+    }
+
+    /// The same for a companion; `path` leads to it by interfaces: `OUTER/INNER`.
+    pub fn inject_for(&mut self, at: usize, path: &str, port: usize, kind: u8, payload: &[u8]) {
+        let team = self.seen(at);
+        let seat = team.at(path).unwrap_or_else(|| panic!("nobody serves {path}"));
+        let member = team.seats.iter().position(|s| std::ptr::eq(s, seat)).expect("it is one of them");
+        self.arrival(at, member, port, kind, payload.to_vec());
     }
 
     /// Runs until nothing is left to do before `end` (microseconds).
@@ -229,11 +268,13 @@ impl<P: Protocol> Network<P> {
             self.queue.pop();
             self.now = time;
             match self.events.remove(&key) {
-                Some(Happening::Arrival { kind, payload, port, key }) if self.is_sound(at, port, &key) => {
-                    self.arrival(at, port, kind, payload);
+                Some(Happening::Arrival { protocol, kind, payload, port, key })
+                    if self.is_sound(at, port, &key) =>
+                {
+                    self.arrival(at, protocol, port, kind, payload);
                 }
                 Some(Happening::Arrival { .. }) => self.counters.unsound += 1,
-                Some(Happening::Timer { timer }) => self.timer(at, timer),
+                Some(Happening::Timer { owner, timer }) => self.timer(at, owner, timer),
                 None => {}
             }
         }
@@ -264,56 +305,82 @@ impl<P: Protocol> Network<P> {
 
     /// The protocol's object on a node.
     pub fn protocol(&self, at: usize) -> &P {
-        &self.protocols[at]
+        self.seen(at).seats[0].protocol.as_deref().and_then(|p| (p as &dyn Any).downcast_ref()).expect("a P")
+    }
+
+    /// The object of a node's companion; `path` leads there by interfaces: `OUTER/INNER`.
+    pub fn companion<C: Protocol + 'static>(&self, at: usize, path: &str) -> &C {
+        let seat = self.seen(at).at(path).unwrap_or_else(|| panic!("nobody serves {path}"));
+        let protocol = seat.protocol.as_deref().and_then(|p| (p as &dyn Any).downcast_ref());
+        protocol.unwrap_or_else(|| panic!("{path} is served by another type"))
     }
 
     /// A flow that a node's protocol started with this tuple does something else now.
     pub fn flow_is(&mut self, at: usize, tuple: &[u8], state: State) {
         for flow in self.at(at).flow_is(tuple, state) {
-            self.call(at, |p| p.flow(Flow::from_bits(flow), state));
+            self.call(at, 0, |p| p.flow(Flow::from_bits(flow), state));
         }
+    }
+
+    /// Whether the flow has ended itself on a node.
+    pub fn has_ended(&self, at: usize) -> bool {
+        self.nodes[at].as_ref().is_some_and(|n| n.ended)
+    }
+
+    /// Whether a node gives the flow's code to a neighbor, by that one's name.
+    pub fn serves(&self, at: usize, neighbor: &str) -> bool {
+        let unserved = |n: &Box<Node>| n.unserved.iter().any(|p| n.ports[*p].0 == neighbor);
+        !self.nodes[at].as_ref().is_some_and(unserved)
     }
 
     /// Loses what a node's protocol had in memory, as a restart does.
     pub fn restart(&mut self, at: usize, protocol: P) {
+        self.restart_team(at, protocol, vec![]);
+    }
+
+    /// The same for a protocol with companions.
+    pub fn restart_team(&mut self, at: usize, protocol: P, companions: Vec<Member>) {
+        let team = Team::new(self.description, Box::new(protocol), companions);
         let node = self.at(at);
-        node.cache.clear();
-        node.timers.clear();
-        self.protocols[at] = protocol;
+        (node.unserved, node.ended) = (vec![], false);
+        node.seat(team);
+    }
+
+    fn seen(&self, at: usize) -> &Team {
+        &self.nodes[at].as_ref().expect("a node is away only during its own event").team
     }
 
     fn at(&mut self, at: usize) -> &mut Node {
         self.nodes[at].as_mut().expect("a node is away only during its own event")
     }
 
-    fn arrival(&mut self, at: usize, port: usize, kind: u8, payload: Vec<u8>) {
+    fn arrival(&mut self, at: usize, protocol: usize, port: usize, kind: u8, payload: Vec<u8>) {
         let len = payload.len();
         let mut head = [0; INBOX];
         let head_len = len.min(INBOX);
         head[..head_len].copy_from_slice(&payload[..head_len]);
-        self.call(at, |p| {
-            let handle = with_node(|n| n.object(kind, payload, Some(port)));
-            p.capsule(Capsule::received(handle, kind, len as u32, port as u32 + 1), &head[..head_len]);
+        self.call(at, protocol, |p| {
+            let known = with_node(|n| !n.denied.contains(&port));
+            if known {
+                let handle = with_node(|n| n.object(kind, payload, Some(port)));
+                p.capsule(Capsule::received(handle, kind, len as u32, port as u32 + 1), &head[..head_len]);
+            }
         });
     }
 
-    fn timer(&mut self, at: usize, timer: u32) {
+    fn timer(&mut self, at: usize, owner: usize, timer: u32) {
         let now = self.now;
         let node = self.at(at);
-        let Some(&(period, token)) = node.timers.get(&timer) else { return };
-        if period == 0 {
-            node.timers.remove(&timer);
-        } else {
-            node.set.push((timer, now + period));
-        }
-        self.call(at, |p| {
+        node.now = now;
+        let Some(token) = node.fires(owner, timer) else { return };
+        self.call(at, owner, |p| {
             let handle = with_node(|n| n.event_capsule(n.description.events.timer));
             p.timer(Capsule::of_event(handle), Timer::from_bits(timer), token);
         });
     }
 
     fn session(&mut self, at: usize, number: u32, input: SessionInput<'_>) {
-        self.call(at, |p| {
+        self.call(at, 0, |p| {
             let handle = with_node(|n| n.event_capsule(n.description.events.session));
             let event = match input {
                 SessionInput::Opened => SessionEvent::Opened,
@@ -327,21 +394,26 @@ impl<P: Protocol> Network<P> {
         });
     }
 
-    /// Makes a node current, runs an event of its protocol, and carries out what it wants done.
-    fn call(&mut self, at: usize, f: impl FnOnce(&mut P)) {
+    /// Makes a node current, runs an event of one of its protocols, and carries out what it wants done.
+    fn call(&mut self, at: usize, member: usize, f: impl FnOnce(&mut dyn Protocol)) {
         let mut node = self.nodes[at].take().expect("one event at a time");
+        if node.ended {
+            self.nodes[at] = Some(node);
+            return;
+        }
         node.now = self.now;
+        let mut protocol = node.enter(member);
         CURRENT.set(Some(node));
-        f(&mut self.protocols[at]);
+        f(&mut *protocol);
         let mut node = CURRENT.take().expect("nobody takes it");
-        node.capsules.clear();
+        node.leave(member, protocol);
         node.packet.clear();
-        for (timer, due) in node.set.drain(..) {
+        for (owner, timer, due) in node.set.drain(..) {
             self.sequence += 1;
             self.queue.push(Reverse((due, self.sequence, at)));
-            self.events.insert(self.sequence, Happening::Timer { timer });
+            self.events.insert(self.sequence, Happening::Timer { owner, timer });
         }
-        for (port, kind, payload) in node.out.drain(..) {
+        for (port, protocol, kind, payload) in node.out.drain(..) {
             let (_, link, to, to_port) = node.ports[port];
             let key = node.keys.get(&port).cloned();
             let (link, up) = self.links[link];
@@ -354,7 +426,8 @@ impl<P: Protocol> Network<P> {
             }
             self.sequence += 1;
             self.queue.push(Reverse((self.now + link.delay_us, self.sequence, to)));
-            self.events.insert(self.sequence, Happening::Arrival { kind, payload, port: to_port, key });
+            let happening = Happening::Arrival { protocol, kind, payload, port: to_port, key };
+            self.events.insert(self.sequence, happening);
         }
         self.nodes[at] = Some(node);
     }
@@ -407,22 +480,25 @@ impl Node {
         if object.payload.len() > self.max_payload {
             return Err(Error::TooLarge);
         }
-        self.out.push((port, object.kind, object.payload.clone()));
+        self.out.push((port, self.team.current, object.kind, object.payload.clone()));
         Ok(0)
     }
 
     /// The ports of a neighborhood.
     fn members(&self, neighborhood: u32) -> Result<Vec<usize>, Error> {
         match self.group(neighborhood) {
-            Some(group) => Ok(group.to_vec()),
-            None if neighborhood == NEIGHBORHOOD => Ok((0..self.ports.len()).collect()),
+            Some(group) => Ok(group.iter().copied().filter(|port| !self.denied.contains(port)).collect()),
+            None if neighborhood == NEIGHBORHOOD => {
+                Ok((0..self.ports.len()).filter(|port| !self.denied.contains(port)).collect())
+            }
             None => Err(Error::BadHandle),
         }
     }
 
     fn port(&self, capability: u32) -> Result<usize, Error> {
         let port = (capability as usize).checked_sub(1).ok_or(Error::BadHandle)?;
-        if port < self.ports.len() { Ok(port) } else { Err(Error::BadHandle) }
+        let known = port < self.ports.len() && !self.denied.contains(&port);
+        if known { Ok(port) } else { Err(Error::BadHandle) }
     }
 
     pub(crate) fn capsule_len(&mut self, handle: u32) -> i32 {
@@ -520,13 +596,20 @@ impl Node {
         if let Some(privilege) = self.privilege(whole) {
             return privilege as i32;
         }
+        if let Some(companion) = self.companion_named(whole) {
+            return companion;
+        }
         let port = name.and_then(|n| self.ports.iter().position(|p| p.0.as_bytes() == n));
+        let port = port.filter(|port| !self.denied.contains(port));
         result(port.map(|p| p + 1).ok_or(Error::NotFound))
     }
 
     pub(crate) fn cap_name(&mut self, capability: u32, buffer: &mut [u8]) -> i32 {
         // As a node names it: what `cap_lookup` would be asked.
         let name = |p: usize| [b"neighbor/", self.ports[p].0.as_bytes()].concat();
+        if let Some(companion) = self.name_of_companion(capability) {
+            return fill(companion.as_bytes(), buffer) as i32;
+        }
         result(self.port(capability).map(|p| fill(&name(p), buffer)))
     }
 
@@ -535,7 +618,9 @@ impl Node {
     }
 
     pub(crate) fn cap_drop(&mut self, capability: u32) -> i32 {
-        let dropped = self.forget_flow(capability) || self.port(capability).is_ok();
+        let dropped = self.forget_flow(capability)
+            || self.name_of_companion(capability).is_some()
+            || self.port(capability).is_ok();
         result(if dropped { Ok(0) } else { Err(Error::BadHandle) })
     }
 
@@ -550,6 +635,19 @@ impl Node {
 
     pub(crate) fn neighbor_max_payload(&mut self, neighbor: u32) -> i32 {
         result(self.port(neighbor).map(|_| self.max_payload))
+    }
+
+    pub(crate) fn neighbor_serve(&mut self, neighbor: u32, serve: bool) -> i32 {
+        result(self.port(neighbor).map(|port| {
+            self.unserved.retain(|p| *p != port);
+            self.unserved.extend((!serve).then_some(port));
+            0
+        }))
+    }
+
+    pub(crate) fn flow_end(&mut self) -> i32 {
+        self.ended = true;
+        0
     }
 
     pub(crate) fn integrity_set(&mut self, neighbor: u32, key: &[u8]) -> i32 {
@@ -608,7 +706,7 @@ impl Node {
         let timer = self.next_timer;
         self.next_timer += 1;
         self.timers.insert(timer, (period, token as u64));
-        self.set.push((timer, self.now + after));
+        self.set.push((self.team.current, timer, self.now + after));
         timer as i32
     }
 

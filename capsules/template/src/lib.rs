@@ -1,5 +1,5 @@
 //! template: the smallest protocol that does something. A program on one node says a line; the programs on
-//! neighboring nodes hear it. Copy this folder, rename it, and go on from here (README.md).
+//! neighboring nodes hear it.
 #![cfg_attr(target_arch = "wasm32", no_std)]
 
 use bees_sdk::{Capsule, Neighborhood, Protocol, Session, SessionEvent, log};
@@ -9,11 +9,10 @@ bees_sdk::protocol! {
     state: Template = Template::new(),
     capsules: {
         // After each event one of these may go to all neighbors, once.
-        Line { multicasts: 1 } -> [],
+        Line { multicasts: 1 },
     },
     events: { session: Line },
     session: true,
-    params: {},
 }
 
 /// The protocol on one node: the program that listens here.

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use anyhow::Result;
 use serde_json::{Value, json};
-use wire::control::{Answer, Arrival, FlowInfo, FlowState, Request};
+use wire::control::{Answer, Arrival, Crash, FlowInfo, FlowState, Request};
 use wire::id::TupleHash;
 use wire::tuple::{Tuple, Validity};
 use wire::utc::Utc;
@@ -365,6 +365,9 @@ fn flow_text(f: &FlowInfo) -> String {
     if let Some(grant) = &f.grant {
         rows.push(("granted", dump::grant_text(grant)));
     }
+    for crash in &f.crashes {
+        rows.push(("crash", format!("after {:.1} s: {crash}", crash.at_us as f64 / 1e6)));
+    }
     pairs(rows)
 }
 
@@ -380,6 +383,8 @@ pub fn flow_value(f: &FlowInfo) -> Value {
     };
     let a = &f.arrival;
     let grant = f.grant.as_ref().map(dump::grant_value);
+    let crash = |c: &Crash| json!({ "at_us": c.at_us, "during": c.during, "why": c.why, "said": c.said });
+    let crashes: Vec<Value> = f.crashes.iter().map(crash).collect();
     json!({
         "hash": f.hash.to_string(), "name": f.name, "state": state, "why": why, "principal": f.principal,
         "injected_by": f.injected_by,
@@ -390,6 +395,7 @@ pub fn flow_value(f: &FlowInfo) -> Value {
         },
         "capsules": { "processed": f.capsules.0, "sent": f.capsules.1, "refused": f.capsules.2 },
         "sessions": f.sessions,
+        "crashes": crashes,
     })
 }
 
@@ -417,6 +423,12 @@ mod tests {
             },
             capsules: (3, 2, 1),
             sessions: 0,
+            crashes: vec![Crash {
+                at_us: 1_500_000,
+                during: "capsule Flood".into(),
+                why: "guest trapped".into(),
+                said: Some("hello panicked at src/lib.rs:7".into()),
+            }],
         }
     }
 
@@ -434,6 +446,10 @@ mod tests {
         );
         assert!(flow_text(&flow(None)).contains("granted    all neighbors\n"));
         assert!(flow_text(&flow(None)).contains("from       injected by joe\n"));
+        let crash =
+            "crash      after 1.5 s: guest trapped, in capsule Flood: hello panicked at src/lib.rs:7\n";
+        assert!(flow_text(&flow(None)).ends_with(crash));
         assert_eq!(flow_value(&flow(None))["arrival"]["download_us"], 12_000);
+        assert_eq!(flow_value(&flow(None))["crashes"][0]["during"], "capsule Flood");
     }
 }

@@ -4,9 +4,11 @@ mod access;
 mod blob;
 mod channel;
 mod flow;
+mod health;
 mod key;
 mod lab;
 mod policy;
+mod protocol;
 mod session;
 mod show;
 mod team;
@@ -59,9 +61,9 @@ enum Object {
     /// What flows keep on it, over its restarts, too
     #[command(subcommand)]
     Blob(blob::Verb),
-    /// The modules in its code cache
+    /// The modules in its code cache; a module on trial; and protocol servers, where flows are fetched
     #[command(subcommand)]
-    Protocol(show::Show),
+    Protocol(protocol::Verb),
     /// Who may do what on it
     #[command(subcommand)]
     Policy(policy::Verb),
@@ -71,6 +73,8 @@ enum Object {
     /// Principals' keys: make, show, export
     #[command(subcommand)]
     Key(key::Verb),
+    /// What the health agent's server knows: every node's sensors
+    Health(health::Options),
     /// Talk to a protocol: each line of input a packet, each packet a line of output
     Session(session::Options),
     /// Labs: several nodes on this machine
@@ -101,11 +105,12 @@ pub fn run(cli: Cli) -> Result<()> {
         Object::Channel(verb) => channel::run(&access, &verb, output),
         Object::Team(verb) => team::run(&access, &verb, output),
         Object::Top(options) => top::run(&access, &options, output),
-        Object::Protocol(_) => show::protocol(&access, output),
+        Object::Protocol(verb) => protocol::run(&access, &verb, output),
         Object::Blob(verb) => blob::run(&access, &verb, output),
         Object::Policy(verb) => policy::run(&access, &verb, output),
         Object::Flow(verb) => flow::run(&access, &verb, output),
         Object::Key(verb) => key::run(&access, &verb, output),
+        Object::Health(options) => health::run(&access, &options, output),
         Object::Session(options) => session::run(&access, &options, output),
         Object::Lab(verb) => lab::run(&access, *verb, json, output),
     }
@@ -128,12 +133,20 @@ mod tests {
             "bees node show -n a -j",
             "bees node log --audit --follow -n a",
             "bees session -n a ping -- ping c count 3",
+            "bees health -n a --serve",
+            "bees health -n a health --watch --interval 1s --sensor load -j",
             "bees key new --type rsa --bits 4096 --principal joe joe.key",
             "bees flow sign x.tuple --key joe.key --principal joe -o y.tuple --valid-from 5 --valid-until +7d",
             "bees flow build x.wasm --sign joe.key --principal joe --privilege sensors? --for-node b",
             "bees flow verify x.tuple --policy b.toml --at 2026-11-21",
             "bees policy load b.toml --node b",
+            "bees protocol serve flows --listen 127.0.0.1:0 -j",
+            "bees protocol list --from 10.0.0.1",
+            "bees protocol fetch hello --from host:3325 --inject -n b",
+            "bees session -n a --udp ping -- ping c",
             "bees blob remove 0a1b2c3d count -n b",
+            "bees protocol show -n b",
+            "bees protocol test hello.wasm lab.txt",
             "bees team budget ping -n b",
             "bees team limit ping memory=256k rate=10mbit event=1ms flows_total=3 -n b",
             "bees team kill ping -n b",
@@ -151,6 +164,7 @@ mod tests {
             "bees lab deploy",
             "bees key new",
             "bees team limit ping",
+            "bees protocol fetch hello",
             "bees team limit ping memory",
             "bees flow sign x --valid-until now",
         ] {

@@ -24,6 +24,9 @@ pub struct Options {
     /// After the end of input, go on until no packet has come for so long, in seconds
     #[arg(short, long, default_value_t = 3.0, value_name = "SECONDS")]
     wait: f64,
+    /// By UDP: packets of up to 1200 bytes, which may be lost
+    #[arg(short = 'u', long)]
+    udp: bool,
     /// End when a packet starts with this text
     #[arg(short, long, value_name = "TEXT")]
     until: Option<String>,
@@ -33,12 +36,18 @@ pub fn run(access: &Access, options: &Options, output: Output) -> Result<()> {
     let wait = Duration::try_from_secs_f64(options.wait)
         .map_err(|e| failure(Code::Usage, format!("--wait {}: {e}", options.wait)))?;
     let target = access.target()?;
-    let mut session = Session::open(&target.session, &options.flow, target.timeout)?;
+    let open = if options.udp { Session::open_datagrams } else { Session::open };
+    let mut session = open(&target.session, &options.flow, target.timeout)?;
     let mut sender = session.sender()?;
     let ended = Arc::new(AtomicBool::new(false));
     if options.request.is_empty() {
         if std::io::stdin().is_terminal() {
-            progress(format!("session of {} at node {}; Ctrl-D ends", options.flow, target.name));
+            progress(format!(
+                "session of {}, flow {:.8}, at node {}; Ctrl-D ends",
+                options.flow,
+                session.flow(),
+                target.name
+            ));
         }
         let ended = ended.clone();
         // Ends with the process if the input never does.

@@ -1,7 +1,7 @@
 //! `bees flow build`: a flow tuple from a module that describes itself (`wire::describe`).
 
 use std::collections::HashMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
 use anyhow::{Context, Result, bail, ensure};
@@ -10,8 +10,8 @@ use wire::budget::{Amount, Kind, Unit};
 use wire::describe::{Description, SECTION};
 use wire::id::PartHash;
 use wire::tuple::{
-    Body, Budgets, Credentials, DataPart, Extension, Param, Part, Privilege, Protocol, Request, Tuple,
-    Validity,
+    Body, Budgets, Credentials, DataPart, Extension, MAX_PROTOCOLS, Param, Part, Privilege, Protocol,
+    Provider, Request, Tuple, Validity,
 };
 
 use super::sign::parse_time;
@@ -22,10 +22,10 @@ use super::{Bundle, read};
 pub struct Options {
     /// The protocol's module
     pub module: PathBuf,
-    /// A setting of the protocol: text, or the contents of a file as NAME=@FILE
+    /// A setting of the protocol: text, or the contents of a file as NAME=@FILE; a companion's as INTERFACE/NAME=...
     #[arg(short, long = "param", value_name = "NAME=VALUE")]
     pub params: Vec<Pair>,
-    /// Bytes that the protocol can read under a name
+    /// Bytes that the protocol can read under a name; a companion's as INTERFACE/NAME=FILE
     #[arg(long = "data", value_name = "NAME=FILE")]
     pub data: Vec<Pair>,
     /// A budget to ask for: memory=1M event=2ms rate=10mbit timers=8 flows=2 ... (docs/policy.md has all of them)
@@ -34,9 +34,9 @@ pub struct Options {
     /// A privilege to ask for; with a question mark behind it the flow also runs without
     #[arg(long = "privilege", value_name = "NAME[?]")]
     pub privileges: Vec<String>,
-    /// Modules of companions, in the order in which the protocol counts them
-    #[arg(long = "companion", value_name = "FILE")]
-    pub companions: Vec<PathBuf>,
+    /// The module that serves an interface; a companion's own companions as OUTER/INNER=MODULE
+    #[arg(long = "companion", value_name = "INTERFACE=MODULE")]
+    pub companions: Vec<Pair>,
     /// When the flow may be used
     #[command(flatten)]
     pub validity: Period,
@@ -85,9 +85,11 @@ pub fn build(options: &Options) -> Result<Bundle> {
     let mut nonce = [0; 16];
     getrandom::fill(&mut nonce).context("this machine gives no random numbers")?;
     let mut parts = HashMap::new();
-    let mut protocols = vec![protocol(options, &mut parts)?];
-    for companion in &options.companions {
-        protocols.push(protocol(&Options { module: companion.clone(), ..Options::default() }, &mut parts)?);
+    let mut protocols = vec![protocol(&options.module, "", options, &mut parts)?];
+    let mut served = Vec::new();
+    add_companions(0, "", options, &mut protocols, &mut parts, &mut served)?;
+    if let Some(unused) = options.companions.iter().find(|given| !served.contains(&given.name)) {
+        bail!("no protocol of the flow has a companion {}", unused.name);
     }
     let request =
         Request { privileges: privileges(&options.privileges), budgets: budgets(&options.budgets)? };
@@ -105,15 +107,51 @@ pub fn build(options: &Options) -> Result<Bundle> {
     Ok(Bundle { tuple, bytes, parts })
 }
 
-fn protocol(options: &Options, parts: &mut HashMap<PartHash, Vec<u8>>) -> Result<Protocol> {
-    let module = read(&options.module)?;
-    let what = || options.module.display().to_string();
+/// Adds the protocols that serve the one at `parent`, and those that serve them; `path` leads there.
+fn add_companions(
+    parent: usize,
+    path: &str,
+    options: &Options,
+    protocols: &mut Vec<Protocol>,
+    parts: &mut HashMap<PartHash, Vec<u8>>,
+    served: &mut Vec<String>,
+) -> Result<()> {
+    for at in 0..protocols[parent].companions.len() {
+        let companion = &protocols[parent].companions[at];
+        if matches!(companion.provider, Provider::System(_)) {
+            continue;
+        }
+        let name = format!("{path}{}", companion.interface);
+        let whose = &protocols[parent].name;
+        let Some(pair) = options.companions.iter().find(|pair| pair.name == name) else {
+            bail!("{whose} needs a companion: --companion {name}=MODULE");
+        };
+        ensure!(protocols.len() < MAX_PROTOCOLS, "a flow has at most {MAX_PROTOCOLS} protocols");
+        let child = protocols.len();
+        protocols.push(protocol(pair.value.as_ref(), &name, options, parts)?);
+        protocols[parent].companions[at].provider = Provider::Tuple(child as u8);
+        served.push(name.clone());
+        add_companions(child, &format!("{name}/"), options, protocols, parts, served)?;
+    }
+    Ok(())
+}
+
+/// The protocol of a module; `path` leads there from the main protocol.
+fn protocol(
+    module: &Path,
+    path: &str,
+    options: &Options,
+    parts: &mut HashMap<PartHash, Vec<u8>>,
+) -> Result<Protocol> {
+    let what = || module.display().to_string();
+    let module = read(module)?;
     let description = describe(&module).with_context(what)?;
     let code = Part::of(&module).with_context(|| format!("{} is too large", what()))?;
     parts.insert(code.sha256, module);
-    let data = options.data.iter().map(|pair| data_part(pair, parts)).collect::<Result<_>>()?;
+    let own = |pairs| own(pairs, path, &options.companions);
+    let data = own(&options.data).iter().map(|pair| data_part(pair, parts)).collect::<Result<_>>()?;
     Ok(Protocol {
-        params: params(&description, &options.params).with_context(what)?,
+        params: params(&description, &own(&options.params)).with_context(what)?,
         name: description.name,
         code,
         data,
@@ -122,6 +160,21 @@ fn protocol(options: &Options, parts: &mut HashMap<PartHash, Vec<u8>>) -> Result
         session: description.session,
         companions: description.companions,
     })
+}
+
+/// The pairs that are the protocol's at `path`, by their names there. What begins with no companion's path is the
+/// main one's.
+fn own(pairs: &[Pair], path: &str, companions: &[Pair]) -> Vec<Pair> {
+    let of = |pair: &Pair| {
+        let below = |c: &Pair| {
+            Some((c.name.clone(), pair.name.strip_prefix(&c.name)?.strip_prefix('/')?.to_string()))
+        };
+        let longest = companions.iter().filter_map(below).max_by_key(|(whose, _)| whose.len());
+        longest.unwrap_or_else(|| (String::new(), pair.name.clone()))
+    };
+    let named = pairs.iter().map(|pair| (of(pair), &pair.value));
+    let own = named.filter(|((whose, _), _)| whose == path);
+    own.map(|((_, name), value)| Pair { name, value: value.clone() }).collect()
 }
 
 /// What a module says about itself.
@@ -207,7 +260,7 @@ pub(crate) mod tests {
     use super::*;
     use crate::files::tests::Scratch;
     use wire::limits::{Limits, Operation};
-    use wire::tuple::{CapsuleType, Events};
+    use wire::tuple::{CapsuleType, Companion, Coupling, Events};
 
     pub fn description() -> Description {
         Description {
@@ -304,6 +357,56 @@ pub(crate) mod tests {
         let missing = Bundle::load(&path, &[]).unwrap_err();
         assert_eq!(crate::exit::code(&missing), crate::exit::Code::Missing);
         assert!(Bundle::load(&path, &[options.module]).is_ok());
+    }
+
+    /// Companions are found by their interfaces, and their own by paths of these.
+    #[test]
+    fn companions_are_named_by_their_interfaces() {
+        let scratch = Scratch::new("companions");
+        let needs = |interfaces: &[&str], session| {
+            let provider = Provider::Tuple(0);
+            let companion = |i: &&str| Companion {
+                interface: i.to_string(),
+                coupling: Coupling::Parts,
+                provider: provider.clone(),
+            };
+            Description { companions: interfaces.iter().map(companion).collect(), session, ..description() }
+        };
+        let file = |name: &str, description: Description| {
+            let path = scratch.0.join(name);
+            std::fs::write(&path, module(SECTION, &description.encode())).unwrap();
+            path
+        };
+        let main = file("main.wasm", needs(&["tree", "log"], true));
+        let (tree, leaf) = (file("tree.wasm", needs(&["sink"], false)), file("leaf.wasm", needs(&[], false)));
+        let given = |pairs: &[(&str, &PathBuf)]| -> Vec<Pair> {
+            pairs.iter().map(|(name, file)| format!("{name}={}", file.display()).parse().unwrap()).collect()
+        };
+        let all = [("log", &leaf), ("tree", &tree), ("tree/sink", &leaf)];
+        let options = Options {
+            module: main,
+            companions: given(&all),
+            params: pairs(&["hops=1", "tree/hops=2", "tree/sink/hops=3"]),
+            ..Options::default()
+        };
+        let body = build(&options).unwrap().tuple.body;
+        let places: Vec<Vec<Provider>> = body
+            .protocols
+            .iter()
+            .map(|p| p.companions.iter().map(|c| c.provider.clone()).collect())
+            .collect();
+        let at = |n| Provider::Tuple(n);
+        assert_eq!(places, [vec![at(1), at(3)], vec![at(2)], vec![], vec![]]);
+        let hops: Vec<_> = body.protocols.iter().map(|p| p.params[0].value.clone()).collect();
+        assert_eq!(hops, [b"1".to_vec(), b"2".to_vec(), b"3".to_vec(), b"16".to_vec()]);
+        let why = |companions: &[(&str, &PathBuf)], params: &[&str]| {
+            let options = Options { companions: given(companions), params: pairs(params), ..options.clone() };
+            format!("{:#}", build(&options).unwrap_err())
+        };
+        assert!(why(&all[..2], &[]).contains("--companion tree/sink=MODULE"));
+        let more = [("log", &leaf), ("tree", &tree), ("tree/sink", &leaf), ("sink", &leaf)];
+        assert!(why(&more, &[]).contains("no protocol of the flow has a companion sink"));
+        assert!(why(&all, &["tree/colour=red"]).contains("no parameter \"colour\""));
     }
 
     #[test]

@@ -37,14 +37,37 @@ pub fn text(tuple: &Tuple, encoded: &[u8]) -> String {
     }
     tree.line(1, credentials(&tuple.credentials));
     tree.line(1, format!("asks for {}", request(tuple)));
-    for (at, (protocol, path)) in tuple.body.protocols.iter().zip(tuple.paths()).enumerate() {
-        let role = if at == 0 { "protocol" } else { "companion" };
-        let place: Vec<String> = path.0.iter().map(u8::to_string).collect();
-        let place = if at == 0 { String::new() } else { format!(" at {}", place.join(".")) };
-        tree.line(1, format!("{role} {}{place}", protocol.name));
+    let mut protocols: Vec<_> = tuple.paths().into_iter().zip(&tuple.body.protocols).enumerate().collect();
+    protocols.sort_by(|(_, (a, _)), (_, (b, _))| a.0.cmp(&b.0));
+    for (at, (path, protocol)) in protocols {
+        // As deep as it stands in the tree of companions.
+        tree.base = path.0.len();
+        tree.line(1, role(tuple, at));
         tree.protocol(tuple, protocol, &hash, at);
+        tree.base = 0;
+    }
+    if tuple.body.protocols.len() > 1 {
+        let all = tuple.body.protocols.iter().map(|p| worst(p).sends.into_iter().max().unwrap_or(0));
+        let text = match all.fold(0, u64::saturating_add) {
+            u64::MAX => "without bound".into(),
+            n => format!("at most {n}"),
+        };
+        tree.line(1, format!("sends per event of all protocols together {text}"));
     }
     tree.out
+}
+
+/// What a protocol is to the flow.
+fn role(tuple: &Tuple, at: usize) -> String {
+    let name = &tuple.body.protocols[at].name;
+    let serves = tuple
+        .body
+        .companions()
+        .find(|(_, c)| matches!(c.provider, Provider::Tuple(child) if usize::from(child) == at));
+    match serves {
+        None => format!("protocol {name}"),
+        Some((_, companion)) => format!("companion {name}, serves {}", companion.interface),
+    }
 }
 
 /// The same for programs.
@@ -120,12 +143,14 @@ pub fn grant_value(g: &Grant) -> Value {
 #[derive(Default)]
 struct Tree {
     out: String,
+    /// How deep the protocol stands that is shown.
+    base: usize,
 }
 
 impl Tree {
     fn line(&mut self, depth: usize, text: impl AsRef<str>) {
         // Writing to a string does not fail.
-        let _ = writeln!(self.out, "{:1$}{2}", "", depth * 2, text.as_ref());
+        let _ = writeln!(self.out, "{:1$}{2}", "", (self.base + depth) * 2, text.as_ref());
     }
 
     fn protocol(&mut self, tuple: &Tuple, protocol: &Protocol, hash: &TupleHash, at: usize) {
@@ -206,11 +231,10 @@ fn worst(protocol: &Protocol) -> Worst {
     }
 }
 
-/// The identifier of a capsule type of the main protocol, which is coupled with nothing; a companion's
-/// follows from its coupling.
+/// The identifier of a capsule type.
 fn identifier(tuple: &Tuple, hash: &TupleHash, at: usize, kind: usize) -> Option<CapsuleId> {
-    let path = tuple.paths().into_iter().next().filter(|_| at == 0)?;
-    Some(CapsuleId::compute(hash, &path, u16::try_from(kind).ok()?, &[]))
+    let path = tuple.paths().into_iter().nth(at)?;
+    Some(tuple.capsule_id(hash, at, &path, u8::try_from(kind).ok()?))
 }
 
 fn protocol_value(tuple: &Tuple, protocol: &Protocol, hash: &TupleHash, at: usize) -> Value {
@@ -339,6 +363,31 @@ mod tests {
         assert_eq!(value["protocols"][0]["capsules"][0]["worst_case_sends"], 7);
         assert_eq!((&value["signed"]["principal"], &value["nodes"][1]), (&json!("joe"), &json!("b")));
         assert_eq!(value["protocols"][0]["capsules"][1]["identifier"], id.to_string());
+    }
+
+    #[test]
+    fn companions_stand_below_whom_they_serve() {
+        let mut t = tuple();
+        for at in 1..3u8 {
+            let mut companion = t.body.protocols[0].clone();
+            (companion.name, companion.companions) = (format!("c{at}"), vec![]);
+            t.body.protocols.push(companion);
+            let (interface, provider) = (format!("i{at}"), Provider::Tuple(at));
+            let companion = wire::tuple::Companion { interface, coupling: Coupling::Capsules, provider };
+            t.body.protocols[usize::from(at) - 1].companions.push(companion);
+        }
+        let encoded = t.encode();
+        let text = text(&t, &encoded);
+        let id = t.capsule_id(&TupleHash::of(&encoded), 2, &wire::id::Path(vec![0, 0]), 1);
+        for line in [
+            "\n    companion c1, serves i1\n      module ",
+            "\n      companion c2, serves i2\n        module ",
+            "\n    companion 0 i1 is c1, coupled with capsule types\n",
+            &format!("\n          identifier {id}\n"),
+            "\n  sends per event of all protocols together at most 21\n",
+        ] {
+            assert!(text.contains(line), "{line:?} is not in\n{text}");
+        }
     }
 
     #[test]

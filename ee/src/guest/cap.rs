@@ -5,7 +5,7 @@ use wasmtime::Linker;
 use super::memory::{GuestSlice, copy};
 use super::{Guest, handle, moved, number, plain, touching};
 use crate::abi::{Error, MAX_LEN, MODULE, cost, rights};
-use crate::sandbox::TeamState;
+use crate::sandbox::{Effect, TeamState};
 
 pub(super) fn link(l: &mut Linker<TeamState>) -> wasmtime::Result<()> {
     l.func_wrap(MODULE, "cap_lookup", |mut g: Guest<'_>, ptr: u32, len: u32| {
@@ -71,6 +71,15 @@ pub(super) fn link(l: &mut Linker<TeamState>) -> wasmtime::Result<()> {
         plain(g, cost::CALL, |s| {
             let at = s.caps.neighbor(cap, rights::READ)?;
             Ok(s.neighbors.get(at).map_err(|_| Error::BadHandle)?.is.max_payload.into())
+        })
+    })?;
+    l.func_wrap(MODULE, "neighbor_serve", |g: Guest<'_>, cap: u32, serve: u32| {
+        plain(g, cost::CALL + cost::ENTRY, |s| {
+            let at = s.caps.neighbor(cap, rights::USE)?;
+            let neighbor = s.neighbors.get(at)?.is.id;
+            s.effects.make_room(1)?;
+            s.effects.push(Effect::Serve { neighbor, serve: serve != 0 });
+            Ok(0)
         })
     })?;
     Ok(())

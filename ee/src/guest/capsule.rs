@@ -198,6 +198,6 @@ fn multicast(s: &mut TeamState, capsule: u32, members: Members, flags: u32) -> R
 
 fn emit(s: &mut TeamState, to: u16, kind: u8, payload: Buf) -> Result<(), Error> {
     let to = s.neighbors.get(to)?.is.id;
-    s.effects.push(Effect::Send { to, kind, payload });
+    s.effects.push(Effect::Send { to, protocol: s.owner(), kind, payload });
     Ok(())
 }

@@ -1,4 +1,4 @@
-//! `flow_*`: flows below this one, for flows with the privilege `flows`.
+//! `flow_*`: flows below this one, for flows with the privilege `flows`; and the end of this one.
 
 use wasmtime::Linker;
 use wire::budget::Kind;
@@ -14,6 +14,10 @@ pub(super) fn link(l: &mut Linker<TeamState>) -> wasmtime::Result<()> {
         // The tuple is hashed and read once more.
         touching(g, moved(len) + 2 * hashed(len) + cost::ENTRY, |s, memory| {
             s.caps.privilege(flows, rights::USE, FLOWS)?;
+            // What becomes of the flows is told to the main protocol.
+            if s.owner() != 0 {
+                return Err(Error::NotPermitted);
+            }
             let tuple = GuestSlice::new(ptr, len).read(memory)?;
             if give >> GIVABLE != 0 {
                 return Err(Error::BadArgument);
@@ -46,6 +50,13 @@ pub(super) fn link(l: &mut Linker<TeamState>) -> wasmtime::Result<()> {
             }
             s.effects.make_room(1)?;
             s.effects.push(Effect::FlowLimit { child, kind, most });
+            Ok(0)
+        })
+    })?;
+    l.func_wrap(MODULE, "flow_end", |g: Guest<'_>| {
+        plain(g, cost::CALL + cost::ENTRY, |s| {
+            s.effects.make_room(1)?;
+            s.effects.push(Effect::End);
             Ok(0)
         })
     })?;

@@ -18,7 +18,7 @@ pub(super) fn link(l: &mut Linker<TeamState>) -> wasmtime::Result<()> {
             s.random.as_mut().ok_or(Error::Unavailable)?.fill(&mut sender);
             let (sender, wall) = (u32::from_le_bytes(sender), s.now.wall);
             if s.with_integrity(|i| i.set(neighbor, key, sender, wall))? {
-                s.neighbors.reserve(at, OPTION_LEN as u16)?;
+                s.each_neighbors(|neighbors| neighbors.reserve(at, OPTION_LEN as u16));
             }
             Ok(0)
         })
@@ -30,7 +30,7 @@ pub(super) fn link(l: &mut Linker<TeamState>) -> wasmtime::Result<()> {
             if !s.with_integrity(|i| i.clear(neighbor)) {
                 return Err(Error::NotFound);
             }
-            s.neighbors.release(at, OPTION_LEN as u16)?;
+            s.each_neighbors(|neighbors| neighbors.release(at, OPTION_LEN as u16));
             Ok(0)
         })
     })?;

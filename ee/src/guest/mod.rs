@@ -7,6 +7,7 @@ mod blob;
 mod cap;
 mod capsule;
 mod clock;
+mod companion;
 mod crypto;
 mod envelope;
 mod flow;
@@ -19,6 +20,7 @@ mod sensor;
 mod session;
 mod soft;
 
+pub(crate) use self::companion::{CALL, Calls};
 use wasmtime::{Caller, Linker, Trap};
 
 use crate::abi::{self, Error, cost};
@@ -31,7 +33,8 @@ type Answer<T> = wasmtime::Result<T>;
 type Guest<'a> = Caller<'a, TeamState>;
 
 /// Defines all of [`abi::IMPORTS`].
-pub(crate) fn link(linker: &mut Linker<TeamState>) -> wasmtime::Result<()> {
+pub(crate) fn link(linker: &mut Linker<TeamState>, calls: Calls) -> wasmtime::Result<()> {
+    companion::link(linker, calls)?;
     capsule::link(linker)?;
     cap::link(linker)?;
     soft::link(linker)?;

@@ -16,8 +16,8 @@ pub(super) fn link(l: &mut Linker<TeamState>) -> wasmtime::Result<()> {
             touching(g, moved(key_len) + moved(len) + cost::ENTRY, |s, memory| {
                 let key = key_of(memory, key, key_len)?;
                 let value = GuestSlice::new(ptr, len).read(memory)?;
-                let now = s.now.mono;
-                s.soft()?.put(now, key, value, ttl_ms).map(|()| 0)
+                let (now, owner) = (s.now.mono, s.owner());
+                s.soft()?.put(now, owner, key, value, ttl_ms).map(|()| 0)
             })
         },
     )?;
@@ -47,8 +47,8 @@ pub(super) fn link(l: &mut Linker<TeamState>) -> wasmtime::Result<()> {
     })?;
     l.func_wrap(MODULE, "timer_set", |g: Guest<'_>, after_us: i64, period_us: i64, token: i64| {
         plain(g, cost::CALL + cost::ENTRY, |s| {
-            let now = s.now.mono;
-            match s.timers.set(now, after_us, period_us, token) {
+            let (now, owner) = (s.now.mono, s.owner());
+            match s.timers.set(now, owner, after_us, period_us, token) {
                 Err(Error::NoRoom) => {
                     s.refused.timers = s.refused.timers.saturating_add(1);
                     Err(Error::NoRoom)
@@ -60,7 +60,8 @@ pub(super) fn link(l: &mut Linker<TeamState>) -> wasmtime::Result<()> {
     l.func_wrap(MODULE, "timer_cancel", |g: Guest<'_>, timer: u32| {
         plain(g, cost::CALL + cost::ENTRY, |s| {
             let timer = abi::named(timer).ok_or(Error::BadHandle)?;
-            s.timers.cancel(timer).map(|()| 0)
+            let owner = s.owner();
+            s.timers.cancel(owner, timer).map(|()| 0)
         })
     })?;
     Ok(())

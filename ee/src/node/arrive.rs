@@ -10,6 +10,7 @@ use nodeos::account::Charge;
 use nodeos::buf::{BLOCK, Buf};
 use nodeos::platform::{Instant, Now};
 use nodeos::slab::Handle;
+use nodeos::team::Team;
 use wire::capsule::HEADER_LEN;
 use wire::control::Erred;
 use wire::id::{CapsuleId, TupleHash};
@@ -24,7 +25,8 @@ use crate::counters::Count;
 use crate::flow::{Claim, Flow, PartData, Source, Stage, TupleData, tuple_bytes};
 use crate::neighbor::NeighborId;
 use crate::registry::{Object, Target};
-use crate::system::download::{Chunk, Download, WINDOW};
+use crate::system::download::{Ask, Chunk, Download, Piece, Refusal};
+use crate::system::sources::WINDOW;
 use crate::system::translate::{Asked, MAX_WAITING, Question, Waiting};
 
 /// Tuples of one neighbor that are on their way or being judged.
@@ -64,7 +66,15 @@ impl Node {
     }
 
     /// A capsule of a flow that is on its way here.
-    pub(super) fn wait_for_flow(&mut self, flow: Handle, from: NeighborId, id: CapsuleId, payload: Buf) {
+    pub(super) fn wait_for_flow(
+        &mut self,
+        now: Now,
+        flow: Handle,
+        from: NeighborId,
+        id: CapsuleId,
+        payload: Buf,
+    ) {
+        self.add_source(now, flow, from);
         let Some(capsule) = self.wait(from, id, payload) else { return };
         match self.flows.get_mut(flow) {
             Some(flow) if flow.waiting.len() < MAX_WAITING => flow.waiting.push(capsule),
@@ -131,7 +141,7 @@ impl Node {
             };
         }
         if let Some(known) = self.flows.by_hash(&tuple) {
-            return self.join(now, known, question, claim);
+            return self.join(now, from, known, question, claim);
         }
         let len_ok = tuple_len > 0 && tuple_len as usize <= MAX_LEN;
         // Flows without a team are few for each neighbor, so that none of them takes the whole table.
@@ -144,10 +154,11 @@ impl Node {
             self.counters.add(Count::Refused);
             return self.questions.refuse(now.mono, claim.id);
         };
-        let download = self.download(tuple_len, from);
+        let download = Download::new(tuple_len, now.mono);
         let id = claim.id;
         let mut flow =
             Flow::new(tuple, Source::Neighbor(from), Stage::Tuple { download, charge, claim }, now.mono);
+        let others: Vec<NeighborId> = question.waiting.iter().map(|capsule| capsule.from).collect();
         flow.arrival.translate_us = now.mono.since(question.since).as_micros() as u64;
         flow.waiting = question.waiting;
         let Some(handle) = self.flows.add(flow) else {
@@ -159,17 +170,18 @@ impl Node {
             object: Object::Tuple,
         });
         self.arriving.push(handle);
-        self.pump_download(now, handle);
+        // Whoever sent such a capsule has the flow.
+        [from].into_iter().chain(others).for_each(|from| self.add_source(now, handle, from));
     }
 
     /// Another identifier of a flow that is on its way already, or here.
-    fn join(&mut self, now: Now, handle: Handle, question: Question, claim: Claim) {
+    fn join(&mut self, now: Now, from: NeighborId, handle: Handle, question: Question, claim: Claim) {
         let Some(flow) = self.flows.get_mut(handle) else { return };
         if let Some(data) = &flow.tuple {
             // Its identifiers are entered, so one that is still unknown is not its.
             if !borne_out(&claim, &flow.hash, &data.tuple) || self.registry.find(&claim.id).is_none() {
                 self.counters.add(Count::FalseTranslation);
-                self.neighbors[question.neighbor].refused += 1;
+                self.neighbors[from].refused += 1;
                 return self.questions.refuse(now.mono, claim.id);
             }
             for capsule in question.waiting {
@@ -179,19 +191,28 @@ impl Node {
         }
         let room = MAX_WAITING.saturating_sub(flow.waiting.len());
         flow.waiting.extend(question.waiting.into_iter().take(room));
+        self.add_source(now, handle, from);
     }
 
-    fn download(&mut self, len: u32, from: NeighborId) -> Download {
-        let chunk = self.chunk_len(from);
+    /// A neighbor has a flow that is on its way here: it is asked for what is missing of it, too.
+    fn add_source(&mut self, now: Now, handle: Handle, from: NeighborId) {
+        let wanted = |f: &&Flow| f.may_download() && matches!(f.source, Source::Neighbor(_));
+        let sources = self.flows.get(handle).filter(wanted).map(|f| &f.sources);
+        if sources.is_none_or(|sources| sources.is_full() || sources.has(from)) {
+            return;
+        }
+        let (nonce, chunk) = (self.next_nonce(), self.chunk_len(from));
         let each = if self.neighbors[from].is_unproven() { 1 } else { WINDOW };
-        Download::new(len, chunk, each, self.next_nonce())
+        if let Some(flow) = self.flows.get_mut(handle) {
+            flow.sources.add(from, nonce, chunk, each);
+        }
+        self.pump_download(now, handle);
     }
 
-    /// Sends what a download asks for now; ends the flow if its source is gone.
+    /// Sends what a download asks for now; ends the flow if its sources are gone.
     fn pump_download(&mut self, now: Now, handle: Handle) {
         loop {
             let Some(flow) = self.flows.get_mut(handle) else { return };
-            let Source::Neighbor(from) = flow.source else { return };
             let (download, part) = match (&mut flow.stage, &flow.tuple) {
                 (Stage::Tuple { download, .. }, _) => (download, None),
                 (Stage::Download { part, download, .. }, Some(data)) => {
@@ -200,15 +221,14 @@ impl Node {
                 _ => return,
             };
             let before = download.retries();
-            let request = download.request(now.mono);
+            let request = download.request(now.mono, &mut flow.sources);
             let repeated = download.retries() - before;
             flow.arrival.retries += repeated;
-            let nonce = download.nonce();
             let id = download_id(REQUEST, &flow.hash, part.as_ref());
             (0..repeated).for_each(|_| self.counters.add(Count::Retries));
             match request {
                 Ok(None) => return,
-                Ok(Some(range)) => {
+                Ok(Some(Ask { from, nonce, range })) => {
                     let request =
                         DownloadRequest { nonce, offset: range.start, len: range.end - range.start };
                     // An answer is no longer than its request where that could go to somebody else.
@@ -219,12 +239,9 @@ impl Node {
                 }
                 Err(_) => {
                     self.counters.add(Count::GaveUp);
-                    let name = self.neighbors[from].name.clone();
-                    return self.end_flow(
-                        now,
-                        handle,
-                        End::failed(Erred::Peer, format!("{name} stopped answering")),
-                    );
+                    let names: Vec<&str> = flow.sources.ids().map(|id| &*self.neighbors[id].name).collect();
+                    let why = format!("{} stopped answering", names.join(", "));
+                    return self.end_flow(now, handle, End::failed(Erred::Peer, why));
                 }
             }
         }
@@ -269,9 +286,7 @@ impl Node {
         let Some(response) = decode::<DownloadResponse<'_>>(payload) else {
             return self.system_malformed(from);
         };
-        let Some(flow) = self.flows.get_mut(handle).filter(|f| f.source == Source::Neighbor(from)) else {
-            return self.counters.add(Count::Unasked);
-        };
+        let Some(flow) = self.flows.get_mut(handle) else { return self.counters.add(Count::Unasked) };
         let download = match (&mut flow.stage, object) {
             (Stage::Tuple { download, .. }, Object::Tuple) => download,
             (Stage::Download { part, download, .. }, Object::Part(at)) if *part == usize::from(at) => {
@@ -279,15 +294,25 @@ impl Node {
             }
             _ => return self.counters.add(Count::Unasked),
         };
+        let before = download.retries();
         match response {
-            DownloadResponse::Refused { nonce } if nonce == download.nonce() => {
-                let name = &self.neighbors[from].name;
-                let why = format!("{name} does not give what the flow is made of");
-                self.end_flow(now, handle, End::failed(Erred::Peer, why));
+            DownloadResponse::Refused { nonce } => {
+                match download.refused(now.mono, &mut flow.sources, from, nonce) {
+                    Refusal::Unasked => self.counters.add(Count::Unasked),
+                    Refusal::Later => self.pump_download(now, handle),
+                    Refusal::Final => {
+                        let name = &self.neighbors[from].name;
+                        let why = format!("{name} does not give what the flow is made of");
+                        self.end_flow(now, handle, End::failed(Erred::Peer, why));
+                    }
+                }
             }
-            DownloadResponse::Refused { .. } => self.counters.add(Count::Unasked),
             DownloadResponse::Chunk { nonce, offset, total, bytes } => {
-                let outcome = download.chunk(now.mono, nonce, offset, total, bytes);
+                let piece = Piece { nonce, offset, total, bytes };
+                let outcome = download.chunk(now.mono, &mut flow.sources, from, piece);
+                let lost = download.retries() - before;
+                flow.arrival.retries += lost;
+                (0..lost).for_each(|_| self.counters.add(Count::Retries));
                 match outcome {
                     Chunk::Ignored => self.counters.add(Count::Unasked),
                     Chunk::Progress => self.pump_download(now, handle),
@@ -299,6 +324,21 @@ impl Node {
 
     fn download_complete(&mut self, now: Now, handle: Handle) {
         let Some(flow) = self.flows.get_mut(handle) else { return };
+        let (download, right) = match (&flow.stage, &flow.tuple) {
+            (Stage::Tuple { download, .. }, _) => (download, TupleHash::of(download.bytes()) == flow.hash),
+            (Stage::Download { part, download, .. }, Some(data)) => {
+                (download, data.parts[*part].matches(download.bytes()))
+            }
+            _ => return,
+        };
+        flow.arrival.bytes += download.bytes().len() as u64;
+        if !right {
+            return self.download_wrong(now, handle);
+        }
+        for liar in download.liars(&flow.sources) {
+            self.lied(now, liar, Count::BadPart);
+        }
+        let Some(flow) = self.flows.get_mut(handle) else { return };
         match std::mem::replace(&mut flow.stage, Stage::Judging) {
             Stage::Tuple { download, charge, claim } => {
                 flow.arrival.tuple_us = now.mono.since(flow.since).as_micros() as u64;
@@ -306,19 +346,55 @@ impl Node {
                 self.tuple_arrived(now, handle, download.into_bytes(), charge, &claim);
             }
             Stage::Download { part, download, charge } => {
-                self.part_arrived(now, handle, part, download.into_bytes(), charge);
+                self.part_kept(now, handle, part, download.into_bytes().into(), charge);
             }
             other => flow.stage = other,
         }
     }
 
+    /// What came does not have its hashes: somebody lied. It is asked for again, of one source alone.
+    fn download_wrong(&mut self, now: Now, handle: Handle) {
+        let Some(flow) = self.flows.get_mut(handle) else { return };
+        let Source::Neighbor(first) = flow.source else { return };
+        let team = flow.team.as_ref().and_then(|(team, _)| self.teams.get(*team));
+        let (download, count, why) = match (&mut flow.stage, &flow.tuple) {
+            (Stage::Tuple { download, .. }, _) => {
+                (download, Count::FalseTranslation, "the tuple does not have its hash".to_string())
+            }
+            (Stage::Download { part, download, .. }, Some(data)) => {
+                let part = data.parts[*part].sha256;
+                (
+                    download,
+                    Count::BadPart,
+                    format!("part {part:.8} does not have the hashes that the tuple names"),
+                )
+            }
+            _ => return,
+        };
+        let len = download.bytes().len() as u64;
+        let memory = team.map_or(&self.neighbors[first].account, Team::account);
+        let wrong = download.wrong(now.mono, &mut flow.sources, || memory.charge(len).ok());
+        let again = wrong.again && team.is_none_or(|team| team.accounts().download().spend(len).is_ok());
+        match wrong.liar {
+            Some(liar) => self.lied(now, liar, count),
+            None => self.counters.add(Count::Mixed),
+        }
+        if again {
+            return self.pump_download(now, handle);
+        }
+        self.end_flow(now, handle, End::failed(Erred::Peer, why));
+    }
+
+    fn lied(&mut self, now: Now, liar: NeighborId, count: Count) {
+        self.counters.add(count);
+        let neighbor = &mut self.neighbors[liar];
+        neighbor.refused += 1;
+        let name = neighbor.name.clone();
+        self.log_limited(now, || format!("peer {name} gave what does not have its hash"));
+    }
+
     fn tuple_arrived(&mut self, now: Now, handle: Handle, bytes: Vec<u8>, charge: Charge, claim: &Claim) {
         let Some(flow) = self.flows.get_mut(handle) else { return };
-        flow.arrival.bytes += bytes.len() as u64;
-        if TupleHash::of(&bytes) != flow.hash {
-            self.counters.add(Count::FalseTranslation);
-            return self.end_flow(now, handle, End::failed(Erred::Peer, "the tuple does not have its hash"));
-        }
         let tuple = match Tuple::decode(&bytes) {
             Ok(tuple) => tuple,
             Err(error) => {
@@ -363,8 +439,9 @@ impl Node {
         if let Some(bytes) = self.part_at_hand(&part) {
             return self.part_kept(now, handle, at, bytes, charge);
         }
-        let from = match source {
-            Source::Neighbor(from) => from,
+        let fetched = matches!(source, Source::Server);
+        match source {
+            Source::Neighbor(_) | Source::Server => {}
             Source::Injected { .. } => {
                 let why = format!("part {:.8} was not put before the flow was injected", part.sha256);
                 return self.end_flow(now, handle, End::failed(Erred::Operator, why));
@@ -378,14 +455,21 @@ impl Node {
         let len = u64::from(part.len);
         if paid.spend(len).is_err() {
             // What others have used up above it is no reason to keep it away.
-            if paid.limit().saturating_sub(paid.used()) < len {
+            if paid.own_left() < len {
                 self.keep_away(now, handle);
             }
             let why = "what it needs is more than may be downloaded for it";
             return self.end_flow(now, handle, End::failed(Erred::Principal, why));
         }
-        let download = self.download(part.len, from);
+        if fetched {
+            return self.fetch_part(now, handle, at, part.len, charge);
+        }
+        let download = Download::new(part.len, now.mono);
         if let Some(flow) = self.flows.get_mut(handle) {
+            if let Some((_, grant)) = &flow.team {
+                let neighbors = &self.neighbors;
+                flow.sources.retain(|from| grant.neighbors.includes(&neighbors[from].name));
+            }
             // The stage's start stays that of the first part: the figure is for all of them.
             flow.stage = Stage::Download { part: at, download, charge };
         }
@@ -401,7 +485,15 @@ impl Node {
         part.matches(&bytes).then_some(bytes)
     }
 
-    fn part_arrived(&mut self, now: Now, handle: Handle, at: usize, bytes: Vec<u8>, charge: Charge) {
+    /// A part from a protocol server.
+    pub(super) fn part_arrived(
+        &mut self,
+        now: Now,
+        handle: Handle,
+        at: usize,
+        bytes: Vec<u8>,
+        charge: Charge,
+    ) {
         let Some(flow) = self.flows.get_mut(handle) else { return };
         let Some(data) = &flow.tuple else { return };
         flow.arrival.bytes += bytes.len() as u64;
@@ -441,7 +533,9 @@ impl Flow {
     /// When its download, or its judgement, must be looked at.
     fn download_deadline(&self) -> Option<Instant> {
         match &self.stage {
-            Stage::Tuple { download, .. } | Stage::Download { download, .. } => download.deadline(),
+            Stage::Tuple { download, .. } | Stage::Download { download, .. } => {
+                download.deadline(&self.sources)
+            }
             Stage::Judging => Some(self.since + JUDGE_TIME),
             _ => None,
         }
@@ -452,6 +546,6 @@ impl Flow {
 fn borne_out(claim: &Claim, hash: &TupleHash, tuple: &Tuple) -> bool {
     let Some(at) = tuple.paths().iter().position(|p| *p == claim.path) else { return false };
     usize::from(claim.kind) < tuple.body.protocols[at].capsules.len()
-        && claim.coupled.is_empty()
-        && CapsuleId::compute(hash, &claim.path, claim.kind, &[]) == claim.id
+        && claim.coupled == tuple.coupled(at)
+        && CapsuleId::compute(hash, &claim.path, claim.kind, &claim.coupled) == claim.id
 }

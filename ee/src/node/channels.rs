@@ -252,8 +252,8 @@ impl Node {
 
     /// Bytes that a team sent, also through the channels that it pays for.
     pub(super) fn sent_by(&self, team: TeamId) -> u64 {
-        let passed = self.net.cuts().filter(|(_, cut)| cut.team == team).map(|(_, cut)| cut.bytes);
-        self.teams.get(team).map_or(0, |member| member.counters.sent) + passed.sum::<u64>()
+        let its = self.net.cuts().filter(|(_, cut)| self.counts_for(cut.team, team));
+        self.did(team).map_or(0, |did| did.sent) + its.map(|(_, cut)| cut.bytes).sum::<u64>()
     }
 }
 

@@ -44,6 +44,17 @@ pub(super) struct Compilation {
     pub teams: Vec<TeamId>,
 }
 
+/// A compilation was more than may be had.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Overdrawn {
+    /// The team of the flow that brought the module.
+    pub payer: TeamId,
+    /// How long it took.
+    pub took: Duration,
+    /// Whether it was more than the flow itself may have, and not what others have left of what they share.
+    pub own: bool,
+}
+
 impl Node {
     /// Charges a team for work that was done for it: it comes later in its turn, and the figures show it.
     pub(super) fn charge_units(&mut self, team: TeamId, units: u64, labour: Labour) {
@@ -74,13 +85,20 @@ impl Node {
         let units = match self.platform.engine.metering() {
             Metering::Epoch => {
                 let took = self.platform.meter.count().saturating_sub(before);
-                took.saturating_sub(self.charged - charged)
+                self.own_part(took.saturating_sub(self.charged - charged))
             }
             Metering::Fuel => ANSWER,
         };
         if let Some(team) = team {
             self.charge_units(team, units, labour);
         }
+    }
+
+    /// What work that is done at once for a team is charged if the meter says that it took so much: no more than two
+    /// events. What is above that was somebody else's, who had the processor meanwhile.
+    pub(super) fn own_part(&self, took: u64) -> u64 {
+        let micros = u64::try_from(self.budget.event.as_micros()).unwrap_or(u64::MAX);
+        took.min(micros.saturating_mul(2 * self.platform.meter.per_micro()))
     }
 
     /// Notes who pays for a compilation that begins: the flow's team, or when it has ended by then the nearest
@@ -119,14 +137,14 @@ impl Node {
         std::iter::successors(Some(team), above).filter(|id| *id != self.teams.root()).collect()
     }
 
-    /// A compilation is done: it is paid, whoever still waits for it. The team for which it was more than it may
-    /// have, and how long it took.
-    pub(super) fn end_compilation(&mut self, job: JobId, measured: u64) -> Option<(TeamId, Duration)> {
+    /// A compilation is done: it is paid, whoever still waits for it, or was more than may be had.
+    pub(super) fn end_compilation(&mut self, job: JobId, measured: u64) -> Option<Overdrawn> {
         let at = self.compiling.iter().position(|c| c.job == job)?;
         let Compilation { len, account, teams, .. } = self.compiling.swap_remove(at);
         let units = self.compile_units(len, measured);
         let took = self.time_of(units);
         let micros = u64::try_from(took.as_micros()).unwrap_or(u64::MAX);
+        let own = account.own_left() < micros;
         let paid = account.spend(micros).is_ok();
         if !paid {
             // All that there is; another one does not begin.
@@ -135,7 +153,7 @@ impl Node {
         if let Some(team) = teams.iter().find(|id| self.teams.get(**id).is_some()) {
             self.charge_units(*team, units, Labour::Start);
         }
-        (!paid).then_some((*teams.first()?, took))
+        (!paid).then_some(Overdrawn { payer: *teams.first()?, took, own })
     }
 
     /// What compiling a module of `len` bytes cost that took so many measured units.

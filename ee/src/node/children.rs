@@ -75,12 +75,16 @@ impl Node {
         Some(Ok((team, donated, budget.within(&self.teams.get(team)?.budget))))
     }
 
-    /// A flow could not have a team: that counts against the one that started it, if one did.
-    pub(super) fn started_too_much(&mut self, now: Now, source: Option<Source>) {
+    /// A flow could not have a team: that counts against the one that started it, if one did, and if not others have
+    /// used up what was wanted.
+    pub(super) fn started_too_much(&mut self, now: Now, source: Option<Source>, error: CreateError) {
         let Some(Source::Flow { parent, .. }) = source else { return };
         let Some((_, team)) = self.flow_and_team(parent) else { return };
         let Some(member) = self.teams.get_mut(team) else { return };
         member.counters.refused += 1;
+        if error.is_others(member) {
+            return;
+        }
         let verdict = member.conduct.refused(now.mono, Resource::Teams);
         self.judged(now, parent, verdict, "it kept starting more than it may have");
     }

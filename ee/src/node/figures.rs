@@ -104,6 +104,14 @@ const NODE: &[Family<()>] = &[
     counter("bees_net_fragments_total", "Fragments of IP packets, refused.", |v, ()| {
         count(v.node.net.counters().fragments)
     }),
+    counter("bees_net_session_datagrams_total", "Datagrams of sessions.", |v, ()| {
+        count(v.node.net.counters().datagrams)
+    }),
+    counter(
+        "bees_net_session_datagrams_dropped_total",
+        "Datagrams of sessions that were dropped, because too many waited.",
+        |v, ()| count(v.node.net.counters().datagrams_dropped),
+    ),
     counter("bees_net_next_hop_dropped_total", "Packets whose next hop did not answer.", |v, ()| {
         count(v.node.net.counters().hops.dropped)
     }),
@@ -158,24 +166,24 @@ const TEAM: &[Family<TeamId>] = &[
         "bees_team_cpu_seconds_total",
         "Processor time; the root's is what no team was charged.",
         |v, id| {
-            let team = v.team(*id)?;
-            Some(v.time(team.parent().map_or_else(|| v.node.unchargeable(), |_| team.counters.units)))
+            let did = v.node.did(*id)?.units;
+            Some(v.time(v.team(*id)?.parent().map_or_else(|| v.node.unchargeable(), |_| did)))
         },
     ),
     counter("bees_team_start_cpu_seconds_total", "Of it: compiling and starting.", |v, id| {
-        Some(v.time(v.team(*id)?.counters.start_units))
+        Some(v.time(v.node.did(*id)?.start_units))
     }),
     counter("bees_team_serve_cpu_seconds_total", "Of it: answering other nodes.", |v, id| {
-        Some(v.time(v.team(*id)?.counters.serve_units))
+        Some(v.time(v.node.did(*id)?.serve_units))
     }),
-    counter("bees_team_events_total", "Events handled.", |v, id| count(v.team(*id)?.counters.events)),
+    counter("bees_team_events_total", "Events handled.", |v, id| count(v.node.did(*id)?.events)),
     counter("bees_team_dropped_events_total", "Events dropped because its queue was full.", |v, id| {
-        count(v.team(*id)?.counters.dropped)
+        count(v.node.did(*id)?.dropped)
     }),
-    gauge("bees_team_waiting_events", "Events that wait.", |v, id| n(v.node.sched.queued(*id))),
+    gauge("bees_team_waiting_events", "Events that wait.", |v, id| n(v.node.waiting(*id))),
     counter("bees_team_sent_bytes_total", "Bytes sent on links.", |v, id| count(v.node.sent_by(*id))),
     counter("bees_team_refused_total", "Operations refused for want of budget.", |v, id| {
-        count(v.team(*id)?.counters.refused)
+        count(v.node.did(*id)?.refused)
     }),
     counter("bees_team_throttled_seconds_total", "Time in which its budgets held it back.", |v, id| {
         Some(Value::Micros(v.team(*id)?.throttled(v.now.mono).as_micros() as u64))

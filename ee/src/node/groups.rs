@@ -8,12 +8,14 @@ use std::time::Duration;
 
 use nodeos::platform::Now;
 use nodeos::slab::Handle;
-use nodeos::team::{Accounts, Budget, Conduct, CreateError, Donated, Team, TeamId};
+use nodeos::team::{Accounts, Budget, Conduct, Counters, CreateError, Donated, MAX_STRIKES, Team, TeamId};
 use wire::budget::Budgets;
+use wire::id::TupleHash;
 
 use super::Node;
 use super::authority::signer;
 use crate::config::SystemSection;
+use crate::flow::{Flow, Source};
 
 /// Whose flows are together.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
@@ -59,9 +61,65 @@ impl Node {
         Budget { event, background, timers, cache_entries, sessions, queue, shares, ..Budget::UNLIMITED }
     }
 
-    /// How a flow's team begins.
-    pub(super) fn conduct_of(&self, flow: Handle) -> Conduct {
-        if self.is_unaccounted(flow) { Conduct::trusted() } else { Conduct::default() }
+    /// How a flow's team begins: as it went on when it was here a moment ago, in the same place.
+    pub(super) fn conduct_of(&mut self, now: Now, handle: Handle) -> Conduct {
+        if self.is_unaccounted(handle) {
+            return Conduct::trusted();
+        }
+        let Some(flow) = self.flows.get(handle) else { return Conduct::default() };
+        let (hash, parent) = (flow.hash, self.parent_of(flow));
+        self.bans.resume(now.mono, hash, parent).unwrap_or_default()
+    }
+
+    /// A flow's team ends: how it went on is remembered, and what it did is its group's.
+    pub(super) fn bequeath(&mut self, now: Now, handle: Handle) {
+        let Some((flow, team)) = self.flow_and_team(handle) else { return };
+        let (hash, parent, group) = (flow.hash, self.parent_of(flow), self.group_of(team));
+        let sent = self.sent_by(team);
+        let Some(member) = self.teams.get(team) else { return };
+        let did = Counters { sent, ..member.counters };
+        // The last strike has its own consequence.
+        let conduct = Some(&member.conduct).filter(|conduct| conduct.strikes() < MAX_STRIKES).cloned();
+        if let Some(conduct) = conduct.and_then(|conduct| conduct.resumed(now.mono)) {
+            self.bans.remember(hash, parent, conduct);
+        }
+        if let Some(group) = group.and_then(|group| self.teams.get_mut(group)) {
+            group.counters = group.counters.and(did);
+        }
+    }
+
+    /// The flow that started another.
+    fn parent_of(&self, flow: &Flow) -> Option<TupleHash> {
+        let Source::Flow { parent, .. } = flow.source else { return None };
+        self.flows.get(parent).map(|parent| parent.hash)
+    }
+
+    /// The team without a flow below which a team is.
+    fn group_of(&self, team: TeamId) -> Option<TeamId> {
+        let above = |id: &TeamId| self.teams.get(*id).and_then(Team::parent);
+        let path = std::iter::successors(Some(team), above);
+        let top = path.take_while(|id| *id != self.teams.root()).last()?;
+        (top != team && self.flows.by_team(top).is_none()).then_some(top)
+    }
+
+    /// Whether what `team` does is shown as done by `by`: by itself, or the team without a flow above it.
+    pub(super) fn counts_for(&self, team: TeamId, by: TeamId) -> bool {
+        team == by || self.group_of(team) == Some(by)
+    }
+
+    /// What a team did. Where no flow runs in it: what all did that are below it, or were.
+    pub(super) fn did(&self, id: TeamId) -> Option<Counters> {
+        let team = self.teams.get(id)?;
+        if !self.groups.teams.values().any(|group| *group == id) {
+            return Some(team.counters);
+        }
+        let below = self.teams.iter().filter(|(of, _)| self.counts_for(*of, id));
+        Some(below.fold(Counters::default(), |sum, (_, team)| sum.and(team.counters)))
+    }
+
+    /// The events that wait for a team. Where no flow runs in it: for all that are below it.
+    pub(super) fn waiting(&self, id: TeamId) -> usize {
+        if self.flows.by_team(id).is_some() { self.sched.queued(id) } else { self.sched.pending(id) }
     }
 
     /// The team above a flow that no other flow started. It ends again with [`Node::leave`].

@@ -11,12 +11,13 @@ use nodeos::slab::Handle;
 use nodeos::team::{Budget, Team};
 use wire::control::Erred;
 use wire::grant::Grant;
-use wire::id::{CapsuleId, Path, TupleHash};
+use wire::id::{CapsuleId, TupleHash};
 use wire::system::{DOWNLOAD, REQUEST, TRANSLATION, UNKNOWN, agent_id, download_id};
 use wire::tuple::{Provider, Tuple};
 
 use super::authority::described;
 use super::charge::Labour;
+use super::fetch::SERVER;
 use super::run::ends_of_sessions;
 use super::{End, Node};
 use crate::admit;
@@ -79,6 +80,7 @@ impl Node {
                 name = self.neighbors[*id].name.clone();
                 SeenFrom::Neighbor { name: &name }
             }
+            Source::Server => SeenFrom::Neighbor { name: SERVER },
             Source::Flow { parent, .. } => match self.flows.get(*parent) {
                 Some(parent) => SeenFrom::Flow { parent: parent.hash },
                 None => return,
@@ -245,11 +247,12 @@ impl Node {
             Err(error) => {
                 let source = self.flows.get(handle).map(|flow| flow.source.clone());
                 self.end_flow(now, handle, End::failed(Erred::Node, error));
-                return self.started_too_much(now, source);
+                return self.started_too_much(now, source, error);
             }
         };
         let shares = self.teams.get(team).map(Team::shares).unwrap_or_default();
-        let conduct = self.conduct_of(handle);
+        let conduct = self.conduct_of(now, handle);
+        let throttled = conduct.throttled_until(now.mono);
         if let Some(member) = self.teams.get_mut(team) {
             member.conduct = conduct;
         }
@@ -258,6 +261,9 @@ impl Node {
         self.sched.add(team, below, shares, most_waiting(&budget));
         self.net.add_team(team, below, shares);
         self.weigh(below);
+        if let Some(until) = throttled {
+            self.throttle(now, team, until.since(now.mono));
+        }
         self.charge_queue(team);
         let owed = self.flows.get_mut(handle).map_or(0, |flow| std::mem::take(&mut flow.owed));
         self.charge_units(team, owed, Labour::Start);
@@ -285,18 +291,19 @@ impl Node {
         let Some(flow) = self.flows.get(handle) else { return };
         let Some(data) = &flow.tuple else { return };
         let (hash, tuple) = (flow.hash, data.tuple.clone());
-        let main_kinds = 0..tuple.main().capsules.len();
-        let kind_ids =
-            main_kinds.map(|kind| CapsuleId::compute(&hash, &Path::default(), kind as u16, &[])).collect();
+        let mut kind_ids = Vec::new();
+        for (protocol, path) in tuple.paths().iter().enumerate() {
+            let kinds = 0..tuple.body.protocols[protocol].capsules.len() as u8;
+            let ids: Vec<CapsuleId> =
+                kinds.map(|kind| tuple.capsule_id(&hash, protocol, path, kind)).collect();
+            for (kind, id) in (0u8..).zip(&ids) {
+                let protocol = protocol as u8;
+                self.register(handle, *id, |flow| Target::Flow { flow, protocol, kind });
+            }
+            kind_ids.push(ids);
+        }
         if let Some(flow) = self.flows.get_mut(handle) {
             flow.kind_ids = kind_ids;
-        }
-        for (protocol, path) in tuple.paths().iter().enumerate() {
-            for kind in 0..tuple.body.protocols[protocol].capsules.len() {
-                let id = CapsuleId::compute(&hash, path, kind as u16, &[]);
-                let (protocol, kind) = (protocol as u8, kind as u8);
-                self.register(handle, id, |flow| Target::Flow { flow, protocol, kind });
-            }
         }
         let tuple_id = download_id(REQUEST, &hash, None);
         self.register(handle, tuple_id, |flow| Target::DownloadRequest { flow, object: Object::Tuple });
@@ -309,7 +316,7 @@ impl Node {
 
     /// Whether a flow may know of this neighbor.
     pub(super) fn flow_knows(&self, flow: &crate::flow::Flow, neighbor: NeighborId) -> bool {
-        flow.team.as_ref().is_some_and(|(_, grant)| grant.neighbors.includes(&self.neighbors[neighbor].name))
+        flow.knows(&self.neighbors[neighbor].name)
     }
 }
 
@@ -321,7 +328,7 @@ pub(super) fn most_waiting(budget: &Budget) -> usize {
 
 /// Whether this release and this grant let the tuple in.
 fn admissible(tuple: &Tuple, grant: &Grant) -> Result<(), (Erred, String)> {
-    for (at, protocol) in tuple.body.protocols.iter().enumerate() {
+    for protocol in &tuple.body.protocols {
         if u64::from(protocol.code.len) > admit::bounds::MODULE {
             let (len, most) = (protocol.code.len, admit::bounds::MODULE);
             return Err((Erred::Principal, format!("a module of {len} bytes, {most} are admitted")));
@@ -333,13 +340,11 @@ fn admissible(tuple: &Tuple, grant: &Grant) -> Result<(), (Erred, String)> {
                 Provider::System(name) => {
                     return Err((Erred::Principal, format!("there is no system protocol {name}")));
                 }
-                Provider::Tuple(_) => {
-                    return Err((Erred::Node, "this release runs no companions of a flow's own".into()));
-                }
+                Provider::Tuple(_) => {}
             }
         }
-        Kinds::new(protocol, at as u8, grant).map_err(|error| (Erred::Principal, error.to_string()))?;
     }
+    Kinds::all(tuple, grant).map_err(|error| (Erred::Principal, error.to_string()))?;
     Ok(())
 }
 
@@ -466,7 +471,7 @@ mod tests {
             node.poll(now);
             std::iter::from_fn(|| node.transmit(now, LinkId(0)).map(|f| f[14 + HEADER_LEN..].to_vec())).last()
         };
-        let id = CapsuleId::compute(&hash, &Path::default(), 0, &[]);
+        let id = CapsuleId::compute(&hash, &wire::id::Path::default(), 0, &[]);
         let counts = |node: &Node| {
             (node.counters.get(Count::CapsulesReceived), node.counters.get(Count::NeighborDenied))
         };

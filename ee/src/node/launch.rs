@@ -1,7 +1,5 @@
 //! Compiling, starting and ending a flow.
 
-use std::sync::Arc;
-
 use authagent::agent::AgentEvent;
 use nodeos::platform::Now;
 use nodeos::slab::Handle;
@@ -10,29 +8,37 @@ use wire::control::{Erred, FlowInfo, FlowState};
 use wire::tuple::Credentials;
 
 use super::authority::origin;
-use super::charge::{COMPILED_ENOUGH, Labour};
+use super::charge::{COMPILED_ENOUGH, Labour, Overdrawn};
+use super::fetch::SERVER;
 use super::{End, Node, label};
 use crate::cap::ChildState;
 use crate::counters::Count;
-use crate::engine::Code;
 use crate::flow::{Flow, Source, Stage};
 use crate::job::{Done, Job, JobDone, JobId, Work};
 use crate::sandbox::{Event, NeighborRef, Sandbox, Setup};
+use crate::system::sources::Sources;
 
 /// The longest reason for a flow's end, in bytes.
 const MAX_WHY: usize = 300;
 
 impl Node {
-    /// Every part is here: gets the module's machine code, from the cache or from the compiler.
+    /// Every part is here: gets the modules' machine code, one after the other, from the cache or from the compiler.
     pub(super) fn compile(&mut self, now: Now, handle: Handle) {
         let Some(flow) = self.flows.get_mut(handle) else { return };
-        let (Some(data), Some(Some(module))) = (&flow.tuple, flow.parts.first()) else { return };
-        let (hash, module) = (data.tuple.main().code.sha256, module.bytes.clone());
-        flow.arrival.download_us = now.mono.since(flow.since).as_micros() as u64;
-        flow.since = now.mono;
-        if let Some(code) = self.cache.get(&hash) {
-            return self.start(now, handle, code);
+        let Some(data) = flow.tuple.as_ref().map(|data| data.tuple.clone()) else { return };
+        if flow.code.is_empty() {
+            flow.arrival.download_us = now.mono.since(flow.since).as_micros() as u64;
+            flow.since = now.mono;
         }
+        let hash = loop {
+            let Some(protocol) = data.body.protocols.get(flow.code.len()) else {
+                return self.start(now, handle);
+            };
+            let hash = protocol.code.sha256;
+            let Some(code) = self.cache.get(&hash) else { break hash };
+            flow.code.push(code);
+        };
+        let Some(module) = flow.part(&hash).map(|part| part.bytes.clone()) else { return };
         let Some((_, team)) = self.flow_and_team(handle) else { return };
         // It may be on its way already, for somebody who waits or for nobody any more.
         let job = match self.compiling.iter().find(|c| c.module == hash).map(|c| c.job) {
@@ -66,10 +72,15 @@ impl Node {
                 let over = self.end_compilation(done.id, done.units);
                 for handle in self.waiting_for(done.id) {
                     let team = self.flow_and_team(handle).map(|(_, team)| team);
-                    match over.filter(|(payer, _)| team == Some(*payer)) {
-                        None => self.ready.push_back((handle, code.clone())),
-                        Some((_, took)) => {
-                            self.keep_away(now, handle);
+                    match over.filter(|over| team == Some(over.payer)) {
+                        None => {
+                            self.flows.get_mut(handle).into_iter().for_each(|f| f.code.push(code.clone()));
+                            self.ready.push_back(handle);
+                        }
+                        Some(Overdrawn { took, own, .. }) => {
+                            if own {
+                                self.keep_away(now, handle);
+                            }
                             let why = format!("compiling took {took:?}, which is beyond the flow's budget");
                             self.end_flow(now, handle, End::failed(Erred::Principal, why));
                         }
@@ -100,12 +111,12 @@ impl Node {
         }
     }
 
-    /// Starts some of the flows whose code is there now; `true` when there are more. Many may have waited for the
+    /// Takes on some of the flows whose module is compiled now; `true` when there are more. Many may have waited for the
     /// same module, and the links are looked at in between.
     pub(super) fn start_ready(&mut self, now: Now) -> bool {
         let until = self.platform.meter.count().saturating_add(self.work_per_poll());
-        while let Some((handle, code)) = self.ready.pop_front() {
-            self.start(now, handle, code);
+        while let Some(handle) = self.ready.pop_front() {
+            self.compile(now, handle);
             if self.platform.meter.count() >= until {
                 break;
             }
@@ -126,14 +137,14 @@ impl Node {
     }
 
     /// Starts a flow: its sandbox, its boot event, then the capsules that waited.
-    fn start(&mut self, now: Now, handle: Handle, code: Arc<Code>) {
+    fn start(&mut self, now: Now, handle: Handle) {
         let Some(setup) = self.setup(handle) else { return };
         let Some(flow) = self.flows.get_mut(handle) else { return };
         flow.arrival.compile_us = now.mono.since(flow.since).as_micros() as u64;
         let before = self.platform.meter.count();
-        match Sandbox::start(&self.platform.engine, &code, setup, now) {
+        match Sandbox::start(&self.platform.engine, &flow.code, setup, now) {
             Ok(sandbox) => {
-                flow.enter(Stage::Running { sandbox: Box::new(sandbox), code, wake: None }, now.mono);
+                flow.enter(Stage::Running { sandbox: Box::new(sandbox), wake: None }, now.mono);
             }
             Err(error) => {
                 self.keep_away(now, handle);
@@ -143,10 +154,11 @@ impl Node {
         let units = self.platform.meter.count().saturating_sub(before);
         flow.arrival.start_us = units / self.platform.meter.per_micro().max(1);
         if let Some((team, _)) = flow.team {
-            self.charge_units(team, units, Labour::Start);
+            self.charge_units(team, self.own_part(units), Labour::Start);
         }
         let Some(flow) = self.flows.get_mut(handle) else { return };
         let (waiting, source) = (std::mem::take(&mut flow.waiting), flow.source.clone());
+        flow.sources = Sources::default();
         let (name, bytes) = (label(flow), flow.arrival.bytes);
         let line = format!("flow {name} runs, {}, {bytes} bytes fetched", origin(self, &source));
         self.log.flow(now.mono, || line);
@@ -177,11 +189,11 @@ impl Node {
                 overhead: n.overhead,
                 shortest: n.shortest_frame(),
             });
-        let bytes_of = |hash| {
-            let at = data.parts.iter().position(|p| p.sha256 == hash)?;
-            flow.parts[at].as_ref().map(|p| p.bytes.clone())
-        };
-        let named = &data.tuple.main().data;
+        let bytes_of = |hash| flow.part(&hash).map(|part| part.bytes.clone());
+        let named = data.tuple.body.protocols.iter().map(|protocol| {
+            let parts = protocol.data.iter();
+            parts.filter_map(|d| Some((d.name.clone(), bytes_of(d.part.sha256)?))).collect()
+        });
         let mut seed = [0; 32];
         let random = self.platform.entropy.fill(&mut seed).is_ok().then_some(seed);
         Some(Setup {
@@ -194,7 +206,7 @@ impl Node {
             node_name: self.name.clone(),
             buffers: self.platform.buffers.clone(),
             neighbors: neighbors.collect(),
-            data: named.iter().filter_map(|d| Some((d.name.clone(), bytes_of(d.part.sha256)?))).collect(),
+            data: named.collect(),
             meter: self.platform.meter.clone(),
             interrupter: self.platform.interrupter.clone(),
             seed: random,
@@ -222,6 +234,7 @@ impl Node {
             Some(info) => info,
             None => return,
         };
+        self.bequeath(now, handle);
         let Some(mut flow) = self.flows.remove(handle) else { return };
         self.endings.remove(&handle);
         self.suspended -= usize::from(flow.sandbox().is_some_and(|s| s.is_suspended()));
@@ -296,12 +309,13 @@ impl Node {
             principal,
             injected_by: match &flow.source {
                 Source::Injected { principal } => Some(principal.clone()),
-                Source::Neighbor(_) | Source::Flow { .. } => None,
+                Source::Neighbor(_) | Source::Server | Source::Flow { .. } => None,
             },
             team: flow.team.as_ref().map(|(team, _)| team.0.raw()),
             source: match flow.source {
                 Source::Injected { .. } => None,
                 Source::Neighbor(id) => Some(self.neighbors[id].name.to_string()),
+                Source::Server => Some(SERVER.to_string()),
                 Source::Flow { parent, .. } => {
                     self.flows.get(parent).map(|flow| format!("flow {:.8}", flow.hash))
                 }
@@ -310,6 +324,7 @@ impl Node {
             arrival: flow.arrival,
             capsules: flow.capsules,
             sessions: self.sessions.count(handle),
+            crashes: self.crashes.of(&flow.hash).cloned().collect(),
         })
     }
 }

@@ -151,11 +151,13 @@ impl Node {
         while let Some((stream, event)) = self.net.stream_event() {
             match event {
                 StreamEvent::Open { port: CONTROL_PORT, peer } => self.client_opened(now, stream, peer.ip()),
-                StreamEvent::Open { port: SESSION_PORT, .. } => self.line_opened(now, stream),
+                StreamEvent::Open { port: SESSION_PORT, peer } => self.line_opened(now, stream, peer.ip()),
                 StreamEvent::Open { port: METRICS_PORT, .. } => self.scrape_opened(now, stream),
+                StreamEvent::Open { .. } if self.fetches.has(stream) => self.fetch_opened(now),
                 StreamEvent::Open { .. } => self.net.close(now.mono, stream),
                 StreamEvent::Data => self.stream_ready(now, stream),
                 StreamEvent::Finished => self.stream_finished(now, stream),
+                StreamEvent::Closed if self.fetches.has(stream) => self.fetch_closed(now),
                 StreamEvent::Closed => {
                     self.clients.list.retain(|c| c.stream != stream);
                     self.scrapes.remove(stream);
@@ -181,6 +183,7 @@ impl Node {
             // Each client has its turn once in a poll.
             Some(client) => client.unread = true,
             None if self.scrapes.has(stream) => self.scrape_ready(now, stream),
+            None if self.fetches.has(stream) => self.fetch_ready(now),
             None => self.line_ready(now, stream),
         }
     }
@@ -190,6 +193,7 @@ impl Node {
         match self.clients.find(stream) {
             Some(client) => (client.finished, client.unread) = (true, true),
             None if self.scrapes.has(stream) => self.scrape_finished(now, stream),
+            None if self.fetches.has(stream) => self.fetch_finished(now),
             None => self.line_finished(now, stream),
         }
     }
@@ -460,11 +464,12 @@ impl Node {
         self.cache.iter().map(|code| code.size() * others(code)).sum()
     }
 
-    /// How many flows run each module.
+    /// How many protocols of flows run each module.
     fn users(&self) -> HashMap<PartHash, u32> {
         let mut users = HashMap::new();
         for (_, flow) in self.flows.iter() {
-            if let Stage::Running { code, .. } = &flow.stage {
+            let running = matches!(flow.stage, Stage::Running { .. });
+            for code in flow.code.iter().filter(|_| running) {
                 *users.entry(code.hash()).or_default() += 1;
             }
         }
@@ -473,6 +478,7 @@ impl Node {
 
     fn team_info(&self, now: Now, id: TeamId, team: &Team) -> TeamInfo {
         let per_micro = self.platform.meter.per_micro().max(1);
+        let did = self.did(id).unwrap_or_default();
         TeamInfo {
             id: id.0.raw(),
             parent: team.parent().map(|p| p.0.raw()),
@@ -480,14 +486,14 @@ impl Node {
             flow: self.flows.by_team(id).and_then(|h| Some(self.flows.get(h)?.hash)),
             memory: (team.account().used(), team.account().peak(), team.account().limit()),
             // The root has no code: its part is what nobody could be charged for.
-            cpu_us: team.parent().map_or_else(|| self.unchargeable(), |_| team.counters.units) / per_micro,
-            work_us: (team.counters.start_units / per_micro, team.counters.serve_units / per_micro),
+            cpu_us: team.parent().map_or_else(|| self.unchargeable(), |_| did.units) / per_micro,
+            work_us: (did.start_units / per_micro, did.serve_units / per_micro),
             shares: (team.shares().among, team.shares().own),
             budgets: self.budget_infos(id, team),
             event_us: team.budget.event.as_micros() as u32,
-            events: (team.counters.events, self.sched.queued(id) as u32, team.counters.dropped),
+            events: (did.events, self.waiting(id) as u32, did.dropped),
             sent: (self.sent_by(id), Some(team.budget.rate)),
-            refused: team.counters.refused,
+            refused: did.refused,
             throttled_us: team.throttled(now.mono).as_micros() as u64,
             strikes: team.conduct.strikes(),
         }
@@ -496,7 +502,6 @@ impl Node {
     /// What a team may use, and of what is counted how much it does.
     fn budget_infos(&self, id: TeamId, team: &Team) -> Vec<BudgetInfo> {
         let bound = |n: u64| Some(n).filter(|n| *n != u64::MAX);
-        let runs = self.flows.by_team(id).is_some();
         let info = |kind| {
             let resource = Resource::ALL.into_iter().find(|resource| resource.kind() == kind);
             let held = resource.is_some_and(|resource| team.donated().has(resource));
@@ -504,9 +509,7 @@ impl Node {
                 Some(account) => (Some(account.used()), account.limit(), account.is_donated()),
                 None => (None, team.budget.of(kind), held),
             };
-            // Where no flow runs itself it is what waits below that is bounded.
-            let waiting = if runs { self.sched.queued(id) } else { self.sched.pending(id) };
-            let used = if kind == Kind::Queue { Some(waiting as u64) } else { used };
+            let used = if kind == Kind::Queue { Some(self.waiting(id) as u64) } else { used };
             BudgetInfo { kind, used, limit: bound(limit), donated }
         };
         Kind::ALL.into_iter().map(info).collect()

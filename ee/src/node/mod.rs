@@ -19,7 +19,8 @@
 //! | `throttle` | teams that go on with less for a while                           |
 //! | `serve`    | answers to other nodes' translation and download requests        |
 //! | `manage`   | control clients and what they may ask                            |
-//! | `sessions` | programs that talk to protocols                                  |
+//! | `sessions` | programs that talk to protocols; `datagrams`: by UDP             |
+//! | `fetch`    | protocols from a protocol server                                 |
 //! | `metrics`  | numbers over HTTP; `figures`: which                              |
 //! | `protect`  | links to neighbors that prove who they are                       |
 
@@ -28,6 +29,8 @@ mod authority;
 pub(crate) mod channels;
 mod charge;
 mod children;
+mod datagrams;
+pub(crate) mod fetch;
 mod figures;
 mod groups;
 mod judge;
@@ -70,17 +73,20 @@ use crate::blob::SharedDisk;
 use crate::cache::CodeCache;
 use crate::config::{ConfigError, NodeConfig};
 use crate::counters::{Count, Counters};
-use crate::engine::{Code, Engine};
+use crate::crash::Crashes;
+use crate::engine::Engine;
 use crate::flow::{Flow, Flows};
 use crate::job::{Job, JobId, Work};
 use crate::log::Log;
 use crate::neighbor::{Neighbor, NeighborId, Neighbors};
 use crate::registry::{Registry, Target};
-use crate::sandbox::{Effect, Shared};
+use crate::sandbox::Shared;
 use crate::system::translate::Questions;
 use crate::uploads::Uploads;
 
 use charge::{Compilation, Labour};
+use datagrams::Dialogs;
+use fetch::Fetches;
 use groups::Groups;
 use judge::AgentHost;
 use manage::Clients;
@@ -148,18 +154,19 @@ pub struct Node {
     postponed: bool,
     /// Flows that end when the event that they are in the middle of is over.
     endings: BTreeMap<Handle, End>,
-    /// Kept to be used again.
-    effects: Vec<Effect>,
     cache: CodeCache,
     agent: AgentHost,
     questions: Questions,
     bans: Bans,
+    crashes: Crashes,
     uploads: Uploads,
     jobs: VecDeque<Job>,
     next_job: JobId,
     /// What the platform compiles.
     compiler: Option<JobId>,
     sessions: Sessions,
+    dialogs: Dialogs,
+    fetches: Fetches,
     scrapes: Scrapes,
     clients: Clients,
     shared: Shared,
@@ -176,7 +183,7 @@ pub struct Node {
     /// What is compiled, or waits for the compiler.
     compiling: Vec<Compilation>,
     /// Flows whose code is there, and that are about to be started.
-    ready: VecDeque<(Handle, Arc<Code>)>,
+    ready: VecDeque<Handle>,
     /// A secret, and how many numbers were made of it.
     nonces: ([u8; 16], u64),
 }
@@ -257,16 +264,18 @@ impl Node {
             suspended: 0,
             postponed: false,
             endings: BTreeMap::new(),
-            effects: Vec::new(),
             cache: CodeCache::new(config.node.memory.0),
             agent: AgentHost::new(agent, config.node.policy.clone().unwrap_or_default()),
             questions: Questions::default(),
             bans: Bans::default(),
+            crashes: Crashes::default(),
             uploads: Uploads::new(memory.child(Some(UPLOAD_ACCOUNT))),
             jobs: VecDeque::new(),
             next_job: JobId(0),
             compiler: None,
             sessions: Sessions::default(),
+            dialogs: Dialogs::new(healthy.then_some(&secret)),
+            fetches: Fetches::new(config.server.as_ref(), now),
             scrapes: Scrapes::default(),
             clients: Clients::default(),
             shared: Shared::default(),
@@ -344,17 +353,18 @@ impl Node {
         self.net.poll(now.mono);
         self.links_due(now);
         self.streams(now);
+        self.dialogs_due(now);
+        self.fetches_due(now);
         self.questions_due(now);
         self.downloads_due(now);
         self.agent_due(now);
         self.uploads.due(now.mono);
         self.sense(now);
         self.throttles_due(now);
-        self.timers_due(now);
-        let more = self.start_ready(now) | self.run_teams(now);
+        let more = self.timers_due(now) | self.start_ready(now) | self.run_teams(now);
         self.store_due(now);
         self.net.poll(now.mono);
-        more || self.clients.have_requests()
+        more || self.clients.have_requests() || self.lines_wait()
     }
 
     /// The next frame to send on a link.
@@ -392,6 +402,8 @@ impl Node {
             self.throttles.deadline(),
             self.clients.deadline(),
             self.sessions.deadline(),
+            self.dialogs.deadline(),
+            self.fetches.deadline(),
             self.scrapes.deadline(),
             self.uploads.deadline(),
         ];
@@ -415,8 +427,8 @@ impl Node {
     ) {
         let short = came < usize::from(self.neighbors[from].floor);
         match self.registry.find(&id) {
-            Some(Target::Flow { flow, kind, .. }) => {
-                self.for_flow(now, (flow, kind), from, id, mark, payload);
+            Some(Target::Flow { flow, protocol, kind }) => {
+                self.for_flow(now, (flow, protocol, kind), from, id, mark, payload);
             }
             Some(Target::TranslationRequest | Target::DownloadRequest { .. }) | None if short => {
                 self.neighbors[from].refused += 1;

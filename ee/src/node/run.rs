@@ -5,14 +5,15 @@
 //! out of time has done nothing, and its team ends.
 
 use std::fmt;
+use std::time::Duration;
 
 use nodeos::account::Charge;
 use nodeos::buf::{BLOCK, Buf};
-use nodeos::platform::Now;
+use nodeos::platform::{Instant, Now};
 use nodeos::sched::Scheduler;
 use nodeos::slab::Handle;
 use nodeos::team::{Fault, Resource, Team, TeamId, Verdict};
-use wire::control::Erred;
+use wire::control::{Crash, Erred};
 use wire::id::CapsuleId;
 use wire::integrity::Mark;
 use wire::tuple::Budgets;
@@ -28,12 +29,17 @@ use crate::integrity::Unsound;
 use crate::neighbor::NeighborId;
 use crate::sandbox::{Effect, Event, GuestFault, Refused, SessionInput};
 
-/// Guest calls between two looks at the links, at most.
-const EVENTS_PER_POLL: usize = 32;
+/// Guest calls between two looks at the links, at most: as many as the frames that a platform hands in between two polls
+/// (64 of a link) may make of two links, so that what piled up while the processor was away finds room in the queues.
+const EVENTS_PER_POLL: usize = 128;
 /// Microseconds of guests' work after which the links are looked at again.
 const WORK_PER_POLL: u64 = 200;
 /// Timers and expiries of one team that are turned into events at a time.
 const DUE_PER_TEAM: usize = 16;
+/// Teams whose timers and expiries are looked at between two looks at the links.
+const TEAMS_PER_POLL: usize = 32;
+/// When what is due and finds no room is looked at again, unless the team has had an event before.
+const NO_ROOM: Duration = Duration::from_millis(1);
 
 /// An event in a team's queue, with what is paid for its buffer.
 #[derive(Debug)]
@@ -53,26 +59,23 @@ impl Node {
     pub(super) fn for_flow(
         &mut self,
         now: Now,
-        (handle, kind): (Handle, u8),
+        (handle, protocol, kind): (Handle, u8, u8),
         from: NeighborId,
         id: CapsuleId,
         mark: Option<&Mark>,
         payload: Buf,
     ) {
-        let Some(flow) = self.flows.get(handle) else { return };
-        if !self.flow_knows(flow, from) {
+        let Some(flow) = self.flows.get_mut(handle) else { return };
+        if !flow.knows(&self.neighbors[from].name) {
             self.neighbors[from].refused += 1;
             return self.counters.add(Count::NeighborDenied);
         }
-        if !matches!(flow.stage, Stage::Running { .. }) {
-            return self.wait_for_flow(handle, from, id, payload);
-        }
-        let sandbox = self.flows.get_mut(handle).and_then(|f| f.sandbox());
-        if let Some(Err(why)) = sandbox.map(|s| s.check(from, &id, &payload, mark)) {
+        let Some(sandbox) = flow.sandbox() else { return self.wait_for_flow(now, handle, from, id, payload) };
+        if let Err(why) = sandbox.check(from, &id, &payload, mark) {
             return self.unsound(now, from, why);
         }
         self.counters.add(Count::CapsulesReceived);
-        self.push_event(handle, Event::Capsule { kind, from: Some(from), packet: payload });
+        self.push_event(handle, Event::Capsule { protocol, kind, from: Some(from), packet: payload });
     }
 
     /// A capsule is not as its protocol's own neighbor would have sent it.
@@ -108,7 +111,7 @@ impl Node {
             Event::Capsule { .. } => BLOCK,
             Event::Session { what: SessionInput::Packet(packet), .. } => packet.len(),
             // Its end may have to be queued behind it.
-            Event::Session { what: SessionInput::Open, .. } => Scheduler::<Queued>::slot_bytes(1),
+            Event::Session { what: SessionInput::Open(_), .. } => Scheduler::<Queued>::slot_bytes(1),
             _ => 0,
         };
         let charge = match bytes {
@@ -190,12 +193,15 @@ impl Node {
     pub(super) fn deliver(&mut self, now: Now, handle: Handle, event: Option<Event>) -> bool {
         let Some(flow) = self.flows.get_mut(handle) else { return false };
         let Some((team, _)) = flow.team else { return false };
-        let Stage::Running { sandbox, .. } = &mut flow.stage else { return false };
+        let Stage::Running { sandbox, wake, .. } = &mut flow.stage else { return false };
         let Some(member) = self.teams.get_mut(team) else { return false };
         // The clean-up of a flow that is stopped is always had.
         let counts = event.as_ref().is_some_and(|event| !matches!(event, Event::Stop));
         if counts && member.count_event().is_err() {
-            self.keep_away(now, handle);
+            // What others have used up above it is no reason to keep it away.
+            if member.accounts().events_total().own_left() == 0 {
+                self.keep_away(now, handle);
+            }
             let why = "it has had all the events that it may have";
             self.end_flow(now, handle, End::failed(Erred::Guest, why));
             return false;
@@ -213,16 +219,16 @@ impl Node {
             usual => outcome.units.max(usual - usual / 8),
         };
         self.sched.used(team, outcome.units);
-        if let Some(member) = self.teams.get_mut(team) {
-            member.counters.units += outcome.units;
-        }
+        member.counters.units += outcome.units;
         self.charged += outcome.units;
-        self.plan_wake(handle);
+        if self.throttles.any() || sandbox.deadline() != *wake {
+            self.plan_wake(handle);
+        }
         if outcome.more {
             self.counters.add(Count::Slices);
             return true;
         }
-        let ending = self.endings.remove(&handle);
+        let ending = if self.endings.is_empty() { None } else { self.endings.remove(&handle) };
         match (outcome.end, ending) {
             (Ok(()), None) => self.effects(now, handle),
             // The event that the flow was in when it was to be stopped: its own clean-up is next.
@@ -236,7 +242,11 @@ impl Node {
                 return false;
             }
             (Err(fault), Some(end)) => {
-                self.end_flow(now, handle, End::killed(format!("{}: {fault}", end.why)));
+                let why = match self.crashed(now, handle, &fault) {
+                    Some(crash) => format!("{}: {crash}", end.why),
+                    None => end.why,
+                };
+                self.end_flow(now, handle, End::killed(why));
                 return false;
             }
         }
@@ -265,11 +275,8 @@ impl Node {
             (Resource::Sessions, refused.sessions),
         ];
         let mut verdict = Verdict::Go;
-        for (resource, count) in kinds {
-            for _ in 0..count {
-                member.counters.refused += 1;
-                verdict = verdict.max(member.conduct.refused(now.mono, resource));
-            }
+        for (resource, count) in kinds.into_iter().filter(|(_, count)| *count > 0) {
+            verdict = verdict.max(member.refused(now.mono, resource, count));
         }
         for _ in 0..refused.pointers {
             verdict = verdict.max(member.conduct.fault(now.mono, Fault::Pointer));
@@ -332,9 +339,15 @@ impl Node {
         {
             due = due.map(|at| at.max(until));
         }
-        if due == *wake {
-            return;
+        if due != *wake {
+            self.wake_at(handle, due);
         }
+    }
+
+    fn wake_at(&mut self, handle: Handle, due: Option<Instant>) {
+        let Some(Stage::Running { wake, .. }) = self.flows.get_mut(handle).map(|flow| &mut flow.stage) else {
+            return;
+        };
         if let Some(planned) = std::mem::replace(wake, due) {
             self.wakes.remove(&(planned, handle));
         }
@@ -342,21 +355,30 @@ impl Node {
     }
 
     /// Turns what is due in sandboxes into events, as many as their queues take: a timer that fires into a
-    /// full queue fires later.
-    pub(super) fn timers_due(&mut self, now: Now) {
-        let due = self.wakes.iter().take_while(|(at, _)| *at <= now.mono);
-        let due: Vec<Handle> = due.map(|(_, flow)| *flow).collect();
-        for handle in due {
+    /// full queue fires later. `true` when there is more.
+    pub(super) fn timers_due(&mut self, now: Now) -> bool {
+        for _ in 0..TEAMS_PER_POLL {
+            let Some(&(_, handle)) = self.wakes.first().filter(|(at, _)| *at <= now.mono) else {
+                return false;
+            };
+            let mut room = true;
             for _ in 0..DUE_PER_TEAM {
-                if !self.has_room(handle) {
+                room = self.has_room(handle);
+                if !room {
                     break;
                 }
                 let Some(sandbox) = self.flows.get_mut(handle).and_then(|f| f.sandbox()) else { break };
                 let Some(event) = sandbox.due(now) else { break };
                 self.push_event(handle, event);
             }
-            self.plan_wake(handle);
+            if room {
+                self.plan_wake(handle);
+            } else {
+                // Its next event plans it anew; until then others need not wait while it is looked at.
+                self.wake_at(handle, Some(now.mono + NO_ROOM));
+            }
         }
+        self.wakes.first().is_some_and(|(at, _)| *at <= now.mono)
     }
 
     /// Whether a flow's queue takes one more event.
@@ -368,13 +390,15 @@ impl Node {
     }
 
     fn effects(&mut self, now: Now, handle: Handle) {
-        let mut effects = std::mem::take(&mut self.effects);
-        if let Some(sandbox) = self.flows.get_mut(handle).and_then(|f| f.sandbox()) {
-            effects.extend(sandbox.effects());
-        }
-        for effect in effects.drain(..) {
+        let mut ends = false;
+        // What is carried out may end the flow.
+        while let Some(sandbox) = self.flows.get_mut(handle).and_then(|f| f.sandbox())
+            && let Some(effect) = sandbox.next_effect()
+        {
             match effect {
-                Effect::Send { to, kind, payload } => self.send_for(now, handle, to, kind, payload),
+                Effect::Send { to, protocol, kind, payload } => {
+                    self.send_for(now, handle, to, (protocol, kind), payload);
+                }
                 Effect::Reply { session, packet } => self.session_reply(now, session, packet),
                 Effect::CloseSession { session } => self.session_close(now, session),
                 Effect::FlowStart { child, tuple, give } => {
@@ -390,6 +414,12 @@ impl Node {
                     lower.set(kind, Some(most));
                     self.child_limit(now, handle, child, &lower);
                 }
+                Effect::Serve { neighbor, serve } => {
+                    if let Some(flow) = self.flows.get_mut(handle) {
+                        flow.unserved.set(neighbor, !serve);
+                    }
+                }
+                Effect::End => ends = true,
                 Effect::Log { level, text } => {
                     let Some(flow) = self.flows.get(handle) else { continue };
                     let name = label(flow);
@@ -399,15 +429,25 @@ impl Node {
                 }
             }
         }
-        self.effects = effects;
+        if ends {
+            self.end_flow(now, handle, End::by("itself", false));
+        }
     }
 
-    fn send_for(&mut self, now: Now, handle: Handle, to: NeighborId, kind: u8, payload: Buf) {
-        let Some((flow, team)) = self.flow_and_team(handle) else { return };
-        let Some(&id) = flow.kind_ids.get(usize::from(kind)) else { return };
+    fn send_for(
+        &mut self,
+        now: Now,
+        handle: Handle,
+        to: NeighborId,
+        (protocol, kind): (u8, u8),
+        payload: Buf,
+    ) {
+        let Some(flow) = self.flows.get_mut(handle) else { return };
+        let Some((team, _)) = flow.team else { return };
+        let ids = flow.kind_ids.get(usize::from(protocol));
+        let Some(&id) = ids.and_then(|ids| ids.get(usize::from(kind))) else { return };
         let len = payload.len() as u64;
-        let sandbox = self.flows.get_mut(handle).and_then(|f| f.sandbox());
-        let mark = sandbox.and_then(|s| s.mark(to, &id, &payload));
+        let mark = flow.sandbox().and_then(|s| s.mark(to, &id, &payload));
         let sent = self.send_padded(now, team, to, &id, mark.as_ref(), payload, 0);
         self.counters.add(if sent { Count::CapsulesSent } else { Count::SendDropped });
         let Some(flow) = self.flows.get_mut(handle) else { return };
@@ -423,20 +463,28 @@ impl Node {
 
     /// The guest erred in a way that ends it.
     fn fault(&mut self, now: Now, handle: Handle, fault: &GuestFault) {
-        let Some(flow) = self.flows.get_mut(handle) else { return };
-        let name = label(flow);
-        // What a guest wanted before it failed does not happen.
-        if let Some(sandbox) = flow.sandbox() {
-            sandbox.effects().for_each(drop);
-        }
-        let overrun = matches!(fault, GuestFault::Deadline);
-        self.counters.add(if overrun { Count::Overruns } else { Count::Traps });
-        self.log_limited(now, || format!("guest {name}: {fault}"));
+        let Some(crash) = self.crashed(now, handle, fault) else { return };
         let Some((_, team)) = self.flow_and_team(handle) else { return };
-        let kind = if overrun { Fault::Deadline } else { Fault::Trap };
+        let kind = if matches!(fault, GuestFault::Deadline) { Fault::Deadline } else { Fault::Trap };
         let Some(member) = self.teams.get_mut(team) else { return };
         let verdict = member.conduct.fault(now.mono, kind);
-        self.judged(now, handle, verdict, fault);
+        self.judged(now, handle, verdict, crash);
+    }
+
+    /// Counts, logs and remembers how a guest failed.
+    #[cold]
+    fn crashed(&mut self, now: Now, handle: Handle, fault: &GuestFault) -> Option<Crash> {
+        let flow = self.flows.get_mut(handle)?;
+        let (name, hash) = (label(flow), flow.hash);
+        let sandbox = flow.sandbox()?;
+        // What a guest wanted before it failed does not happen.
+        sandbox.effects().for_each(drop);
+        let crash = sandbox.crash(now.mono, fault);
+        let overrun = matches!(fault, GuestFault::Deadline);
+        self.counters.add(if overrun { Count::Overruns } else { Count::Traps });
+        self.log_limited(now, || format!("guest {name}: {crash}"));
+        self.crashes.enter(hash, crash.clone());
+        Some(crash)
     }
 
     /// Carries out what the policy says about a flow's team.
@@ -461,133 +509,4 @@ impl Node {
 }
 
 #[cfg(test)]
-mod tests {
-    use std::sync::Arc;
-
-    use nodeos::buf::BufPool;
-    use nodeos::platform::{Instant, NoSensors, Still};
-    use wire::control::{Answer, Request};
-    use wire::id::{PartHash, TupleHash};
-    use wire::tuple::{Body, CapsuleType, Credentials, Part, Privilege, Protocol, Tuple};
-
-    use super::*;
-    use crate::config::{ADMIN, NodeConfig};
-    use crate::flow::Flow;
-    use crate::{Engine, Metering, Platform};
-
-    /// Of a packet: `l` is long, `s` is short, `t` traps in its second slice.
-    const GUEST: &str = r#"(module (memory (export "memory") 1 1) (func (export "bees_abi_1"))
-        (global (export "bees_inbox") i32 (i32.const 0))
-        (func (export "on_session") (param i32 i32 i32 i32) (local $n i32) (local $most i32)
-            (if (i32.ne (local.get 2) (i32.const 1)) (then (return)))
-            (if (i32.eq (i32.load8_u (i32.const 0)) (i32.const 115)) (then (return)))
-            (local.set $most (select (i32.const 9000) (i32.const 3000)
-                (i32.eq (i32.load8_u (i32.const 0)) (i32.const 108))))
-            (loop $l (local.set $n (i32.add (local.get $n) (i32.const 1)))
-                (br_if $l (i32.lt_u (local.get $n) (local.get $most))))
-            (if (i32.eq (i32.load8_u (i32.const 0)) (i32.const 116)) (then (unreachable)))))"#;
-
-    fn flow(nonce: u8) -> (Vec<u8>, Vec<u8>) {
-        let module = wat::parse_str(GUEST).unwrap();
-        let protocol = Protocol {
-            capsules: vec![CapsuleType { name: "k".into(), limits: Default::default(), derives: vec![] }],
-            session: true,
-            ..Protocol::new(&format!("p{nonce}"), Part::of(&module).unwrap())
-        };
-        let asked = Privilege { name: crate::cap::BACKGROUND.into(), optional: false };
-        let mut body = Body::new([nonce; 16], vec![protocol]);
-        body.request.privileges = vec![asked];
-        (module, Tuple { body, credentials: Credentials::None }.encode())
-    }
-
-    /// Flows in the middle of an event, and teams with something to do, found by looking at all of them.
-    fn looked_up(node: &Node) -> (usize, usize) {
-        let suspended =
-            |f: &&Flow| matches!(&f.stage, Stage::Running { sandbox, .. } if sandbox.is_suspended());
-        let busy = |id: &TeamId| {
-            let held = node.teams.get(*id).and_then(held_until).is_some();
-            !held && node.sched.queued(*id) > 0
-        };
-        let flows = node.flows.iter().map(|(_, flow)| flow);
-        (flows.filter(suspended).count(), node.teams.iter().map(|(id, _)| id).filter(busy).count())
-    }
-
-    #[test]
-    fn who_is_in_the_middle_of_an_event_is_counted_through_all_ends() {
-        let platform = Platform {
-            name: "test",
-            meter: Arc::new(Still),
-            interrupter: Arc::new(Still),
-            entropy: Arc::new(Still),
-            sensors: Arc::new(NoSensors),
-            engine: Engine::new(Metering::Fuel).unwrap(),
-            buffers: BufPool::new(64),
-            disk: None,
-        };
-        let config = "[node]\nname = \"b\"\n[team]\nevent = \"10us\"\nbackground = \"200us\"\nqueue = 4";
-        let mut now = Now::mono(Instant(0));
-        let mut node = Node::new(&NodeConfig::parse(config).unwrap(), platform, now).unwrap();
-        let (mut seed, mut seen, mut ends) = (1u64, [0usize; 2], 0);
-        let mut sessions = std::collections::HashMap::new();
-        let mut random = |bound: u64| {
-            seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-            (seed >> 33) % bound
-        };
-        for _ in 0..3000 {
-            let nonce = 1 + random(4) as u8;
-            let (module, tuple) = flow(nonce);
-            let (hash, part) = (TupleHash::of(&tuple), PartHash::of(&module));
-            match (node.flows.by_hash(&hash), random(40)) {
-                (None, _) => {
-                    let put = Request::PartPut { part, total: module.len() as u32, offset: 0, bytes: module };
-                    assert_eq!(node.control(now, ADMIN, put), Answer::Done);
-                    assert_eq!(
-                        node.control(now, ADMIN, Request::FlowInject { tuple }),
-                        Answer::Injected(hash)
-                    );
-                    while let Some(job) = node.job() {
-                        let done = job.run();
-                        node.job_done(now, done);
-                    }
-                }
-                (Some(_), kill @ 0..2) => {
-                    ends += 1;
-                    let stop = Request::FlowStop { flow: hash, kill: kill == 1 };
-                    assert_eq!(node.control(now, ADMIN, stop), Answer::Done);
-                }
-                (Some(handle), 2) => {
-                    let team = node.flow_and_team(handle).unwrap().1;
-                    node.throttle(now, team, std::time::Duration::from_millis(30));
-                }
-                (Some(handle), n @ 3..12) => {
-                    let packet = if n == 3 {
-                        b"t"
-                    } else if n < 8 {
-                        b"l"
-                    } else {
-                        b"s"
-                    };
-                    if node.sessions.count(handle) == 0
-                        && let Ok(session) = node.session_open(now, &format!("p{nonce}"))
-                    {
-                        sessions.insert(nonce, session);
-                    }
-                    if let Some(session) = sessions.get(&nonce) {
-                        let _ = node.session_send(now, *session, packet);
-                    }
-                }
-                _ => {
-                    now.mono.0 += random(5000);
-                    node.poll(now);
-                }
-            }
-            let (suspended, busy) = looked_up(&node);
-            assert_eq!((node.suspended, node.sched.busy()), (suspended, busy));
-            let only = suspended > 0 && suspended == busy;
-            assert_eq!(node.only_long_work(), only);
-            seen[usize::from(only)] += 1;
-        }
-        assert!(seen[0] > 100 && seen[1] > 100 && ends > 50, "{seen:?}, {ends} ends");
-        assert!(node.counters.get(Count::Traps) > 0 && node.counters.get(Count::Throttled) == 0);
-    }
-}
+mod tests;

@@ -16,7 +16,7 @@ use super::charge::Labour;
 use crate::counters::Count;
 use crate::neighbor::NeighborId;
 use crate::registry::{Object, Target};
-use crate::system::download::WINDOW;
+use crate::system::sources::WINDOW;
 
 /// Responses to one download request, at most.
 pub const MAX_CHUNKS: u32 = 2 * WINDOW;
@@ -56,7 +56,7 @@ impl Node {
         let Some((flow, data)) = self.flows.get(flow).and_then(|f| Some((f, f.tuple.as_ref()?))) else {
             return Translation::Unknown;
         };
-        if !self.flow_knows(flow, from) {
+        if !self.flow_knows(flow, from) || flow.unserved.has(from) {
             return Translation::Refused;
         }
         Translation::Known {
@@ -64,7 +64,7 @@ impl Node {
             tuple_len: data.bytes.len() as u32,
             path: data.tuple.paths().swap_remove(usize::from(protocol)),
             kind: u16::from(kind),
-            coupled: Vec::new(),
+            coupled: data.tuple.coupled(protocol.into()),
         }
     }
 
@@ -91,7 +91,7 @@ impl Node {
             }
         };
         let id = download_id(RESPONSE, &flow.hash, part.as_ref());
-        let bytes = bytes.filter(|_| self.flow_knows(flow, from));
+        let bytes = bytes.filter(|_| self.flow_knows(flow, from) && !flow.unserved.has(from));
         self.counters.add(Count::DownloadsServed);
         let Some(bytes) = bytes else {
             let refusal = DownloadResponse::Refused { nonce: request.nonce };

@@ -1,31 +1,39 @@
-//! Programs that talk to protocols (seed 004, section VI): over TCP ([`wire::session`]), or beside the node
-//! in the same process (the simulator's programs).
+//! Programs that talk to protocols (seed 004, section VI): over TCP ([`wire::session`]), by datagrams
+//! ([`wire::datagram`], in `datagrams`), or beside the node in the same process (the simulator's programs).
 //!
-//! A session belongs to one flow; its packets become events of that flow's team, and the team's replies
-//! go out in order. A program that reads too slowly loses its session, never the node its memory.
+//! A session belongs to one flow; its packets become events of that flow's team, and the team's replies go out in
+//! order. Both ways wait for who is slow: a stream is read only where the flow's queue has room, a few packets of each
+//! program in its turn; and a guest whose program does not read is refused further replies, and told when there is
+//! room again ([`Outlet`]).
 
 use std::collections::VecDeque;
 use std::fmt;
+use std::net::IpAddr;
 use std::time::Duration;
 
 use nodeos::account::Charge;
 use nodeos::net::StreamId;
 use nodeos::platform::{Instant, Now};
 use nodeos::slab::{Handle, Slab};
+use nodeos::team::TeamId;
+use wire::datagram::Token;
 use wire::id::TupleHash;
 use wire::session::{MAX_PACKET, Reader, frame, parse_open};
 
 use super::Node;
 use crate::counters::Count;
-use crate::sandbox::{Event, SessionInput};
+use crate::flow::Selected;
+use crate::sandbox::{Event, Outlet, SessionInput};
 
 /// A session of this node.
 pub use crate::sandbox::SessionId;
 
 /// Sessions of a node at a time.
 pub(super) const MAX_SESSIONS: usize = 256;
-/// Bytes that may wait for a program to read them.
-const MAX_OUTPUT: u64 = 64 * 1024;
+/// Programs of one address that are connected and have not said which flow they want.
+const MAX_STRANGERS: usize = 208;
+/// Packets of one program before others have their turn.
+const PACKETS_PER_TURN: usize = 8;
 /// Bytes in front of a packet on a stream.
 const FRAMING: u64 = 2;
 /// How long a program may take to say which flow it wants.
@@ -36,10 +44,16 @@ const SESSION_CHARGE: u64 = 1024;
 /// A session was refused or is over.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum SessionError {
-    /// No running flow has that name, or takes sessions.
+    /// No running flow has that name, or hash.
     NoSuchFlow,
-    /// The flow or the node has as many as may be.
+    /// The hashes of several flows begin so.
+    Ambiguous,
+    /// The flow's protocol has no sessions.
+    NoSessions,
+    /// The flow has as many as its budget allows.
     TooMany,
+    /// The node has as many as may be, or the program's address has.
+    NodeFull,
     /// The session is over.
     Closed,
     /// The packet is longer than [`MAX_PACKET`].
@@ -51,8 +65,11 @@ pub enum SessionError {
 impl fmt::Display for SessionError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
-            Self::NoSuchFlow => "no running flow of that name takes sessions",
-            Self::TooMany => "there are as many sessions as may be",
+            Self::NoSuchFlow => "no flow of that name or hash runs here",
+            Self::Ambiguous => "several flows' hashes begin so",
+            Self::NoSessions => "the flow's protocol has no sessions",
+            Self::TooMany => "the flow has as many sessions as its budget allows",
+            Self::NodeFull => "the node has as many sessions as may be",
             Self::Closed => "the session is over",
             Self::TooLong => "the packet is too long",
             Self::Busy => "the flow is busy",
@@ -66,24 +83,34 @@ impl std::error::Error for SessionError {}
 struct Session {
     flow: Handle,
     end: ProgramEnd,
+    outlet: Outlet,
     /// Its record, and the packets that the program has not read.
     charge: Charge,
+    /// What has come of packets that are not complete.
+    input: Charge,
 }
 
 /// Where the program is.
 #[derive(Debug)]
-enum ProgramEnd {
+pub(super) enum ProgramEnd {
     /// Behind a TCP stream.
     Stream(StreamId),
     /// In this process.
     Local(VecDeque<Vec<u8>>),
+    /// Behind datagrams with this token.
+    Datagrams(Token),
 }
 
 /// A TCP stream that speaks the session protocol.
 #[derive(Debug)]
 struct Line {
     stream: StreamId,
+    from: IpAddr,
     reader: Reader,
+    /// There may be more to read than was read.
+    unread: bool,
+    /// What it asked for while the flow was busy.
+    wanted: Option<String>,
     output: VecDeque<u8>,
     session: Option<SessionId>,
     since: Instant,
@@ -96,11 +123,13 @@ struct Line {
 pub(super) struct Sessions {
     slab: Slab<Session>,
     lines: Vec<Line>,
+    /// Which line has the first turn.
+    turn: usize,
 }
 
 impl Default for Sessions {
     fn default() -> Self {
-        Self { slab: Slab::new(MAX_SESSIONS), lines: Vec::new() }
+        Self { slab: Slab::new(MAX_SESSIONS), lines: Vec::new(), turn: 0 }
     }
 }
 
@@ -127,6 +156,11 @@ impl Sessions {
         self.lines.iter().filter(|l| l.is_idle()).map(|l| l.since + OPEN_TIME).min()
     }
 
+    /// The flow that a session is of.
+    pub(super) fn flow(&self, id: SessionId) -> Option<Handle> {
+        self.get(id).map(|session| session.flow)
+    }
+
     fn line(&mut self, stream: StreamId) -> Option<&mut Line> {
         self.lines.iter_mut().find(|l| l.stream == stream)
     }
@@ -136,6 +170,17 @@ impl Line {
     fn is_idle(&self) -> bool {
         self.session.is_none() && !self.closing
     }
+
+    /// Whether it has bytes that were not read, or a whole packet in what was.
+    fn has_more(&self) -> bool {
+        !self.closing && (self.unread || self.reader.has_packet())
+    }
+}
+
+/// The team of a session's flow, which pays for what is sent; the node's own if it is gone.
+fn session_team(node: &Node, id: SessionId) -> TeamId {
+    let flow = node.sessions.flow(id).and_then(|flow| node.flow_and_team(flow));
+    flow.map_or(TeamId::ROOT, |(_, team)| team)
 }
 
 impl Node {
@@ -158,9 +203,13 @@ impl Node {
     /// The next packet for a program in this process.
     pub fn session_packet(&mut self, id: SessionId) -> Result<Option<Vec<u8>>, SessionError> {
         match self.sessions.get_mut(id) {
-            Some(Session { end: ProgramEnd::Local(packets), charge, .. }) => {
+            Some(Session { end: ProgramEnd::Local(packets), charge, outlet, .. }) => {
                 let packet = packets.pop_front();
-                charge.shrink(packet.as_ref().map_or(0, |p| p.len() as u64 + FRAMING));
+                if let Some(packet) = &packet {
+                    charge.shrink(packet.len() as u64 + FRAMING);
+                    outlet.packet_gone(packet.len());
+                }
+                self.tell_room(id);
                 Ok(packet)
             }
             _ => Err(SessionError::Closed),
@@ -171,35 +220,50 @@ impl Node {
     pub fn session_close(&mut self, now: Now, id: SessionId) {
         let Some(session) = self.sessions.remove(id) else { return };
         self.push_event(session.flow, Event::Session { session: id, what: SessionInput::Close });
-        if let ProgramEnd::Stream(stream) = session.end
-            && let Some(line) = self.sessions.line(stream)
-        {
-            line.session = None;
-            line.closing = true;
-            self.flush_line(now, stream);
+        match session.end {
+            ProgramEnd::Stream(stream) => {
+                let Some(line) = self.sessions.line(stream) else { return };
+                line.session = None;
+                line.closing = true;
+                self.flush_line(now, stream);
+            }
+            ProgramEnd::Datagrams(token) => self.dialog_over(now, token),
+            ProgramEnd::Local(_) => {}
         }
     }
 
-    fn open_session(
+    pub(super) fn open_session(
         &mut self,
         selector: &str,
         end: ProgramEnd,
     ) -> Result<(SessionId, TupleHash), SessionError> {
-        let flow = self.flows.by_selector(selector).ok_or(SessionError::NoSuchFlow)?;
+        let flow = match self.flows.by_selector(selector) {
+            Selected::Flow(flow) => flow,
+            Selected::None => return Err(SessionError::NoSuchFlow),
+            Selected::Several => return Err(SessionError::Ambiguous),
+        };
         let (data, team) = self.flow_and_team(flow).ok_or(SessionError::NoSuchFlow)?;
         let hash = data.hash;
         let takes = data.tuple.as_ref().is_some_and(|t| t.tuple.main().session);
         if !takes {
-            return Err(SessionError::NoSuchFlow);
+            return Err(SessionError::NoSessions);
         }
         let team = self.teams.get(team).ok_or(SessionError::NoSuchFlow)?;
+        if !self.has_room(flow) {
+            return Err(SessionError::Busy);
+        }
         if self.sessions.count(flow) >= u32::from(team.budget.sessions) {
             return Err(SessionError::TooMany);
         }
         let charge = team.account().charge(SESSION_CHARGE).map_err(|_| SessionError::TooMany)?;
-        let session = Session { flow, end, charge };
-        let id = SessionId(self.sessions.slab.insert(session).map_err(|_| SessionError::TooMany)?.raw());
-        if !self.push_event(flow, Event::Session { session: id, what: SessionInput::Open }) {
+        let input = team.account().charge(0).map_err(|_| SessionError::TooMany)?;
+        let outlet = match end {
+            ProgramEnd::Datagrams(_) => Outlet::datagrams(),
+            ProgramEnd::Stream(_) | ProgramEnd::Local(_) => Outlet::stream(),
+        };
+        let session = Session { flow, end, outlet: outlet.clone(), charge, input };
+        let id = SessionId(self.sessions.slab.insert(session).map_err(|_| SessionError::NodeFull)?.raw());
+        if !self.push_event(flow, Event::Session { session: id, what: SessionInput::Open(outlet) }) {
             self.sessions.remove(id);
             return Err(SessionError::Busy);
         }
@@ -207,12 +271,16 @@ impl Node {
         Ok((id, hash))
     }
 
-    /// The guest answers a program. What the program has not read is the team's to pay for.
+    /// The guest answers a program. What the program has not read is the team's to pay for; a team that cannot loses
+    /// the session.
     pub(super) fn session_reply(&mut self, now: Now, id: SessionId, packet: Vec<u8>) {
         let Some(session) = self.sessions.get_mut(id) else { return };
-        let waiting = session.charge.bytes().saturating_sub(SESSION_CHARGE);
-        let len = packet.len() as u64 + FRAMING;
-        if waiting + len > MAX_OUTPUT || session.charge.grow(len).is_err() {
+        if let ProgramEnd::Datagrams(token) = session.end {
+            session.outlet.packet_gone(packet.len());
+            let team = session_team(self, id);
+            return self.dialog_reply(team, token, &packet);
+        }
+        if session.charge.grow(packet.len() as u64 + FRAMING).is_err() {
             return self.session_close(now, id);
         }
         match &mut session.end {
@@ -223,6 +291,18 @@ impl Node {
                 line.output.extend(frame(&packet).unwrap_or_default());
                 self.flush_line(now, stream);
             }
+            ProgramEnd::Datagrams(_) => {}
+        }
+    }
+
+    /// A guest that was refused is told that there is room, once there is, and room in its queue.
+    fn tell_room(&mut self, id: SessionId) {
+        let Some(session) = self.sessions.get(id).filter(|s| s.outlet.must_tell()) else { return };
+        let (flow, outlet) = (session.flow, session.outlet.clone());
+        if self.has_room(flow)
+            && self.push_event(flow, Event::Session { session: id, what: SessionInput::Room })
+        {
+            outlet.tell();
         }
     }
 
@@ -234,10 +314,18 @@ impl Node {
     }
 
     /// A program connected.
-    pub(super) fn line_opened(&mut self, now: Now, stream: StreamId) {
+    pub(super) fn line_opened(&mut self, now: Now, stream: StreamId, from: IpAddr) {
+        let strangers = self.sessions.lines.iter().filter(|l| l.is_idle() && l.from == from).count();
+        if strangers >= MAX_STRANGERS {
+            self.counters.add(Count::SessionsRefused);
+            return self.net.abort(now.mono, stream);
+        }
         let line = Line {
             stream,
+            from,
             reader: Reader::default(),
+            unread: false,
+            wanted: None,
             output: VecDeque::new(),
             session: None,
             since: now.mono,
@@ -257,8 +345,12 @@ impl Node {
 
     /// A program's connection has bytes for us, or room for ours.
     pub(super) fn line_ready(&mut self, now: Now, stream: StreamId) {
+        if let Some(line) = self.sessions.line(stream) {
+            line.unread = true;
+        }
         if let Err(error) = self.read_line(now, stream) {
-            self.counters.add(Count::StreamErrors);
+            let refused = error.is::<SessionError>();
+            self.counters.add(if refused { Count::SessionsRefused } else { Count::StreamErrors });
             if let Some(line) = self.sessions.line(stream) {
                 line.output.extend(format!("error {error}\n").into_bytes());
                 line.closing = true;
@@ -270,12 +362,20 @@ impl Node {
         self.flush_line(now, stream);
     }
 
+    /// Reads on, for as long as the flow takes packets and it is the line's turn.
     fn read_line(&mut self, now: Now, stream: StreamId) -> Result<(), Box<dyn std::error::Error>> {
-        loop {
+        let mut packets = 0;
+        while packets < PACKETS_PER_TURN {
             let Some(line) = self.sessions.line(stream).filter(|l| !l.closing) else { return Ok(()) };
             let Some(id) = line.session else {
-                if let Some(text) = line.reader.line()? {
+                let wanted = line.wanted.take();
+                if let Some(text) = wanted.map_or_else(|| line.reader.line(), |text| Ok(Some(text)))? {
                     let opened = self.open_session(parse_open(&text)?, ProgramEnd::Stream(stream));
+                    if opened == Err(SessionError::Busy) {
+                        let Some(line) = self.sessions.line(stream) else { return Ok(()) };
+                        line.wanted = Some(text);
+                        return Ok(());
+                    }
                     let (id, hash) = opened?;
                     if let Some(line) = self.sessions.line(stream) {
                         line.session = Some(id);
@@ -283,7 +383,7 @@ impl Node {
                     }
                     continue;
                 }
-                if !self.fill_line(now, stream) {
+                if !self.fill_line(now, stream)? {
                     return Ok(());
                 }
                 continue;
@@ -294,14 +394,22 @@ impl Node {
             }
             let Some(line) = self.sessions.line(stream) else { return Ok(()) };
             match line.reader.packet()? {
-                Some(packet) => self.session_send(now, id, &packet)?,
-                None if self.fill_line(now, stream) => {}
+                Some(packet) => {
+                    let left = line.reader.buffered() as u64;
+                    if let Some(session) = self.sessions.get_mut(id) {
+                        session.input.shrink(session.input.bytes().saturating_sub(left));
+                    }
+                    self.session_send(now, id, &packet)?;
+                    packets += 1;
+                }
+                None if self.fill_line(now, stream)? => {}
                 None => return Ok(()),
             }
         }
+        Ok(())
     }
 
-    fn team_has_room(&self, id: SessionId) -> bool {
+    pub(super) fn team_has_room(&self, id: SessionId) -> bool {
         let Some(flow) = self.sessions.get(id).map(|s| s.flow).filter(|flow| self.has_room(*flow)) else {
             return false;
         };
@@ -310,17 +418,23 @@ impl Node {
     }
 
     /// Takes what has arrived; `false` when there is nothing.
-    fn fill_line(&mut self, now: Now, stream: StreamId) -> bool {
+    fn fill_line(&mut self, now: Now, stream: StreamId) -> Result<bool, SessionError> {
         let mut bytes = [0; 2048];
         let n = self.net.read(now.mono, stream, &mut bytes);
-        if let Some(line) = self.sessions.line(stream) {
-            line.reader.push(&bytes[..n]);
+        let Some(line) = self.sessions.line(stream) else { return Ok(false) };
+        line.reader.push(&bytes[..n]);
+        line.unread = n > 0;
+        let session = line.session;
+        if let Some(session) = session.and_then(|id| self.sessions.get_mut(id)) {
+            // There was room for a whole packet a moment ago.
+            session.input.grow(n as u64).map_err(|_| SessionError::Busy)?;
         }
-        n > 0
+        Ok(n > 0)
     }
 
     fn flush_line(&mut self, now: Now, stream: StreamId) {
         let Some(line) = self.sessions.lines.iter_mut().find(|l| l.stream == stream) else { return };
+        let before = line.output.len();
         loop {
             let (front, _) = line.output.as_slices();
             if front.is_empty() {
@@ -333,8 +447,12 @@ impl Node {
             }
         }
         let (owed, session, closing) = (line.output.len(), line.session, line.closing);
-        if let Some(session) = session.and_then(|id| self.sessions.get_mut(id)) {
+        if let Some(id) = session
+            && let Some(session) = self.sessions.get_mut(id)
+        {
             session.charge.shrink(session.charge.bytes().saturating_sub(SESSION_CHARGE + owed as u64));
+            session.outlet.gone(before - owed);
+            self.tell_room(id);
         }
         if owed == 0 && closing {
             self.net.close(now.mono, stream);
@@ -351,16 +469,30 @@ impl Node {
             self.sessions.lines.retain(|l| l.stream != stream);
             self.net.abort(now.mono, stream);
         }
-        for at in 0..self.sessions.lines.len() {
-            let Some(line) = self.sessions.lines.get(at) else { return };
-            let stream = line.stream;
+        // In turn, so that whoever is first in the list does not fill the queue of a flow that many talk to.
+        let lines = self.sessions.lines.len();
+        self.sessions.turn = self.sessions.turn.wrapping_add(1);
+        for n in 0..lines {
+            let at = self.sessions.turn.wrapping_add(n) % lines;
+            let Some(line) = self.sessions.lines.get(at) else { continue };
+            let (stream, session) = (line.stream, line.session);
             let owed = !line.output.is_empty() || line.closing;
-            if line.reader.buffered() > 0 && line.session.is_some_and(|id| self.team_has_room(id)) {
+            let asks = line.wanted.is_some();
+            if asks || line.has_more() && session.is_some_and(|id| self.team_has_room(id)) {
                 self.line_ready(now, stream);
             } else if owed {
                 self.flush_line(now, stream);
             }
+            if let Some(id) = session {
+                self.tell_room(id);
+            }
         }
+    }
+
+    /// Whether a program waits for its turn only.
+    pub(super) fn lines_wait(&self) -> bool {
+        let turn = |l: &&Line| l.has_more() && l.session.is_some_and(|id| self.team_has_room(id));
+        self.sessions.lines.iter().any(|l| turn(&l))
     }
 
     /// A program will say no more. It may still read; its session goes on until the flow or it closes.

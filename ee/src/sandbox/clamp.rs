@@ -17,12 +17,10 @@ impl Sandbox {
             background.keep(&grant.privileges);
         }
         if let Guest::Idle(program) = &mut self.guest {
-            program.run.event = program.run.event.min(budget.event);
+            program.run.bound(budget.event);
             return program.run.store.data_mut().lower(grant, budget);
         }
-        for position in &self.positions {
-            Kinds::new(&self.tuple.body.protocols[usize::from(*position)], *position, grant)?;
-        }
+        Kinds::all(&self.tuple, grant)?;
         if let Some(background) = &self.background {
             background.mailbox.lower(grant, budget);
         }
@@ -37,7 +35,7 @@ impl Sandbox {
             background.keep(kept);
         }
         match (&mut self.guest, &self.background) {
-            (Guest::Idle(program), _) => program.run.store.data_mut().caps.withhold(kept),
+            (Guest::Idle(program), _) => program.run.store.data_mut().each(|caps, _| caps.withhold(kept)),
             (_, Some(background)) => background.mailbox.withhold(kept),
             (_, None) => {}
         }

@@ -2,12 +2,12 @@
 //! made; few stay when the event is over.
 
 use std::collections::VecDeque;
-use std::collections::vec_deque::Drain;
 
 use nodeos::account::{Account, Charge, Refused};
 
+use super::event::brief;
 use super::{Effect, MAX_EFFECTS};
-use crate::abi::Error;
+use crate::abi::{Error, Level};
 
 /// Places that are always there.
 const FIRST: usize = 4;
@@ -63,18 +63,27 @@ impl Effects {
         self.list.truncate(len);
     }
 
+    /// The last line that an event, whose effects begin at `from`, logged as an error.
+    pub fn last_words(&self, from: usize) -> Option<String> {
+        let said = self.list.iter().skip(from).rev().find_map(|effect| match effect {
+            Effect::Log { level: Level::Error, text } => Some(text),
+            _ => None,
+        });
+        said.map(|text| brief(text))
+    }
+
     pub fn retain(&mut self, keep: impl FnMut(&Effect) -> bool) {
         self.list.retain(keep);
     }
 
-    /// Takes everything out: a queue that has grown is handed out with its places, from any other its effects are.
-    pub fn take(&mut self) -> (VecDeque<Effect>, Drain<'_, Effect>) {
-        let mut grown = VecDeque::new();
-        if self.list.capacity() > KEPT {
-            grown = std::mem::replace(&mut self.list, VecDeque::with_capacity(FIRST));
+    /// Takes out the next one. When there is none a queue that has grown is as small as before.
+    pub fn pop(&mut self) -> Option<Effect> {
+        let next = self.list.pop_front();
+        if next.is_none() && self.list.capacity() > KEPT {
+            self.list = VecDeque::with_capacity(FIRST);
             self.charge.shrink(self.charge.bytes() - (FIRST * SLOT) as u64);
         }
-        (grown, self.list.drain(..))
+        next
     }
 }
 
@@ -102,15 +111,12 @@ mod tests {
             assert!(account.used() >= ((n + 1).max(effects.list.capacity()) * SLOT) as u64);
         }
         assert_eq!(effects.make_room(1), Err(Error::NoRoom));
-        let taken = |effects: &mut Effects| {
-            let (grown, rest) = effects.take();
-            (grown.len(), rest.len())
-        };
-        assert_eq!(taken(&mut effects), (MAX_EFFECTS, 0));
+        let taken = |effects: &mut Effects| std::iter::from_fn(|| effects.pop()).count();
+        assert_eq!(taken(&mut effects), MAX_EFFECTS);
         assert_eq!((account.used(), effects.list.capacity()), (idle, FIRST));
         effects.make_room(KEPT).unwrap();
         (0..KEPT).for_each(|_| effects.push(CLOSE));
-        assert_eq!(taken(&mut effects), (0, KEPT));
+        assert_eq!((taken(&mut effects), effects.list.capacity()), (KEPT, KEPT));
         drop(effects);
         assert_eq!(account.used(), 0);
     }

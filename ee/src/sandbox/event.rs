@@ -6,10 +6,11 @@ use nodeos::buf::Buf;
 use nodeos::slab::Handle;
 use wasmtime::{Trap, WasmBacktrace};
 use wire::budget::Kind;
+use wire::tuple::Tuple;
 
 #[cfg(doc)]
 use super::Sandbox;
-use super::{NeighborId, SessionId};
+use super::{NeighborId, Outlet, SessionId};
 use crate::abi;
 use crate::cap::ChildState;
 use crate::soft::Fired;
@@ -21,6 +22,8 @@ pub enum Event {
     Boot,
     /// A capsule arrived.
     Capsule {
+        /// The protocol that it is for: position in the tuple.
+        protocol: u8,
         /// Its type: position in the protocol's list.
         kind: u8,
         /// Where it came from.
@@ -55,15 +58,68 @@ pub enum Event {
     Stop,
 }
 
+/// What a guest is doing, for a report about how it failed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Doing {
+    Boot,
+    Capsule { protocol: u8, kind: u8 },
+    Timer,
+    Session,
+    Expiry,
+    Warning,
+    Flow,
+    Stop,
+}
+
+impl Doing {
+    pub fn of(event: &Event) -> Self {
+        match event {
+            Event::Boot => Self::Boot,
+            Event::Capsule { protocol, kind, .. } => Self::Capsule { protocol: *protocol, kind: *kind },
+            Event::Timer(_) => Self::Timer,
+            Event::Session { .. } => Self::Session,
+            Event::Expiry { .. } => Self::Expiry,
+            Event::Warning(_) => Self::Warning,
+            Event::Flow { .. } => Self::Flow,
+            Event::Stop => Self::Stop,
+        }
+    }
+
+    /// The event, a capsule's with its type's name, and its protocol's if that is a companion.
+    pub fn name(self, tuple: &Tuple) -> String {
+        let name = match self {
+            Self::Capsule { protocol: at, kind } => {
+                let protocol = tuple.body.protocols.get(usize::from(at));
+                let found = protocol.and_then(|p| Some((p, p.capsules.get(usize::from(kind))?)));
+                return match found {
+                    Some((protocol, kind)) if at > 0 => format!("capsule {} of {}", kind.name, protocol.name),
+                    Some((_, kind)) => format!("capsule {}", kind.name),
+                    None => "capsule".into(),
+                };
+            }
+            Self::Boot => "boot",
+            Self::Timer => "timer",
+            Self::Session => "session",
+            Self::Expiry => "expiry",
+            Self::Warning => "warning",
+            Self::Flow => "flow",
+            Self::Stop => "stop",
+        };
+        name.into()
+    }
+}
+
 /// What a program did with its session.
 #[derive(Debug)]
 pub enum SessionInput {
-    /// It opened it.
-    Open,
+    /// It opened it; replies go out here.
+    Open(Outlet),
     /// It sent a packet.
     Packet(Vec<u8>),
     /// It closed it, or is gone.
     Close,
+    /// It has read so much that a guest that was refused may reply again.
+    Room,
 }
 
 /// What became of an event.
@@ -136,6 +192,8 @@ pub enum Effect {
     Send {
         /// Where to.
         to: NeighborId,
+        /// The protocol that sends it: position in the tuple.
+        protocol: u8,
         /// Its type.
         kind: u8,
         /// Its payload, with at least 64 bytes of room in front.
@@ -178,6 +236,15 @@ pub enum Effect {
         /// The new bound.
         most: u64,
     },
+    /// Whether a neighbor that asks for the flow's description and code gets them.
+    Serve {
+        /// Who asks.
+        neighbor: NeighborId,
+        /// Whether it gets them.
+        serve: bool,
+    },
+    /// End this flow.
+    End,
     /// A log line.
     Log {
         /// How urgent it is.

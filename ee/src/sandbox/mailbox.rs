@@ -23,8 +23,8 @@ use crate::integrity::Integrity;
 /// Shared by a sandbox and the state of its guest.
 pub(crate) struct Mailbox {
     mail: Mutex<Mail>,
-    /// What other teams hold of this one's capabilities.
-    lines: Lines,
+    /// What other teams hold of this one's capabilities, for each of its protocols.
+    lines: Vec<Lines>,
     /// The neighbors, by position.
     neighbors: Vec<NeighborId>,
     /// The privileges that were granted at the start, by position.
@@ -61,12 +61,12 @@ pub(super) struct Mail {
 }
 
 impl Mailbox {
-    pub fn new(setup: &Setup, lines: Lines, integrity: Integrity, now: Now) -> Self {
+    pub fn new(setup: &Setup, lines: Vec<Lines>, integrity: Integrity, now: Now) -> Self {
         let mail = Mail {
             slice: 0,
             now,
-            deadline: 0,
-            allowance: 0,
+            deadline: u64::MAX,
+            allowance: u64::MAX,
             later: 0,
             charged: 0,
             interval: 1,
@@ -88,7 +88,7 @@ impl Mailbox {
     /// The guest may not know of this neighbor any more.
     pub(super) fn neighbor_gone(&self, id: NeighborId) {
         let Some(at) = self.neighbors.iter().position(|known| *known == id) else { return };
-        self.lines.cut_target(Target::Neighbor(at as u16));
+        self.cut(Target::Neighbor(at as u16));
         let mut mail = self.open();
         if !mail.gone.contains(&id) {
             mail.gone.push(id);
@@ -99,10 +99,14 @@ impl Mailbox {
     pub(super) fn withhold(&self, kept: &[String]) {
         for (at, name) in self.privileges.iter().enumerate() {
             if !kept.contains(name) {
-                self.lines.cut_target(Target::Privilege(at as u16));
+                self.cut(Target::Privilege(at as u16));
             }
         }
         self.open().kept = Some(kept.to_vec());
+    }
+
+    fn cut(&self, target: Target) {
+        self.lines.iter().for_each(|lines| lines.cut_target(target));
     }
 
     /// A flow that the guest started does something else now. It knows of few, and each does little.
@@ -129,10 +133,10 @@ impl TeamState {
         let (gone, kept, terms) = (std::mem::take(&mut mail.gone), mail.kept.take(), mail.terms.take());
         let children = std::mem::take(&mut mail.children);
         drop(mail);
-        children.into_iter().for_each(|(child, state)| self.caps.child_is(child, state));
+        children.into_iter().for_each(|(child, state)| self.child_is(child, state));
         gone.into_iter().for_each(|id| self.neighbor_gone(id));
         if let Some(kept) = kept {
-            self.caps.withhold(&kept);
+            self.each(|caps, _| caps.withhold(&kept));
         }
         if let Some((grant, budget)) = terms {
             // That what the flow declares fits the terms was seen when they came.

@@ -11,11 +11,11 @@ use nodeos::slab::Handle;
 use wasmtime::{Func, Instance, Memory, Store, TypedFunc, Val, WasmParams, WasmResults};
 use wire::tuple::Events;
 
-use super::event::fault;
-use super::{Effect, Event, GuestFault, NeighborId, SessionId, SessionInput, TeamState};
+use super::event::{brief, fault};
+use super::{Effect, Event, GuestFault, NeighborId, SessionId, SessionInput, StartError, TeamState};
 use crate::abi::{self, INBOX};
 use crate::capsule::Object;
-use crate::engine::Metering;
+use crate::engine::{Code, Metering};
 
 /// A team's code with its state.
 pub(super) struct Program {
@@ -27,9 +27,13 @@ pub(super) struct Program {
 /// The store, and what bounds a call into it; apart from the handlers, so that calling one copies nothing.
 pub(super) struct Running {
     pub store: Store<TeamState>,
-    pub interrupter: Arc<dyn Interrupter>,
+    interrupter: Arc<dyn Interrupter>,
     /// The deadline of one event.
-    pub event: Duration,
+    event: Duration,
+    /// The same in units.
+    allowance: u64,
+    /// The interrupter looks at it this often.
+    look: Duration,
     /// Guest calls so far.
     pub calls: u64,
 }
@@ -63,20 +67,19 @@ impl Program {
     /// Runs the handler for an event, if there is one; the units that it took.
     pub async fn handle(&mut self, event: Event) -> Result<u64, (u64, GuestFault)> {
         match event {
-            Event::Boot => {
-                let main = &self.instances[0];
-                let Some(f) = &main.handlers.boot else { return Ok(0) };
-                let capsule = self.run.fresh(main.events.boot);
-                self.run.call(f, capsule).await.map(|(units, ())| units)
+            Event::Boot => self.boot().await,
+            Event::Capsule { protocol, kind, from, packet } => {
+                self.capsule((protocol, kind), from, packet).await
             }
-            Event::Capsule { kind, from, packet } => self.capsule(kind, from, packet).await,
             Event::Timer(fired) => {
-                let main = &self.instances[0];
-                let Some(f) = &main.handlers.timer else { return Ok(0) };
-                if !self.run.store.data().timers.is_wanted(&fired) {
+                let Some(protocol) = self.instances.get(usize::from(fired.owner)) else { return Ok(0) };
+                let Some(f) = &protocol.handlers.timer else { return Ok(0) };
+                let state = self.run.store.data_mut();
+                if !state.timers.is_wanted(&fired) {
                     return Ok(0);
                 }
-                let capsule = self.run.fresh(main.events.timer);
+                state.enter(fired.owner.into());
+                let capsule = state.fresh(protocol.events.timer);
                 let params = (capsule, abi::number_of(fired.timer), fired.token);
                 self.run.call(f, params).await.map(|(units, ())| units)
             }
@@ -84,59 +87,89 @@ impl Program {
             Event::Expiry { entry } => self.expiry(entry).await,
             Event::Warning(resource) => {
                 let Some(f) = &self.instances[0].handlers.warning else { return Ok(0) };
+                self.run.store.data_mut().enter(0);
                 self.run.call(f, resource as i32).await.map(|(units, ())| units)
             }
             Event::Flow { child, state } => {
                 let Some(f) = &self.instances[0].handlers.flow else { return Ok(0) };
-                let Some(cap) = self.run.store.data().caps.of_child(child) else { return Ok(0) };
+                let team = self.run.store.data_mut();
+                let Some(cap) = team.caps.of_child(child) else { return Ok(0) };
+                team.enter(0);
                 self.run.call(f, (abi::number_of(cap), state as i32)).await.map(|(units, ())| units)
             }
             Event::Stop => {
-                self.run.event /= STOP_PART;
-                let Some(f) = &self.instances[0].handlers.stop else { return Ok(0) };
-                self.run.call(f, ()).await.map(|(units, ())| units)
+                self.run.bound(self.run.event / STOP_PART);
+                // Whoever uses a companion still has it.
+                let mut all = 0;
+                for at in 0..self.instances.len() {
+                    let Some(f) = &self.instances[at].handlers.stop else { continue };
+                    self.run.store.data_mut().enter(at);
+                    all += self.run.part(f, (), all).await?;
+                    self.run.store.data_mut().leave();
+                }
+                Ok(all)
             }
         }
+    }
+
+    /// Companions first: whoever calls one finds it ready. Together they have the time of one event.
+    async fn boot(&mut self) -> Result<u64, (u64, GuestFault)> {
+        let mut all = 0;
+        for (at, protocol) in self.instances.iter().enumerate().rev() {
+            let Some(f) = &protocol.handlers.boot else { continue };
+            let state = self.run.store.data_mut();
+            state.enter(at);
+            let capsule = state.fresh(protocol.events.boot);
+            all += self.run.part(f, capsule, all).await?;
+            self.run.store.data_mut().leave();
+        }
+        Ok(all)
     }
 
     /// The handler for a capsule, on the spot: what a router does all day goes no other way round.
     pub fn handle_capsule(
         &mut self,
-        kind: u8,
+        (protocol, kind): (u8, u8),
         from: Option<NeighborId>,
         packet: Buf,
     ) -> Result<u64, (u64, GuestFault)> {
-        let Some(params) = self.prepare_capsule(kind, from, packet) else { return Ok(0) };
-        let Some(f) = &self.instances[0].handlers.capsule else { return Ok(0) };
+        let Some(params) = self.prepare_capsule((protocol, kind), from, packet) else { return Ok(0) };
+        let Some(f) = &self.instances[usize::from(protocol)].handlers.capsule else { return Ok(0) };
         self.run.call_now(f, params).map(|(units, ())| units)
     }
 
     async fn capsule(
         &mut self,
-        kind: u8,
+        (protocol, kind): (u8, u8),
         from: Option<NeighborId>,
         packet: Buf,
     ) -> Result<u64, (u64, GuestFault)> {
-        let Some(params) = self.prepare_capsule(kind, from, packet) else { return Ok(0) };
-        let Some(f) = &self.instances[0].handlers.capsule else { return Ok(0) };
+        let Some(params) = self.prepare_capsule((protocol, kind), from, packet) else { return Ok(0) };
+        let Some(f) = &self.instances[usize::from(protocol)].handlers.capsule else { return Ok(0) };
         self.run.call(f, params).await.map(|(units, ())| units)
     }
 
     /// What the handler for a capsule takes, if there is one.
     fn prepare_capsule(
         &mut self,
-        kind: u8,
+        (protocol, kind): (u8, u8),
         from: Option<NeighborId>,
         packet: Buf,
     ) -> Option<(u32, u32, u32, u32)> {
-        let main = &self.instances[0];
-        main.handlers.capsule.as_ref()?;
+        let at = usize::from(protocol);
+        let protocol = self.instances.get(at)?;
+        protocol.handlers.capsule.as_ref()?;
         let state = self.run.store.data_mut();
+        state.enter(at);
         let left = state.kinds().get(kind)?.limits;
         let origin = from.and_then(|id| state.neighbors.position(id));
+        // Its main protocol may have told it not to talk to that one.
+        if at > 0 && from.is_some() && origin.is_none() {
+            return None;
+        }
         let cap = origin.and_then(|at| state.caps.of_neighbor(at, &mut state.neighbors).ok());
         let len = packet.len() as u32;
-        main.fill_inbox(&mut self.run.store, |inbox, _| {
+        protocol.fill_inbox(&mut self.run.store, |inbox, _| {
             let n = packet.len().min(INBOX);
             inbox[..n].copy_from_slice(&packet[..n]);
         });
@@ -149,10 +182,14 @@ impl Program {
         let main = &self.instances[0];
         let handler = main.handlers.session.as_ref();
         let state = self.run.store.data_mut();
-        let known = state.sessions.iter().find(|(_, s)| **s == session).map(|(h, _)| h);
+        let known = state.sessions.iter().find(|(_, s)| s.id == session).map(|(h, _)| h);
+        let mut told = 0;
         let (number, packet, handle) = match (what, known) {
-            (SessionInput::Open, None) => match handler.map(|_| state.open(session)) {
-                Some(Ok(handle)) => (abi::session::OPEN, Vec::new(), handle),
+            (SessionInput::Open(outlet), None) => match handler.map(|_| state.open(session, &outlet)) {
+                Some(Ok(handle)) => {
+                    told = outlet.told();
+                    (abi::session::OPEN, Vec::new(), handle)
+                }
                 other => {
                     state.refused.sessions += u16::from(other.is_some());
                     state.effects.push(Effect::CloseSession { session });
@@ -161,14 +198,18 @@ impl Program {
             },
             (SessionInput::Packet(packet), Some(handle)) => (abi::session::PACKET, packet, handle),
             (SessionInput::Close, Some(handle)) => (abi::session::CLOSE, Vec::new(), handle),
+            (SessionInput::Room, Some(handle)) => (abi::session::ROOM, Vec::new(), handle),
             // Opened twice, or closed by the guest in the meantime.
             _ => return Ok(0),
         };
         let Some(f) = handler else { return Ok(0) };
-        let len = packet.len() as u32;
+        let len = told.max(packet.len() as u32);
         (state.packet, state.speaking) = (packet, Some(handle));
         let closing = number == abi::session::CLOSE;
-        let capsule = if closing { 0 } else { self.run.fresh(main.events.session) };
+        state.enter(0);
+        // What a program does not do authorises nothing.
+        let asked = matches!(number, abi::session::OPEN | abi::session::PACKET);
+        let capsule = if asked { state.fresh(main.events.session) } else { 0 };
         main.fill_inbox(&mut self.run.store, |inbox, state| {
             let n = state.packet.len().min(INBOX);
             inbox[..n].copy_from_slice(&state.packet[..n]);
@@ -184,9 +225,12 @@ impl Program {
 
     /// The guest may keep the entry; else it goes.
     async fn expiry(&mut self, entry: Handle) -> Result<u64, (u64, GuestFault)> {
-        let main = &self.instances[0];
-        let Some(f) = &main.handlers.expiry else { return Ok(0) };
         let state = self.run.store.data_mut();
+        let Some(at) = state.soft.as_ref().and_then(|s| s.owner(entry)).map(usize::from) else {
+            return Ok(0);
+        };
+        let Some(protocol) = self.instances.get(at) else { return Ok(0) };
+        let Some(f) = &protocol.handlers.expiry else { return Ok(0) };
         let now = state.now.mono;
         // It may have been set again, kept or taken out since it was due.
         let Some(key_len) =
@@ -194,7 +238,8 @@ impl Program {
         else {
             return Ok(0);
         };
-        main.fill_inbox(&mut self.run.store, |inbox, state| {
+        state.enter(at);
+        protocol.fill_inbox(&mut self.run.store, |inbox, state| {
             if let Some(key) = state.soft.as_ref().and_then(|s| s.key(entry)) {
                 inbox[..key.len()].copy_from_slice(key);
             }
@@ -210,18 +255,37 @@ impl Program {
 }
 
 impl Running {
-    /// A capsule object of `kind` with an empty payload, for an event that replenishes one; 0 if none.
-    fn fresh(&mut self, kind: Option<u8>) -> u32 {
-        let state = self.store.data_mut();
-        let Some((kind, left)) = kind.and_then(|k| Some((k, state.kinds().get(k)?.limits))) else { return 0 };
-        let object = state.buffer().map(|payload| Object { kind, depth: 0, origin: None, left, payload });
-        match object.and_then(|o| state.objects.insert(o)) {
-            Ok(handle) => abi::number_of(handle),
-            Err(error) => {
-                state.answer(Err(error));
-                0
-            }
-        }
+    pub fn new(store: Store<TeamState>, interrupter: Arc<dyn Interrupter>, event: Duration) -> Self {
+        let mut made = Self { store, interrupter, event, allowance: 0, look: event, calls: 0 };
+        made.bound(event);
+        made
+    }
+
+    /// Events have no more than this from now on, nor more than before.
+    pub fn bound(&mut self, event: Duration) {
+        self.set(self.event.min(event));
+    }
+
+    fn set(&mut self, event: Duration) {
+        self.event = event;
+        let micros = u64::try_from(self.event.as_micros()).unwrap_or(u64::MAX);
+        self.allowance = micros.saturating_mul(self.store.data().per_micro);
+        self.look = self.event / LOOKS;
+    }
+
+    /// A call that has what earlier ones left of an event's time; the units that it took.
+    async fn part<P: Params>(
+        &mut self,
+        f: &TypedFunc<P, ()>,
+        params: P,
+        before: u64,
+    ) -> Result<u64, (u64, GuestFault)> {
+        let whole = self.event;
+        let took = Duration::from_micros(before / self.store.data().per_micro);
+        self.set(whole.saturating_sub(took));
+        let result = self.call(f, params).await;
+        self.set(whole);
+        result.map(|(units, ())| units).map_err(|(units, fault)| (before + units, fault))
     }
 
     /// One guest call, measured and bounded. On a fiber the slices are measured, not the call.
@@ -247,18 +311,21 @@ impl Running {
         self.calls += 1;
         let state = self.store.data_mut();
         state.charged = 0;
-        state.allowance =
-            u64::try_from(self.event.as_micros()).unwrap_or(u64::MAX).saturating_mul(state.per_micro);
+        state.allowance = self.allowance;
         let (result, units) = match state.metering {
             Metering::Epoch => {
                 let start = state.meter.count();
                 state.deadline = start.saturating_add(state.allowance);
                 state.seen = 0;
-                self.interrupter.arm(self.event / LOOKS);
+                self.interrupter.arm(self.look);
                 let result = f.call(&mut self.store, params);
                 self.interrupter.disarm();
                 let state = self.store.data();
-                (result, state.meter.count().saturating_sub(start).saturating_add(state.charged))
+                let took = state.meter.count().saturating_sub(start);
+                // A guest that comes to its end has not worked much longer than it may: what is above that was
+                // somebody else's, who had the processor meanwhile.
+                let most = if result.is_ok() { state.allowance.saturating_mul(2) } else { u64::MAX };
+                (result, took.min(most).saturating_add(state.charged))
             }
             Metering::Fuel => {
                 let allowance = state.allowance;
@@ -365,6 +432,25 @@ impl Answer for i32 {
 }
 
 impl Protocol {
+    /// What the node calls in an instance.
+    pub fn found(
+        instance: &Instance,
+        code: &Code,
+        at: usize,
+        store: &mut Store<TeamState>,
+    ) -> Result<Self, StartError> {
+        let failed = |e: wasmtime::Error| StartError::Instantiate(brief(&format!("{e:#}")));
+        let memory = instance.get_memory(&mut *store, "memory");
+        let memory = memory.ok_or_else(|| StartError::Instantiate("the module has no memory".into()))?;
+        let handlers = Handlers::find(instance, store).map_err(failed)?;
+        let inbox = code.admitted().inbox as usize;
+        let entry = get(instance, store, "on_companion").map_err(failed)?;
+        let state = &mut store.data_mut().instances[at];
+        (state.memory, state.inbox, state.entry) = (Some(memory), inbox, entry);
+        let events = state.events;
+        Ok(Self { memory, inbox, handlers, events })
+    }
+
     /// Lets `fill` write what a handler is about; the inbox lies in the memory, as admission saw.
     fn fill_inbox(&self, store: &mut Store<TeamState>, fill: impl FnOnce(&mut [u8; INBOX], &TeamState)) {
         let (memory, state) = self.memory.data_and_store_mut(store);
@@ -376,13 +462,6 @@ impl Protocol {
 
 impl Handlers {
     pub fn find(instance: &Instance, store: &mut Store<TeamState>) -> wasmtime::Result<Self> {
-        fn get<P: WasmParams, R: WasmResults>(
-            instance: &Instance,
-            store: &mut Store<TeamState>,
-            name: &str,
-        ) -> wasmtime::Result<Option<TypedFunc<P, R>>> {
-            instance.get_func(&mut *store, name).map(|f| f.typed(&*store)).transpose()
-        }
         Ok(Self {
             boot: get(instance, store, "on_boot")?,
             capsule: get(instance, store, "on_capsule")?,
@@ -394,4 +473,12 @@ impl Handlers {
             stop: get(instance, store, "on_stop")?,
         })
     }
+}
+
+fn get<P: WasmParams, R: WasmResults>(
+    instance: &Instance,
+    store: &mut Store<TeamState>,
+    name: &str,
+) -> wasmtime::Result<Option<TypedFunc<P, R>>> {
+    instance.get_func(&mut *store, name).map(|f| f.typed(&*store)).transpose()
 }

@@ -16,12 +16,13 @@ use wire::tuple::Tuple;
 use super::effects::Effects;
 use super::fiber::{Background, is_granted};
 use super::mailbox::Mailbox;
-use super::state::{InstanceState, Limiter, Shared, TeamState};
-use super::{NeighborRef, Refused, SessionId};
+use super::protocols::{Calls, InstanceState, Own};
+use super::state::{Limiter, OpenSession, Shared, TeamState};
+use super::{NeighborRef, Refused};
 use crate::abi;
 use crate::cap::{Caps, Neighbors};
 use crate::capsule::{Kinds, Objects};
-use crate::engine::{Code, Engine, FUNCTION_BYTES, IMPORT_BYTES, STORE_BYTES};
+use crate::engine::{Code, Engine, FUNCTION_BYTES, IMPORT_BYTES, INSTANCE_BYTES, STORE_BYTES};
 use crate::envelope::Maker;
 use crate::guest::random::Random;
 use crate::integrity::Integrity;
@@ -47,8 +48,8 @@ pub struct Setup {
     pub buffers: BufPool,
     /// The neighbors that the team may know of.
     pub neighbors: Vec<NeighborRef>,
-    /// The main protocol's data parts by name.
-    pub data: Vec<(String, Arc<[u8]>)>,
+    /// Each protocol's data parts by name.
+    pub data: Vec<Vec<(String, Arc<[u8]>)>>,
     /// Measures guest code where the engine does not count.
     pub meter: Arc<dyn Meter>,
     /// Stops guest code where the engine does not count.
@@ -107,31 +108,43 @@ impl From<account::Refused> for StartError {
     }
 }
 
-/// The bytes that a team takes from the start, beside its linear memory, its table, and what is charged as it
+/// The bytes that a team takes from the start, beside its linear memories, its tables, and what is charged as it
 /// grows.
-pub(super) fn footprint(code: &Code, setup: &Setup) -> u64 {
-    let tables = Caps::bytes(setup.neighbors.len(), setup.grant.privileges.len())
-        + Neighbors::bytes(&setup.neighbors)
-        + Slab::<SessionId>::bytes(usize::from(setup.budget.sessions).min(abi::MAX_NAMED));
-    let data: usize = setup.data.iter().map(|(_, bytes)| bytes.len()).sum();
-    let (functions, imports) = (code.admitted().functions, code.admitted().imports);
-    let instance = STORE_BYTES + u64::from(functions) * FUNCTION_BYTES + u64::from(imports) * IMPORT_BYTES;
-    code.size() + instance + (tables + data) as u64 + Background::bytes(&setup.grant.privileges)
+pub(super) fn footprint(code: &[Arc<Code>], setup: &Setup) -> u64 {
+    let protocols = &setup.tuple.body.protocols;
+    let each = protocols.iter().map(|protocol| {
+        Caps::bytes(setup.neighbors.len(), setup.grant.privileges.len(), protocol.companions.len())
+            + Neighbors::bytes(&setup.neighbors)
+    });
+    let sessions = Slab::<OpenSession>::bytes(usize::from(setup.budget.sessions).min(abi::MAX_NAMED));
+    let data: usize = setup.data.iter().flatten().map(|(_, bytes)| bytes.len()).sum();
+    let tables = each.sum::<usize>() + sessions + data;
+    let code = code.iter().map(|code| {
+        let (functions, imports) = (code.admitted().functions, code.admitted().imports);
+        code.size() + u64::from(functions) * FUNCTION_BYTES + u64::from(imports) * IMPORT_BYTES
+    });
+    let further = INSTANCE_BYTES * protocols.len().saturating_sub(1) as u64;
+    // Each call from one protocol to another takes a stack of its own.
+    let background = Background::bytes(&setup.grant.privileges) * protocols.len() as u64;
+    STORE_BYTES + further + code.sum::<u64>() + tables as u64 + background
 }
 
 /// The state of a team before its first event, and what it takes to run it in the background.
 pub(super) fn state(
     engine: &Engine,
     setup: Setup,
-    kinds: Kinds,
+    kinds: Vec<Kinds>,
     now: Now,
 ) -> Result<(TeamState, Option<Background>), StartError> {
-    let memory = setup.accounts.memory();
-    let caps = Caps::new(setup.neighbors.len(), &setup.grant.privileges, memory)?;
+    let (protocols, memory) = (&setup.tuple.body.protocols, setup.accounts.memory());
+    let (near, privileges) = (setup.neighbors.len(), &setup.grant.privileges);
+    let caps = protocols.iter().map(|p| Caps::new(near, privileges, &p.companions, memory));
+    let caps: Vec<Caps> = caps.collect::<Result<_, _>>()?;
     let mut mailbox = None;
-    if is_granted(&setup.grant.privileges) {
+    if is_granted(privileges) {
         let integrity = Integrity::new(memory.charge(0)?);
-        mailbox = Some(Arc::new(Mailbox::new(&setup, caps.lines(), integrity, now)));
+        let lines = caps.iter().map(Caps::lines).collect();
+        mailbox = Some(Arc::new(Mailbox::new(&setup, lines, integrity, now)));
     }
     let background = Background::new(engine, &setup, mailbox.clone());
     let Setup {
@@ -156,26 +169,41 @@ pub(super) fn state(
         random.fill(&mut soft_seed);
     }
     let account = accounts.memory();
-    let main = InstanceState { position: 0, kinds, memory: None };
+    // The main protocol's things are the team state's between events.
+    let mut own: Vec<Own> = Vec::new();
+    let data = data.into_iter().chain(std::iter::repeat_with(Vec::new));
+    for (caps, data) in caps.into_iter().zip(data) {
+        let neighbors = Neighbors::new(neighbors.clone(), bandwidth.clone());
+        own.push(Own { caps, neighbors, objects: Objects::new(account)?, data });
+    }
+    let mut own = own.into_iter();
+    let Some(Own { caps, neighbors, objects, data }) = own.next() else {
+        return Err(StartError::Instantiate("the flow has no protocol".into()));
+    };
+    let aside = std::iter::once(None).chain(own.map(Some));
+    let instances = kinds.into_iter().zip(aside).enumerate();
+    let instances = instances.map(|(at, (kinds, own))| InstanceState::new(&tuple, at, kinds, own)).collect();
     let state = TeamState {
         tuple,
         hash,
         node_name,
         data,
         buffers,
-        instances: vec![main],
+        instances,
         current: 0,
+        calls: Calls::default(),
         metering: engine.metering(),
         per_micro: meter.per_micro().max(1),
         meter,
-        allowance: 0,
-        deadline: 0,
+        // Nothing is over before the first event: a look meant for another team must not end the start.
+        allowance: u64::MAX,
+        deadline: u64::MAX,
         seen: 0,
         charged: 0,
         now,
-        objects: Objects::new(accounts.memory())?,
+        objects,
         caps,
-        neighbors: Neighbors::new(neighbors, bandwidth),
+        neighbors,
         soft: None,
         soft_limit: budget.cache_entries.into(),
         soft_seed: u64::from_le_bytes(soft_seed),

@@ -15,7 +15,8 @@ use wire::tuple::{Protocol, Tuple};
 
 use super::effects::Effects;
 use super::mailbox::Mailbox;
-use super::{Effect, NeighborId, Refused, SessionId, StartError};
+use super::protocols::{Calls, InstanceState};
+use super::{Effect, NeighborId, Outlet, Refused, SessionId, StartError};
 use crate::abi::Error;
 use crate::blob::Blobs;
 use crate::cap::{Caps, Neighbors};
@@ -52,10 +53,11 @@ pub struct TeamState {
     pub(crate) accounts: Accounts,
     pub(crate) buffers: BufPool,
 
-    /// One for each protocol of the team that runs here; the main protocol first.
+    /// One for each protocol of the team, as the tuple lists them.
     pub(super) instances: Vec<InstanceState>,
-    /// Which of them runs.
+    /// Which of them runs; the main one between events.
     pub(super) current: usize,
+    pub(super) calls: Calls,
 
     pub(crate) metering: Metering,
     pub(crate) meter: Arc<dyn Meter>,
@@ -78,7 +80,7 @@ pub struct TeamState {
     pub(super) soft_limit: usize,
     pub(super) soft_seed: u64,
     pub(crate) timers: TimerTable,
-    pub(crate) sessions: Slab<SessionId>,
+    pub(crate) sessions: Slab<OpenSession>,
     /// How many there may be; the slab has room for as many as at the start.
     pub(super) session_limit: usize,
     /// One for each.
@@ -110,13 +112,11 @@ pub struct TeamState {
     pub(super) limiter: Limiter,
 }
 
-/// What belongs to one protocol of the team.
-pub(super) struct InstanceState {
-    /// Its position in the tuple.
-    pub position: u8,
-    pub kinds: Kinds,
-    /// Its memory, once it is instantiated.
-    pub memory: Option<Memory>,
+/// A session that the guest knows.
+pub(crate) struct OpenSession {
+    pub id: SessionId,
+    /// Where replies go out.
+    pub outlet: Outlet,
 }
 
 impl TeamState {
@@ -130,7 +130,7 @@ impl TeamState {
 
     /// What the tuple says about the protocol that runs.
     pub(crate) fn protocol(&self) -> &Protocol {
-        &self.tuple.body.protocols[usize::from(self.instances[self.current].position)]
+        &self.tuple.body.protocols[self.current]
     }
 
     /// Turns a result into what the guest gets, and counts refusals.
@@ -168,18 +168,20 @@ impl TeamState {
 
     /// Revokes every capability for a neighbor. What the running event was to send there is not sent.
     pub(super) fn neighbor_gone(&mut self, id: NeighborId) {
-        let Some(at) = self.neighbors.position(id) else { return };
-        self.neighbors.gone(id);
-        self.caps.neighbor_gone(at);
+        self.each(|caps, neighbors| {
+            if let Some(at) = neighbors.position(id) {
+                neighbors.gone(id);
+                caps.neighbor_gone(at);
+            }
+        });
         self.effects.retain(|e| !matches!(e, Effect::Send { to, .. } if *to == id));
     }
 
     /// Goes on under lower terms; the memory account and an event's time are not this state's.
     pub(super) fn lower(&mut self, grant: &Grant, budget: &Budget) -> Result<(), StartError> {
         let tuple = self.tuple.clone();
-        for instance in &mut self.instances {
-            let protocol = &tuple.body.protocols[usize::from(instance.position)];
-            instance.kinds = Kinds::new(protocol, instance.position, grant)?;
+        for (at, kinds) in Kinds::all(&tuple, grant)?.into_iter().enumerate() {
+            self.instances[at].kinds = kinds;
         }
         self.timers.lower(budget.timers.into(), grant.min_timer_us, grant.max_timer_us);
         self.session_limit = budget.sessions.into();
@@ -187,15 +189,16 @@ impl TeamState {
         if let Some(soft) = &mut self.soft {
             soft.lower(budget.cache_entries.into());
         }
-        self.caps.withhold(&grant.privileges);
+        self.each(|caps, _| caps.withhold(&grant.privileges));
         Ok(())
     }
 
     /// Enters a session.
-    pub(super) fn open(&mut self, session: SessionId) -> Result<Handle, Full> {
+    pub(super) fn open(&mut self, id: SessionId, outlet: &Outlet) -> Result<Handle, Full> {
         if self.sessions.len() >= self.session_limit || self.sessions_held.grow(1).is_err() {
             return Err(Full);
         }
+        let session = OpenSession { id, outlet: outlet.clone() };
         self.sessions.insert(session).inspect_err(|_| self.sessions_held.shrink(1))
     }
 
@@ -203,7 +206,7 @@ impl TeamState {
     pub(crate) fn shut(&mut self, session: Handle) -> Option<SessionId> {
         let closed = self.sessions.remove(session)?;
         self.sessions_held.shrink(1);
-        Some(closed)
+        Some(closed.id)
     }
 
     /// A fresh packet buffer at the team's expense.
@@ -246,8 +249,8 @@ impl TeamState {
 
     /// The soft-state entry of `key`.
     pub(crate) fn soft_entry(&mut self, key: &[u8]) -> Result<Handle, Error> {
-        let now = self.now.mono;
-        self.soft.as_mut().ok_or(Error::NotFound)?.touch(now, key)
+        let (now, owner) = (self.now.mono, self.owner());
+        self.soft.as_mut().ok_or(Error::NotFound)?.touch(now, owner, key)
     }
 
     /// Its value.

@@ -27,6 +27,8 @@ pub const MAX_TRIES: u32 = 10;
 pub const REFUSED_FOR: Duration = Duration::from_secs(2);
 /// Refusals remembered at a time.
 pub const MAX_REFUSED: usize = 256;
+/// Questions to the first neighbor before others that sent such capsules have their turns.
+const PATIENCE: u32 = 3;
 const FIRST_WAIT: Duration = Duration::from_millis(50);
 const LONGEST_WAIT: Duration = Duration::from_millis(400);
 
@@ -46,7 +48,7 @@ pub struct Waiting {
 /// A question to a previous hop.
 #[derive(Debug)]
 pub struct Question {
-    /// Whom it is asked.
+    /// Whom it is asked: the neighbors that sent such capsules, one after the other.
     pub neighbor: NeighborId,
     /// Marks the answer.
     pub nonce: u32,
@@ -135,7 +137,7 @@ impl Questions {
 
     /// An answer arrived: takes the question out if it was asked of this neighbor.
     pub fn answered(&mut self, from: NeighborId, id: &CapsuleId, nonce: u32) -> Option<Question> {
-        let asked = |q: &Question| q.neighbor == from && q.nonce == nonce;
+        let asked = |q: &Question| q.nonce == nonce && q.waiting.iter().any(|w| w.from == from);
         if self.open.get(id).is_some_and(asked) { self.open.remove(id) } else { None }
     }
 
@@ -151,6 +153,9 @@ impl Questions {
             }
             question.again = now + (FIRST_WAIT * 2u32.pow(question.tries)).min(LONGEST_WAIT);
             question.tries += 1;
+            if question.tries > PATIENCE {
+                question.ask_another();
+            }
             if let Some(left) = question.paid.checked_sub(1) {
                 question.paid = left;
                 return Some(Ok((id, question.neighbor, question.nonce)));
@@ -161,6 +166,15 @@ impl Questions {
     /// When [`due`](Self::due) must be called at the latest.
     pub fn deadline(&self) -> Option<Instant> {
         self.open.values().map(|q| q.again).min()
+    }
+}
+
+impl Question {
+    /// Goes on to the next neighbor that sent such a capsule.
+    fn ask_another(&mut self) {
+        let after = self.waiting.iter().rposition(|w| w.from == self.neighbor).map_or(0, |at| at + 1);
+        let next = self.waiting[after..].iter().chain(&self.waiting).find(|w| w.from != self.neighbor);
+        self.neighbor = next.map_or(self.neighbor, |w| w.from);
     }
 }
 
@@ -216,6 +230,26 @@ mod tests {
         assert_eq!(q.deadline(), None);
         drop(gave_up);
         assert_eq!((pool.lent(), account.used()), (0, 0));
+    }
+
+    #[test]
+    fn a_silent_hop_is_not_the_only_one_that_is_asked() {
+        let (pool, account) = (BufPool::new(10), Account::root(1 << 20));
+        let mut q = Questions::default();
+        for from in [1, 1, 2, 3] {
+            let capsule = Waiting { from: NeighborId(from), ..capsule(&pool, &account, 1) };
+            q.unknown(Instant::ZERO, capsule, 5, u32::MAX);
+        }
+        let mut asked = vec![];
+        let gave_up = loop {
+            let now = q.deadline().unwrap();
+            match q.due(now).unwrap() {
+                Ok((_, neighbor, nonce)) => asked.push((neighbor.0, nonce)),
+                Err(question) => break question,
+            }
+        };
+        assert_eq!(asked, [1, 1, 2, 3, 1, 2, 3, 1, 2].map(|n| (n, 5)));
+        assert_eq!(gave_up.waiting.len(), 4);
     }
 
     #[test]

@@ -7,6 +7,7 @@
 #![allow(dead_code, reason = "each test file uses its part")]
 
 pub mod guest;
+pub mod host;
 pub mod hostile;
 pub mod puppet;
 
@@ -172,6 +173,13 @@ impl Frame {
         let capsule = Capsule::parse(self.bytes.get(14..)?).ok()?;
         let payload = self.bytes.get(14 + capsule.payload_at..)?.get(..capsule.payload_len)?;
         Some((capsule.id, payload))
+    }
+
+    /// Gives the capsule another identifier.
+    pub fn set_id(&mut self, id: &CapsuleId) {
+        let (_, payload) = self.capsule().expect("a capsule");
+        let payload = payload.to_vec();
+        Capsule::emit_header(&mut self.bytes[14..], id, payload.len());
     }
 
     /// Puts another payload in, which may be of another length.

@@ -8,7 +8,7 @@ use ee::abi::{self, Ty};
 use ee::engine::Code;
 use ee::job::{Done, Job, JobId, Work};
 use ee::sandbox::{
-    Effect, Event, NeighborId, NeighborRef, Outcome, Sandbox, SessionId, SessionInput, Setup, Shared,
+    Effect, Event, NeighborId, NeighborRef, Outcome, Outlet, Sandbox, SessionId, SessionInput, Setup, Shared,
 };
 use ee::{Engine, Metering};
 use nodeos::account::Account;
@@ -76,9 +76,11 @@ impl House {
         let account = self.memory.child(Some(2 << 20));
         let mut setup = self.setup(hash, privileges, &account);
         edit(&mut setup);
-        let sandbox = Sandbox::start(&self.engine, &self.code, setup, self.now(0)).unwrap();
-        let mut puppet = Puppet { sandbox, account, sent: Vec::new(), mono: 0, wall: self.wall };
-        let open = Event::Session { session: SESSION, what: SessionInput::Open };
+        let sandbox =
+            Sandbox::start(&self.engine, std::slice::from_ref(&self.code), setup, self.now(0)).unwrap();
+        let outlet = Outlet::stream();
+        let open = Event::Session { session: SESSION, what: SessionInput::Open(outlet.clone()) };
+        let mut puppet = Puppet { sandbox, account, outlet, sent: Vec::new(), mono: 0, wall: self.wall };
         assert_eq!(puppet.deliver(open).end, Ok(()));
         puppet
     }
@@ -146,6 +148,7 @@ pub struct Puppet {
     pub sandbox: Sandbox,
     /// Its memory.
     pub account: Account,
+    outlet: Outlet,
     /// What it sent in the last event: neighbor and capsule type.
     pub sent: Vec<(u16, u8)>,
     /// Microseconds since the start.
@@ -177,7 +180,8 @@ impl Puppet {
     #[track_caller]
     pub fn run_capsule(&mut self, house: &House, calls: &[Call<'_>]) -> Vec<i64> {
         let packet = house.buffers.copy_of(&script(&[], calls)).expect("a buffer");
-        let outcome = self.deliver(Event::Capsule { kind: 0, from: Some(NeighborId(0)), packet });
+        let outcome =
+            self.deliver(Event::Capsule { protocol: 0, kind: 0, from: Some(NeighborId(0)), packet });
         assert_eq!(outcome.end, Ok(()));
         self.results(calls.len()).0
     }
@@ -199,7 +203,10 @@ impl Puppet {
         let mut reply = Vec::new();
         for effect in self.sandbox.effects() {
             match effect {
-                Effect::Reply { packet, .. } => reply = packet,
+                Effect::Reply { packet, .. } => {
+                    self.outlet.packet_gone(packet.len());
+                    reply = packet;
+                }
                 Effect::Send { to, kind, .. } => self.sent.push((to.0, kind)),
                 _ => {}
             }

@@ -15,6 +15,8 @@ struct Node {
     shares: Shares,
     limit: usize,
     queue: VecDeque<u64>,
+    /// Its own events do not run.
+    held: bool,
     /// Its pass among its parent's members.
     pass: u128,
     /// While it has children: the pass of its own events, and of whoever was served last in it.
@@ -26,10 +28,17 @@ struct Model {
     nodes: BTreeMap<TeamId, Node>,
     /// The pass of whoever was served last among those without a parent.
     at: u128,
+    allowance: u64,
 }
 
+/// By how much so many units move a pass.
+fn stride(units: u64, shares: u32) -> u128 {
+    u128::from(units) * u128::from(STRIDE / u64::from(shares.max(1)))
+}
+
+/// No event is free.
 fn grown(pass: u128, units: u64, shares: u32) -> u128 {
-    pass + u128::from(units.max(1)) * STRIDE / u128::from(shares.max(1))
+    pass + stride(units.max(1), shares)
 }
 
 impl Model {
@@ -41,6 +50,16 @@ impl Model {
     fn pending(&self, team: TeamId) -> usize {
         self.nodes[&team].queue.len()
             + self.children(Some(team)).map(|child| self.pending(child)).sum::<usize>()
+    }
+
+    /// Of these: those that may run.
+    fn ready(&self, team: TeamId) -> usize {
+        self.own_ready(team) + self.children(Some(team)).map(|child| self.ready(child)).sum::<usize>()
+    }
+
+    fn own_ready(&self, team: TeamId) -> usize {
+        let node = &self.nodes[&team];
+        if node.held { 0 } else { node.queue.len() }
     }
 
     fn at(&self, group: Option<TeamId>) -> u128 {
@@ -59,8 +78,9 @@ impl Model {
         if let Some(above) = parent.and_then(|parent| self.nodes.get_mut(&parent)) {
             above.inside.get_or_insert((0, 0));
         }
-        let pass = self.at(parent);
-        let node = Node { parent, shares, limit, queue: VecDeque::new(), pass, inside: None };
+        // Who is new comes later.
+        let pass = self.at(parent) + stride(self.allowance, shares.among);
+        let node = Node { parent, shares, limit, queue: VecDeque::new(), held: false, pass, inside: None };
         self.nodes.insert(team, node);
     }
 
@@ -82,21 +102,58 @@ impl Model {
         self.path(team).iter().all(|team| self.pending(*team) < self.nodes[team].limit)
     }
 
-    /// Whoever had nothing to do starts no lower than where the others are.
-    fn put(&mut self, team: TeamId, event: u64, in_front: bool) {
+    /// Something of a team may run now: whoever of those above it had nothing to do starts no lower than where the
+    /// others are, less the allowance.
+    fn wake(&mut self, team: TeamId) {
+        let allowance = self.allowance;
+        let woken = |pass: u128, at: u128, shares| pass.max(at.saturating_sub(stride(allowance, shares)));
         for member in self.path(team) {
-            let at = self.at(self.nodes[&member].parent);
-            if self.pending(member) == 0
-                && let Some(node) = self.nodes.get_mut(&member)
-            {
-                node.pass = node.pass.max(at);
+            let (at, idle) = (self.at(self.nodes[&member].parent), self.ready(member) == 0);
+            if let Some(node) = self.nodes.get_mut(&member).filter(|_| idle) {
+                node.pass = woken(node.pass, at, node.shares.among);
             }
         }
-        let Some(node) = self.nodes.get_mut(&team) else { return };
-        if let (Some((own, at)), true) = (&mut node.inside, node.queue.is_empty()) {
-            *own = (*own).max(*at);
+        let idle = self.own_ready(team) == 0;
+        if let Some(node) = self.nodes.get_mut(&team).filter(|_| idle) {
+            node.inside = node.inside.map(|(own, at)| (woken(own, at, node.shares.own), at));
         }
+    }
+
+    fn put(&mut self, team: TeamId, event: u64, in_front: bool) {
+        if !self.nodes[&team].held {
+            self.wake(team);
+        }
+        let Some(node) = self.nodes.get_mut(&team) else { return };
         if in_front { node.queue.push_front(event) } else { node.queue.push_back(event) }
+    }
+
+    fn hold(&mut self, team: TeamId, held: bool) {
+        let Some(node) = self.nodes.get(&team) else { return };
+        if node.held && !held && !node.queue.is_empty() {
+            self.wake(team);
+        }
+        self.nodes.entry(team).and_modify(|node| node.held = held);
+    }
+
+    /// Whether it is this team that loses its newest event: on each level nobody has more waiting that may run. Takes
+    /// it out.
+    fn push_out(&mut self, team: TeamId) -> Result<u64, String> {
+        let mut group = None;
+        for member in self.path(team).into_iter().map(Some).chain([None]) {
+            let own = group.map_or(0, |team| self.own_ready(team));
+            let most = self.children(group).map(|child| self.ready(child)).fold(own, usize::max);
+            let has = match member {
+                Some(member) => self.ready(member),
+                None if self.nodes[&team].inside.is_some() => own,
+                None => break,
+            };
+            if has < most {
+                return Err(format!("in {group:?}: {member:?} has {has}, another {most}"));
+            }
+            group = member;
+        }
+        let node = self.nodes.get_mut(&team).ok_or("no such team")?;
+        node.queue.pop_back().ok_or_else(|| "no event".into())
     }
 
     /// Whether giving this team the next turn is right: on each level nobody who has something to do has a lower
@@ -104,9 +161,8 @@ impl Model {
     fn serve(&mut self, team: TeamId) -> Result<u64, String> {
         let mut group = None;
         for member in self.path(team).into_iter().map(Some).chain([None]) {
-            let own = group
-                .and_then(|team| self.nodes[&team].inside.filter(|_| !self.nodes[&team].queue.is_empty()));
-            let busy = self.children(group).filter(|child| self.pending(*child) > 0);
+            let own = group.and_then(|team| self.nodes[&team].inside.filter(|_| self.own_ready(team) > 0));
+            let busy = self.children(group).filter(|child| self.ready(*child) > 0);
             let passes = busy.map(|child| self.nodes[&child].pass).chain(own.map(|(own, _)| own));
             let lowest = passes.min();
             let chosen = match member {
@@ -159,6 +215,10 @@ enum Op {
     Late {
         units: u64,
     },
+    /// Its own events run no more, or again.
+    Hold(bool),
+    /// The newest event of the longest queue goes.
+    PushOut,
     /// The next event, and what it costs; whether it is put back as one that is not over.
     Serve {
         units: u64,
@@ -178,6 +238,8 @@ fn ops() -> impl Strategy<Value = Vec<(usize, Op)>> {
         2 => Just(Op::Always),
         1 => shares().prop_map(|(among, own)| Op::Shares { among, own }),
         1 => (0u64..5000).prop_map(|units| Op::Late { units }),
+        2 => proptest::bool::ANY.prop_map(Op::Hold),
+        1 => Just(Op::PushOut),
         9 => (0u64..5000, proptest::bool::weighted(0.2)).prop_map(|(units, back)| Op::Serve { units, back }),
     ];
     proptest::collection::vec((0..TEAMS, op), 1..400)
@@ -188,10 +250,11 @@ proptest! {
     /// Every choice that the scheduler makes is one that the model allows, and unless two members are level there
     /// is only one; queues, bounds and counts are the same.
     #[test]
-    fn every_choice_is_the_models(ops in ops()) {
+    fn every_choice_is_the_models(ops in ops(), allowance in prop_oneof![Just(0), 0u64..20_000]) {
         let mut slab = Slab::new(TEAMS);
         let ids: Vec<TeamId> = (0..TEAMS).map(|_| TeamId(slab.insert(()).unwrap())).collect();
-        let (mut scheduler, mut model) = (Scheduler::new(), Model::default());
+        let (mut scheduler, mut model) = (Scheduler::new(), Model { allowance, ..Model::default() });
+        scheduler.set_allowance(allowance);
         for (event, (team, op)) in (0u64..).zip(ops) {
             let id = ids[team];
             match op {
@@ -220,6 +283,14 @@ proptest! {
                     scheduler.used(id, units);
                     model.used(id, units);
                 }
+                Op::Hold(held) => {
+                    if held { scheduler.hold(id) } else { scheduler.release(id) }
+                    model.hold(id, held);
+                }
+                Op::PushOut => match scheduler.push_out() {
+                    Some((who, got)) => prop_assert_eq!(model.push_out(who), Ok(got)),
+                    None => prop_assert!(model.nodes.keys().all(|id| model.own_ready(*id) == 0)),
+                },
                 Op::Serve { units, back } => match scheduler.next() {
                     Some((who, got)) => {
                         prop_assert_eq!(model.serve(who), Ok(got));
@@ -230,11 +301,13 @@ proptest! {
                             model.put(who, got, true);
                         }
                     }
-                    None => prop_assert!(model.nodes.values().all(|node| node.queue.is_empty())),
+                    None => prop_assert!(model.nodes.keys().all(|id| model.own_ready(*id) == 0)),
                 },
             }
             prop_assert_eq!(scheduler.len(), model.nodes.values().map(|n| n.queue.len()).sum::<usize>());
+            prop_assert_eq!(scheduler.busy(), model.nodes.keys().filter(|id| model.own_ready(**id) > 0).count());
             prop_assert!(model.nodes.keys().all(|id| scheduler.has_room(*id) == model.has_room(*id)));
+            prop_assert!(model.nodes.keys().all(|id| scheduler.pending(*id) == model.pending(*id)));
         }
     }
 }

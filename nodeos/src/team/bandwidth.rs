@@ -65,7 +65,14 @@ impl Bucket {
     }
 
     /// Takes `amount` from it and from all above it, or nothing.
+    #[inline]
     fn take(&self, now: Instant, amount: usize) -> bool {
+        // Most bound nothing.
+        let free = !self.0.bounded.load(Relaxed) && self.0.parent.is_none();
+        free || self.take_of_all(now, amount)
+    }
+
+    fn take_of_all(&self, now: Instant, amount: usize) -> bool {
         if self.own().is_some_and(|mut own| !own.bucket.take(now, amount)) {
             return false;
         }
@@ -241,17 +248,19 @@ impl Bandwidth {
     #[inline]
     pub fn take(&self, now: Instant, LinkId(link): LinkId, bytes: usize) -> bool {
         let Some(own) = self.links.get(usize::from(link)) else { return false };
-        let buckets = [(own, bytes), (&self.sum, bytes), (&self.packets, 1)];
-        for (at, (bucket, amount)) in buckets.iter().enumerate() {
-            if bucket.as_ref().is_some_and(|b| !b.take(now, *amount)) {
-                buckets[..at].iter().filter_map(|(b, n)| Some((b.as_ref()?, n))).for_each(|(b, n)| {
-                    b.put_back(*n);
-                });
-                self.refused(now, &buckets);
-                return false;
+        let passes = |bucket: &Option<Bucket>, amount| bucket.as_ref().is_none_or(|b| b.take(now, amount));
+        let put_back = |bucket: &Option<Bucket>| bucket.iter().for_each(|b| b.put_back(bytes));
+        if passes(own, bytes) {
+            if passes(&self.sum, bytes) {
+                if passes(&self.packets, 1) {
+                    return true;
+                }
+                put_back(&self.sum);
             }
+            put_back(own);
         }
-        true
+        self.refused(now, &[(own, bytes), (&self.sum, bytes), (&self.packets, 1)]);
+        false
     }
 
     /// A frame was refused: until when it would have had to wait.

@@ -121,6 +121,20 @@ pub struct Conduct {
 }
 
 impl Conduct {
+    /// How a team goes on that has the place of one that has ended, if anything of that counts: its strikes, and what it
+    /// was refused a moment ago.
+    pub fn resumed(self, now: Instant) -> Option<Self> {
+        let lately = now.since(self.window) < WINDOW && self.in_window.iter().any(|n| *n > 0);
+        let counts = lately || self.standing(now) > 0;
+        counts.then_some(Self { warned: 0, short: [None; 2], ..self })
+    }
+
+    /// Until when its strikes throttle it, if they do.
+    pub fn throttled_until(&self, now: Instant) -> Option<Instant> {
+        let until = self.last_strike + throttle(self.strikes.checked_sub(FIRST_THROTTLING)?);
+        Some(until).filter(|until| now < *until)
+    }
+
     /// The conduct of a team that may ask for too much as often as it wants: it is refused, and no more. A fault
     /// counts all the same.
     pub fn trusted() -> Self {
@@ -193,18 +207,26 @@ impl Conduct {
         self.strikes
     }
 
-    fn strike(&mut self, now: Instant) -> Verdict {
+    /// Strikes that are not forgiven yet.
+    fn standing(&self, now: Instant) -> u32 {
         let forgiven = now.since(self.last_strike).as_secs() / FORGIVE.as_secs();
-        self.strikes = self.strikes.saturating_sub(u32::try_from(forgiven).unwrap_or(u32::MAX)) + 1;
+        self.strikes.saturating_sub(u32::try_from(forgiven).unwrap_or(u32::MAX))
+    }
+
+    fn strike(&mut self, now: Instant) -> Verdict {
+        self.strikes = self.standing(now) + 1;
         self.last_strike = now;
         match self.strikes.checked_sub(FIRST_THROTTLING) {
             _ if self.strikes >= MAX_STRIKES => Verdict::Stop,
             None => Verdict::Strike(self.strikes),
-            Some(doublings) => {
-                Verdict::Throttle((SHORTEST_THROTTLE * 2u32.pow(doublings.min(16))).min(LONGEST_THROTTLE))
-            }
+            Some(doublings) => Verdict::Throttle(throttle(doublings)),
         }
     }
+}
+
+/// For how long a team is throttled that has so many strikes more than those that throttle it first.
+fn throttle(doublings: u32) -> Duration {
+    (SHORTEST_THROTTLE * 2u32.pow(doublings.min(16))).min(LONGEST_THROTTLE)
 }
 
 /// Where what comes with time has its place.
@@ -219,6 +241,27 @@ const fn place(resource: Resource) -> Option<usize> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn who_comes_again_goes_on_as_before() {
+        let mut conduct = Conduct::default();
+        assert!(conduct.clone().resumed(Instant::ZERO).is_none(), "nothing counts against it");
+        // One refusal short of a strike, and again, each time under the same name.
+        let mut now = Instant(5_000_000);
+        let mut verdict = Verdict::Go;
+        for refusal in 1..=32 {
+            verdict = conduct.refused(now, Resource::Memory);
+            now = now + Duration::from_millis(10);
+            conduct = conduct.resumed(now).expect("it was refused a moment ago");
+            assert_eq!(conduct.strikes(), refusal / 16);
+        }
+        assert_eq!(verdict, Verdict::Throttle(SHORTEST_THROTTLE));
+        let until = conduct.throttled_until(now).expect("it is throttled");
+        assert!(until < now + SHORTEST_THROTTLE && conduct.throttled_until(until).is_none());
+        let later = now + FORGIVE + Duration::from_secs(1);
+        assert_eq!(conduct.clone().resumed(later).map(|conduct| conduct.strikes()), Some(2));
+        assert!(conduct.resumed(later + FORGIVE).is_none(), "all is forgiven");
+    }
 
     #[test]
     fn whoever_keeps_trying_goes_on_with_less_and_is_ended() {

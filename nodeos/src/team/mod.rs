@@ -27,6 +27,9 @@
 //! | a lie about a pointer     | -                     | each one is a strike               | a mistake, but ours to survive     |
 //! | deadline passed, trap     | -                     | none: the end at once              | its state is no longer known       |
 //!
+//! Only what the team itself has used up, or asked for beyond its own bound, counts: what others have used up above it
+//! is refused as well, and is no strike.
+//!
 //! What follows from strikes has degrees:
 //!
 //! | strike  | what follows |
@@ -106,6 +109,23 @@ pub struct Counters {
     pub held_us: u64,
 }
 
+impl Counters {
+    /// Both together.
+    #[must_use]
+    pub fn and(self, other: Self) -> Self {
+        Self {
+            events: self.events + other.events,
+            dropped: self.dropped + other.dropped,
+            units: self.units + other.units,
+            start_units: self.start_units + other.start_units,
+            serve_units: self.serve_units + other.serve_units,
+            sent: self.sent + other.sent,
+            refused: self.refused + other.refused,
+            held_us: self.held_us + other.held_us,
+        }
+    }
+}
+
 /// One team.
 #[derive(Debug)]
 pub struct Team {
@@ -140,6 +160,7 @@ impl Team {
     }
 
     /// Its memory account.
+    #[inline]
     pub fn account(&self) -> &Account {
         self.accounts.memory()
     }
@@ -197,12 +218,28 @@ impl Team {
         Duration::from_micros(self.counters.held_us) + held + self.bandwidth.short(now)
     }
 
+    /// Notes that it was refused more of `resource`, so many times since the last call. What did not fit above it,
+    /// because others have used it up, is refused as well, but does not count against it.
+    pub fn refused(&mut self, now: Instant, resource: Resource, times: u16) -> Verdict {
+        self.counters.refused += u64::from(times);
+        let in_all = match resource {
+            Resource::Timers => Resource::TimersTotal,
+            Resource::Teams => Resource::TeamsTotal,
+            other => other,
+        };
+        let accounts = [resource, in_all].map(|resource| self.accounts.of(resource));
+        let lacked: u64 = accounts.into_iter().flatten().map(Account::take_lacked).sum();
+        let own = u64::from(times).saturating_sub(lacked);
+        (0..own).fold(Verdict::Go, |verdict, _| verdict.max(self.conduct.refused(now, resource)))
+    }
+
     /// What its parent donated to it.
     pub fn donated(&self) -> Donated {
         self.donated
     }
 
     /// Counts an event. An error if there are no more for it.
+    #[inline]
     pub fn count_event(&mut self) -> Result<(), Refused> {
         if self.counts_events {
             self.accounts.events_total().spend(1)?;
@@ -234,6 +271,14 @@ pub enum CreateError {
     TooDeep,
     /// The parent has too little of this left to donate or to share.
     Poor(Resource, Refused),
+}
+
+impl CreateError {
+    /// Whether it is not for `parent`, below which a team was to be made, but for what others have used up above it.
+    pub fn is_others(&self, parent: &Team) -> bool {
+        let Self::Poor(resource, Refused { wanted, .. }) = self else { return false };
+        parent.accounts.of(*resource).is_some_and(|a| a.own_left() >= *wanted && a.left() < *wanted)
+    }
 }
 
 impl fmt::Display for CreateError {
@@ -342,6 +387,10 @@ impl Teams {
         let budget = Budget { event: budget.event.min(above.budget.event), ..budget };
         let poor = |resource| move |refused| CreateError::Poor(resource, refused);
         let place = above.accounts.teams().charge(1).map_err(poor(Resource::Teams))?;
+        // It could not even boot.
+        if above.counts_events && above.accounts.events_total().left() == 0 {
+            return Err(poor(Resource::EventsTotal)(Refused { wanted: 1, left: 0 }));
+        }
         let accounts = match before {
             Some(before) => before.again(&budget),
             None => above.accounts.below(&budget, donated)?,
@@ -431,11 +480,13 @@ impl Teams {
     }
 
     /// The team of this name.
+    #[inline]
     pub fn get(&self, id: TeamId) -> Option<&Team> {
         self.table.get(id.0)
     }
 
     /// The team of this name, to change it.
+    #[inline]
     pub fn get_mut(&mut self, id: TeamId) -> Option<&mut Team> {
         self.table.get_mut(id.0)
     }

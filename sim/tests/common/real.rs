@@ -6,7 +6,7 @@ use std::time::Duration;
 use sim::{Session, Sim};
 use wire::control::{Answer, FlowInfo, NodeInfo, Request, TeamInfo};
 use wire::id::TupleHash;
-use wire::tuple::{Body, Credentials, Part, Protocol, Tuple};
+use wire::tuple::{Privilege, Provider, Tuple};
 
 const SECOND: Duration = Duration::from_secs(1);
 
@@ -22,18 +22,29 @@ pub fn module(name: &str) -> Vec<u8> {
 
 /// The tuple of a module as the module describes itself; with another nonce it is another flow.
 pub fn tuple(module: &[u8], nonce: u8) -> Vec<u8> {
-    let admitted = ee::admit::admit(module).expect("what is shipped is admitted");
-    let description = admitted.description.expect("what is shipped describes itself");
-    let code = Part::of(module).expect("a module that is admitted is short enough for a part");
-    let protocol = Protocol {
-        capsules: description.capsules,
-        events: description.events,
-        session: description.session,
-        params: description.params,
-        companions: description.companions,
-        ..Protocol::new(&description.name, code)
-    };
-    Tuple { body: Body::new([nonce; 16], vec![protocol]), credentials: Credentials::None }.encode()
+    sim::trial::tuple(module, nonce).expect("what is shipped is admitted and describes itself")
+}
+
+/// The same for a module with one companion.
+pub fn tuple_of_two(
+    module: &[u8],
+    companion: &[u8],
+    privileges: &[&str],
+    params: &[(&str, &str)],
+) -> Vec<u8> {
+    let read = |module| Tuple::decode(&tuple(module, 1)).expect("it was just made");
+    let (mut both, mut other) = (read(module), read(companion));
+    both.body.protocols.append(&mut other.body.protocols);
+    let main = &mut both.body.protocols[0];
+    main.companions[0].provider = Provider::Tuple(1);
+    for param in &mut main.params {
+        if let Some((_, value)) = params.iter().find(|(name, _)| *name == param.name) {
+            param.value = value.as_bytes().to_vec();
+        }
+    }
+    let privilege = |name: &&str| Privilege { name: name.to_string(), optional: true };
+    both.body.request.privileges = privileges.iter().map(privilege).collect();
+    both.encode()
 }
 
 /// Injects a protocol at a node, waits until it runs there, and opens a session with it.

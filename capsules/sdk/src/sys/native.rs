@@ -88,6 +88,11 @@ pub fn neighbor_max_payload(neighbor: u32) -> i32 {
 }
 
 /// See `docs/abi`.
+pub fn neighbor_serve(neighbor: u32, serve: bool) -> i32 {
+    with_node(|n| n.neighbor_serve(neighbor, serve))
+}
+
+/// See `docs/abi`.
 pub fn integrity_set(neighbor: u32, key: &[u8]) -> i32 {
     with_node(|n| n.integrity_set(neighbor, key))
 }
@@ -293,6 +298,11 @@ pub fn flow_limit(flow: u32, resource: i32, most: i64) -> i32 {
 }
 
 /// See `docs/abi`.
+pub fn flow_end() -> i32 {
+    with_node(|n| n.flow_end())
+}
+
+/// See `docs/abi`.
 pub fn seal_make(pair: &mut [u32; 2]) -> i32 {
     with_node(|n| n.seal_make(pair))
 }
@@ -320,4 +330,30 @@ pub fn envelope_open(id: &[u8; 16], unsealer: u32, proof: &[u8]) -> i32 {
 /// See `docs/abi`.
 pub fn envelope_void(id: &[u8; 16]) -> i32 {
     with_node(|n| n.envelope_void(id))
+}
+
+/// See `docs/abi`.
+pub fn companion_call(companion: u32, operation: u32, message: &[u8]) -> i32 {
+    // The other protocol runs meanwhile, so the node is not held.
+    crate::testing::companion_call(companion, operation, message)
+}
+
+/// See `docs/abi`.
+pub fn companion_read(offset: u32, buffer: &mut [u8]) -> i32 {
+    with_node(|n| n.companion_read(offset, buffer))
+}
+
+/// See `docs/abi`.
+pub fn companion_reply(answer: &[u8]) -> i32 {
+    with_node(|n| n.companion_reply(answer))
+}
+
+/// See `docs/abi`.
+pub fn companion_answer(offset: u32, buffer: &mut [u8]) -> i32 {
+    with_node(|n| n.companion_answer(offset, buffer))
+}
+
+/// See `docs/abi`.
+pub fn companion_deny(companion: u32, neighbor: u32) -> i32 {
+    with_node(|n| n.companion_deny(companion, neighbor))
 }

@@ -29,6 +29,7 @@ mod raw {
         pub fn neighborhood_list(neighborhood: i32, list: *mut u32, list_max: usize) -> i32;
         pub fn neighborhood_make(list: *const u32, list_len: usize) -> i32;
         pub fn neighbor_max_payload(neighbor: i32) -> i32;
+        pub fn neighbor_serve(neighbor: i32, serve: i32) -> i32;
         pub fn integrity_set(neighbor: i32, key: *const u8, key_len: usize) -> i32;
         pub fn integrity_clear(neighbor: i32) -> i32;
         pub fn cache_put(
@@ -117,10 +118,16 @@ mod raw {
         pub fn blob_len(blobs: i32, name: *const u8, name_len: usize) -> i32;
         pub fn blob_list(blobs: i32, index: i32, buffer: *mut u8, buffer_len: usize) -> i32;
         pub fn blob_remove(blobs: i32, name: *const u8, name_len: usize) -> i32;
+        pub fn companion_call(companion: i32, operation: i32, message: *const u8, message_len: usize) -> i32;
+        pub fn companion_read(offset: i32, buffer: *mut u8, buffer_len: usize) -> i32;
+        pub fn companion_reply(answer: *const u8, answer_len: usize) -> i32;
+        pub fn companion_answer(offset: i32, buffer: *mut u8, buffer_len: usize) -> i32;
+        pub fn companion_deny(companion: i32, neighbor: i32) -> i32;
         pub fn flow_start(flows: i32, tuple: *const u8, tuple_len: usize, give: i32) -> i32;
         pub fn flow_state(flow: i32) -> i32;
         pub fn flow_stop(flow: i32, kill: i32) -> i32;
         pub fn flow_limit(flow: i32, resource: i32, most: i64) -> i32;
+        pub fn flow_end() -> i32;
         pub fn seal_make(pair: *mut u32) -> i32;
         pub fn envelope_make(capability: i32, flow: *const u8, flow_len: usize, id: *mut u8) -> i32;
         pub fn envelope_seal(id: *const u8, sealer: i32) -> i32;
@@ -230,6 +237,12 @@ pub fn neighborhood_list(neighborhood: u32, list: &mut [u32]) -> i32 {
 pub fn neighbor_max_payload(neighbor: u32) -> i32 {
     // Safety: the node checks every handle; pointers and lengths are those of live slices.
     unsafe { raw::neighbor_max_payload(neighbor as i32) }
+}
+
+/// See `docs/abi`.
+pub fn neighbor_serve(neighbor: u32, serve: bool) -> i32 {
+    // Safety: the node checks every handle.
+    unsafe { raw::neighbor_serve(neighbor as i32, serve.into()) }
 }
 
 /// See `docs/abi`.
@@ -469,6 +482,37 @@ pub fn blob_remove(blobs: u32, name: &[u8]) -> i32 {
 }
 
 /// See `docs/abi`.
+pub fn companion_call(companion: u32, operation: u32, message: &[u8]) -> i32 {
+    // Safety: the node checks every handle; pointers and lengths are those of live slices. What runs meanwhile has
+    // another memory, and nobody enters this module in the middle of it.
+    unsafe { raw::companion_call(companion as i32, operation as i32, message.as_ptr(), message.len()) }
+}
+
+/// See `docs/abi`.
+pub fn companion_read(offset: u32, buffer: &mut [u8]) -> i32 {
+    // Safety: the pointer and the length are those of a live slice.
+    unsafe { raw::companion_read(offset as i32, buffer.as_mut_ptr(), buffer.len()) }
+}
+
+/// See `docs/abi`.
+pub fn companion_reply(answer: &[u8]) -> i32 {
+    // Safety: the pointer and the length are those of a live slice.
+    unsafe { raw::companion_reply(answer.as_ptr(), answer.len()) }
+}
+
+/// See `docs/abi`.
+pub fn companion_answer(offset: u32, buffer: &mut [u8]) -> i32 {
+    // Safety: the pointer and the length are those of a live slice.
+    unsafe { raw::companion_answer(offset as i32, buffer.as_mut_ptr(), buffer.len()) }
+}
+
+/// See `docs/abi`.
+pub fn companion_deny(companion: u32, neighbor: u32) -> i32 {
+    // Safety: the node checks every handle.
+    unsafe { raw::companion_deny(companion as i32, neighbor as i32) }
+}
+
+/// See `docs/abi`.
 pub fn flow_start(flows: u32, tuple: &[u8], give: u32) -> i32 {
     // Safety: the node checks every handle; pointers and lengths are those of live slices.
     unsafe { raw::flow_start(flows as i32, tuple.as_ptr(), tuple.len(), give as i32) }
@@ -490,6 +534,12 @@ pub fn flow_stop(flow: u32, kill: u32) -> i32 {
 pub fn flow_limit(flow: u32, resource: i32, most: i64) -> i32 {
     // Safety: the node checks every handle.
     unsafe { raw::flow_limit(flow as i32, resource, most) }
+}
+
+/// See `docs/abi`.
+pub fn flow_end() -> i32 {
+    // Safety: there is nothing to pass.
+    unsafe { raw::flow_end() }
 }
 
 /// See `docs/abi`.
@@ -572,7 +622,8 @@ impl<T> Global<T> {
     }
 }
 
-/// Says in the node's log that and where `protocol` panicked, then traps.
+/// Says that and where `protocol` panicked, and why where that needs no formatting, then traps. The node keeps
+/// the line with its report of the trap.
 pub fn panicked(protocol: &str, info: &PanicInfo<'_>) -> ! {
     let mut line = crate::Text::<160>::new();
     line.push(protocol);
@@ -582,6 +633,10 @@ pub fn panicked(protocol: &str, info: &PanicInfo<'_>) -> ! {
         line.push(at.file());
         line.push(":");
         line.push(at.line());
+    }
+    if let Some(why) = info.message().as_str() {
+        line.push(": ");
+        line.push(why);
     }
     log_line(Level::Error, line.as_bytes());
     core::arch::wasm32::unreachable()

@@ -4,15 +4,19 @@
 //! Each node has a stack of its own, all with the gateway's address, so that no node can disturb the way
 //! to another. A connection that the node does not answer, or refuses because it is not ready, is tried
 //! anew with a fresh port for a while: a node that boots is reached the moment it listens.
+//!
+//! Datagrams to a service of the node pass beside the stack, each program's from a port of its own.
 
 use std::collections::VecDeque;
 
 use smoltcp::iface::{Config, Interface, SocketHandle, SocketSet};
+use smoltcp::phy::ChecksumCapabilities;
 use smoltcp::phy::{self, Device, DeviceCapabilities, Medium};
 use smoltcp::socket::tcp::{self, State};
 use smoltcp::time::{Duration, Instant};
 use smoltcp::wire::{
-    ArpOperation, ArpPacket, ArpRepr, EthernetAddress, EthernetFrame, EthernetProtocol, IpCidr, Ipv4Address,
+    ArpOperation, ArpPacket, ArpRepr, EthernetAddress, EthernetFrame, EthernetProtocol, EthernetRepr,
+    IpAddress, IpCidr, IpProtocol, Ipv4Address, Ipv4Packet, Ipv4Repr, UdpPacket, UdpRepr,
 };
 
 /// Bytes that wait in a connection in each direction, at most.
@@ -31,6 +35,8 @@ const PATIENCE: u64 = 20_000_000;
 /// A silent connection is asked for a sign of life, and ended if there is none.
 const KEEP_ALIVE: Duration = Duration::from_secs(10);
 const TIMEOUT: Duration = Duration::from_secs(30);
+/// Local ports of programs that send datagrams; each is one program's.
+pub const DATAGRAM_PORTS: std::ops::Range<u16> = 40000..40064;
 /// Local ports of connections.
 const PORTS: std::ops::Range<u16> = 49152..65535;
 
@@ -89,6 +95,55 @@ impl Gateway {
         if self.frames.received.len() < MAX_FRAMES {
             self.frames.received.push_back(frame.to_vec());
         }
+    }
+
+    /// Sends a datagram to a port of the node, from one of ours.
+    pub fn send_datagram(&mut self, from: u16, to: u16, payload: &[u8]) {
+        if self.frames.sent.len() >= MAX_FRAMES {
+            return;
+        }
+        let Ends { gateway_mac, gateway, node_mac, node } = self.ends;
+        let checksums = ChecksumCapabilities::default();
+        let udp = UdpRepr { src_port: from, dst_port: to };
+        let ip = Ipv4Repr {
+            src_addr: gateway,
+            dst_addr: node,
+            next_header: IpProtocol::Udp,
+            payload_len: udp.header_len() + payload.len(),
+            hop_limit: 64,
+        };
+        let mut frame = vec![0; EthernetFrame::<&[u8]>::buffer_len(ip.buffer_len() + ip.payload_len)];
+        let mut ethernet = EthernetFrame::new_unchecked(&mut frame[..]);
+        let head = EthernetRepr {
+            src_addr: EthernetAddress(gateway_mac),
+            dst_addr: EthernetAddress(node_mac),
+            ethertype: EthernetProtocol::Ipv4,
+        };
+        head.emit(&mut ethernet);
+        let mut packet = Ipv4Packet::new_unchecked(ethernet.payload_mut());
+        ip.emit(&mut packet, &checksums);
+        let mut segment = UdpPacket::new_unchecked(packet.payload_mut());
+        let (own, its): (IpAddress, IpAddress) = (gateway.into(), node.into());
+        let fill = |out: &mut [u8]| out.copy_from_slice(payload);
+        udp.emit(&mut segment, &own, &its, payload.len(), fill, &checksums);
+        self.frames.sent.push_back(frame);
+    }
+
+    /// What a frame from the node brings for a program that sends datagrams: the program's port here, and the
+    /// payload. Any other frame is for [`Gateway::frame`].
+    pub fn datagram<'a>(&self, frame: &'a [u8]) -> Option<(u16, &'a [u8])> {
+        let ethernet = EthernetFrame::new_checked(frame).ok()?;
+        let ours = ethernet.ethertype() == EthernetProtocol::Ipv4
+            && ethernet.dst_addr() == EthernetAddress(self.ends.gateway_mac);
+        let packet = ours.then(|| Ipv4Packet::new_checked(ethernet.payload()).ok()).flatten()?;
+        let (from, to) = (packet.src_addr(), packet.dst_addr());
+        if packet.next_header() != IpProtocol::Udp || (from, to) != (self.ends.node, self.ends.gateway) {
+            return None;
+        }
+        let segment = UdpPacket::new_checked(packet.payload()).ok()?;
+        let sound = packet.verify_checksum() && segment.verify_checksum(&from.into(), &to.into());
+        let port = segment.dst_port();
+        (sound && DATAGRAM_PORTS.contains(&port)).then(|| (port, segment.payload()))
     }
 
     /// Starts a connection to `port` of the node.
@@ -374,6 +429,33 @@ pub(super) mod tests {
             }
         }
         assert_eq!(back, data);
+    }
+
+    #[test]
+    fn datagrams_pass_and_nothing_else_does() {
+        let mut gateway = Gateway::new(ENDS, 9, 0);
+        let back = Ends {
+            gateway_mac: ENDS.node_mac,
+            gateway: ENDS.node,
+            node_mac: ENDS.gateway_mac,
+            node: ENDS.gateway,
+        };
+        let mut node = Gateway::new(back, 9, 0);
+        node.send_datagram(3323, DATAGRAM_PORTS.start, b"hello");
+        node.send_datagram(3323, DATAGRAM_PORTS.end, b"hello");
+        let (frame, other) = (node.transmit().unwrap(), node.transmit().unwrap());
+        assert_eq!(gateway.datagram(&frame), Some((DATAGRAM_PORTS.start, &b"hello"[..])));
+        assert_eq!(gateway.datagram(&other), None);
+        for at in 0..frame.len() {
+            let mut changed = frame.clone();
+            changed[at] ^= 0x5a;
+            if let Some((_, payload)) = gateway.datagram(&changed) {
+                assert!(payload == b"hello" && at < 14, "byte {at} is not covered by anything");
+            }
+            assert_eq!(gateway.datagram(&frame[..at]), None);
+        }
+        (0..1000).for_each(|_| gateway.send_datagram(DATAGRAM_PORTS.start, 3323, &[0; 1200]));
+        assert_eq!(gateway.frames.sent.len(), MAX_FRAMES);
     }
 
     #[test]

@@ -132,7 +132,7 @@ impl From<WireShape> for sim::medium::Shape {
 pub struct Ports {
     /// The control protocol.
     pub control: u16,
-    /// Protocol sessions.
+    /// Protocol sessions, over TCP and by UDP.
     pub session: u16,
     /// Metrics over HTTP.
     pub metrics: u16,

@@ -7,7 +7,7 @@
 
 use std::fs::File;
 use std::io::{self, BufWriter, ErrorKind, Read, Write};
-use std::net::{Ipv4Addr, Shutdown, TcpListener, TcpStream};
+use std::net::{Ipv4Addr, Shutdown, TcpListener, TcpStream, UdpSocket};
 use std::os::fd::AsFd;
 use std::os::unix::net::{SocketAddr, UnixDatagram};
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
@@ -18,7 +18,7 @@ use sim::medium::{Direction, Fate};
 use smoltcp::socket::tcp::State;
 
 use super::flight::{Delivery, Flight};
-use super::gateway::{Connection, Ends, Gateway};
+use super::gateway::{Connection, DATAGRAM_PORTS, Ends, Gateway};
 use super::{Ports, Sockets, Traffic, WireLink, WireNode, WirePlan};
 use crate::files;
 
@@ -27,7 +27,9 @@ const MAX_FRAME: usize = 10 << 10;
 /// Frames taken from one socket in one round.
 const BATCH: usize = 64;
 /// Connections to one node at once.
-const MAX_CONNECTIONS: usize = 64;
+const MAX_CONNECTIONS: usize = 256;
+/// Ports that are tried until one is free for TCP and UDP.
+const PORT_ATTEMPTS: usize = 32;
 /// A capture grows no larger than this, in bytes.
 const MAX_CAPTURE: u64 = 256 << 20;
 /// A program that has ended its side may go on listening to silence for so long, in microseconds.
@@ -91,6 +93,10 @@ struct Node {
     /// Listeners on this machine, and the node's port each leads to.
     services: [(TcpListener, u16); 3],
     connections: Vec<Piped>,
+    /// Sessions by datagrams, on the port of those over TCP.
+    datagrams: UdpSocket,
+    /// Who sent datagrams, each from its own port of the gateway; and when last.
+    senders: Vec<(std::net::SocketAddr, u64)>,
 }
 
 /// A connection from this machine, and its continuation to the node.
@@ -174,6 +180,7 @@ impl Wire<'_> {
             if node.connections.len() < MAX_CONNECTIONS {
                 fds.extend(node.services.iter().map(|(l, _)| PollFd::new(l, PollFlags::IN)));
             }
+            fds.push(PollFd::new(&node.datagrams, PollFlags::IN));
             for piped in &node.connections {
                 let flags = piped.interest(&mut node.gateway);
                 if !flags.is_empty() {
@@ -304,6 +311,7 @@ impl Node {
             listener.set_nonblocking(true)?;
             Ok(listener)
         };
+        let (sessions, datagrams) = listen_twice(listen)?;
         let ends = Ends {
             gateway_mac: wire.gateway_mac,
             gateway: wire.gateway,
@@ -316,10 +324,12 @@ impl Node {
             gateway: Gateway::new(ends, seed, now),
             services: [
                 (listen()?, wire::CONTROL_PORT),
-                (listen()?, wire::SESSION_PORT),
+                (sessions, wire::SESSION_PORT),
                 (listen()?, wire::METRICS_PORT),
             ],
             connections: Vec::new(),
+            datagrams,
+            senders: Vec::new(),
         })
     }
 
@@ -331,8 +341,12 @@ impl Node {
     fn round(&mut self, clock: &Clock, buffer: &mut [u8]) -> Result<()> {
         for _ in 0..BATCH {
             let Some(len) = self.socket.receive(buffer)? else { break };
-            self.gateway.frame(&buffer[..len]);
+            match self.gateway.datagram(&buffer[..len]) {
+                Some((port, payload)) => self.deliver(port, payload),
+                None => self.gateway.frame(&buffer[..len]),
+            }
         }
+        self.take_datagrams(clock.now(), buffer);
         self.accept(clock.now());
         // Once for what arrived, once for what the pipes made of it.
         for _ in 0..2 {
@@ -355,6 +369,39 @@ impl Node {
         Ok(())
     }
 
+    /// A datagram of the node's, for the program whose port that is.
+    fn deliver(&self, port: u16, payload: &[u8]) {
+        if let Some((program, _)) = self.senders.get(usize::from(port - DATAGRAM_PORTS.start)) {
+            // What a program does not take is lost, as any datagram may be.
+            let _ = self.datagrams.send_to(payload, program);
+        }
+    }
+
+    fn take_datagrams(&mut self, now: u64, buffer: &mut [u8]) {
+        for _ in 0..BATCH {
+            // An error is that of an earlier datagram, whose program is gone.
+            let Ok((len, program)) = self.datagrams.recv_from(buffer) else { return };
+            let known = self.senders.iter().position(|(known, _)| *known == program);
+            let at = known.unwrap_or_else(|| self.place_for_sender(program));
+            self.senders[at].1 = now;
+            if len <= wire::datagram::MAX_DATAGRAM {
+                let port = DATAGRAM_PORTS.start + at as u16;
+                self.gateway.send_datagram(port, wire::SESSION_PORT, &buffer[..len]);
+            }
+        }
+    }
+
+    /// The place of a new program: its own, or of who has been silent longest.
+    fn place_for_sender(&mut self, program: std::net::SocketAddr) -> usize {
+        if self.senders.len() < DATAGRAM_PORTS.len() {
+            self.senders.push((program, 0));
+            return self.senders.len() - 1;
+        }
+        let oldest = (0..self.senders.len()).min_by_key(|&at| self.senders[at].1).unwrap_or(0);
+        self.senders[oldest].0 = program;
+        oldest
+    }
+
     fn accept(&mut self, now: u64) {
         for (listener, port) in &self.services {
             while self.connections.len() < MAX_CONNECTIONS {
@@ -374,6 +421,22 @@ impl Node {
             }
         }
     }
+}
+
+/// A listener, and a socket for datagrams on the same port.
+fn listen_twice(listen: impl Fn() -> Result<TcpListener>) -> Result<(TcpListener, UdpSocket)> {
+    let mut last = io::Error::from(ErrorKind::AddrInUse);
+    for _ in 0..PORT_ATTEMPTS {
+        let listener = listen()?;
+        match UdpSocket::bind(listener.local_addr()?) {
+            Ok(datagrams) => {
+                datagrams.set_nonblocking(true)?;
+                return Ok((listener, datagrams));
+            }
+            Err(e) => last = e,
+        }
+    }
+    Err(last).context("no port for sessions")
 }
 
 impl Piped {

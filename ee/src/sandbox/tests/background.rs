@@ -291,7 +291,12 @@ fn the_fiber_is_paid_for() {
     let code = compile(engine, &module("")).unwrap();
     let start = |limit: u64, edit: fn(&mut Setup)| {
         let account = Account::root(limit);
-        let sandbox = Sandbox::start(engine, &code, setup(engine, &account, BufPool::new(1), edit), NOW);
+        let sandbox = Sandbox::start(
+            engine,
+            std::slice::from_ref(&code),
+            setup(engine, &account, BufPool::new(1), edit),
+            NOW,
+        );
         (sandbox.map(drop), account.peak(), account.used())
     };
     let ((plain, less, _), (fiber, more, left)) = (start(1 << 20, |_| ()), start(1 << 20, granted));

@@ -19,12 +19,12 @@ fn a_capsule_is_read_rewritten_and_relayed_in_its_buffer() {
     let mut b = Bench::new(&on_capsule(&body));
     let packet = b.buffers.copy_of(b"xyz").unwrap();
     let address = packet.as_ptr();
-    assert_eq!(b.deliver(Event::Capsule { kind: 0, from: None, packet }).end, Ok(()));
+    assert_eq!(b.deliver(Event::Capsule { protocol: 0, kind: 0, from: None, packet }).end, Ok(()));
     let mut effects: Vec<_> = b.sandbox.effects().collect();
     // The last thing the guest did was to say that it had sent.
     let Some(Effect::Log { text, .. }) = effects.pop() else { panic!("{effects:?}") };
     assert_eq!(text, "0");
-    let Some(Effect::Send { to: NeighborId(2), kind: 0, payload }) = effects.pop() else {
+    let Some(Effect::Send { to: NeighborId(2), kind: 0, payload, .. }) = effects.pop() else {
         panic!("{effects:?}")
     };
     assert_eq!((&payload[..], payload.as_ptr()), (&b"01z\0\0"[..], address));
@@ -130,7 +130,7 @@ fn a_circle_of_derivations_needs_a_grant_and_ends_at_its_depth() {
     let code = compile(engine, &module("")).unwrap();
     let start = |edit: &dyn Fn(&mut Setup)| {
         let setup = setup(engine, &Account::root(1 << 20), BufPool::new(1), edit);
-        Sandbox::start(engine, &code, setup, NOW).err()
+        Sandbox::start(engine, std::slice::from_ref(&code), setup, NOW).err()
     };
     assert_eq!(start(&circle(None)), Some(StartError::Cycle { kind: 0 }));
     // A granted depth of 3 allows 6 + 2 * (6 + 2 * (6 + 2 * 6)) operations.

@@ -80,9 +80,9 @@ fn what_allocates_for_ever_gets_no_more_than_its_budget() {
     let code = compile(engine, &module(&on_capsule(grow))).unwrap();
     let buffers = BufPool::new(4);
     let setup = setup(engine, &account, buffers.clone(), |_| ());
-    let mut sandbox = Sandbox::start(engine, &code, setup, NOW).unwrap();
+    let mut sandbox = Sandbox::start(engine, std::slice::from_ref(&code), setup, NOW).unwrap();
     let packet = buffers.copy_of(b"x").unwrap();
-    let outcome = sandbox.deliver(NOW, Event::Capsule { kind: 0, from: None, packet });
+    let outcome = sandbox.deliver(NOW, Event::Capsule { protocol: 0, kind: 0, from: None, packet });
     assert_eq!((outcome.end, outcome.refused.memory), (Ok(()), 1));
     assert!(account.peak() <= 420 << 10);
     assert!(sandbox.stats().linear < 4 * 65536);
@@ -167,7 +167,7 @@ fn a_module_that_declares_otherwise_does_not_start() {
     assert_eq!(code.admitted().description, Some(description));
     let account = Account::root(1 << 20);
     let setup = setup(engine, &account, BufPool::new(1), |_| ());
-    let error = Sandbox::start(engine, &code, setup, NOW).err();
+    let error = Sandbox::start(engine, std::slice::from_ref(&code), setup, NOW).err();
     assert_eq!(error, Some(StartError::Description(describe::Error::Differs("name"))));
     assert_eq!(account.used(), 0);
 }
@@ -179,7 +179,7 @@ fn what_does_not_fit_into_its_budget_does_not_start() {
     for kib in [1, 100] {
         let account = Account::root(kib << 10);
         let setup = setup(engine, &account, BufPool::new(1), |_| ());
-        let error = Sandbox::start(engine, &code, setup, NOW).err().unwrap();
+        let error = Sandbox::start(engine, std::slice::from_ref(&code), setup, NOW).err().unwrap();
         assert!(matches!(error, StartError::Memory(_) | StartError::Instantiate(_)), "{error}");
         assert_eq!(account.used(), 0);
     }
@@ -188,7 +188,10 @@ fn what_does_not_fit_into_its_budget_does_not_start() {
     let code = compile(engine, &outside).unwrap();
     let account = Account::root(1 << 20);
     let setup = setup(engine, &account, BufPool::new(1), |_| ());
-    assert!(matches!(Sandbox::start(engine, &code, setup, NOW), Err(StartError::Instantiate(_))));
+    assert!(matches!(
+        Sandbox::start(engine, std::slice::from_ref(&code), setup, NOW),
+        Err(StartError::Instantiate(_))
+    ));
     assert_eq!(account.used(), 0);
 }
 
@@ -225,10 +228,10 @@ proptest::proptest! {
         if let Ok(code) = engine.compile(wire::id::PartHash::of(&bytes), &bytes) {
             let (account, buffers) = (Account::root(1 << 20), BufPool::new(8));
             let setup = setup(engine, &account, buffers.clone(), |s| s.budget.event = Duration::from_millis(5));
-            if let Ok(mut sandbox) = Sandbox::start(engine, &Arc::new(code), setup, NOW) {
+            if let Ok(mut sandbox) = Sandbox::start(engine, &[Arc::new(code)], setup, NOW) {
                 sandbox.deliver(NOW, Event::Boot);
                 let packet = buffers.copy_of(b"xyz").unwrap();
-                sandbox.deliver(NOW, Event::Capsule { kind: 0, from: Some(NeighborId(5)), packet });
+                sandbox.deliver(NOW, Event::Capsule { protocol: 0, kind: 0, from: Some(NeighborId(5)), packet });
                 sandbox.deliver(NOW, Event::Stop);
             }
             proptest::prop_assert_eq!((account.used(), buffers.lent()), (0, 0));

@@ -2,6 +2,7 @@
 
 mod background;
 mod capsules;
+mod companions;
 mod ends;
 mod state;
 
@@ -76,7 +77,7 @@ fn engine(metering: Metering) -> &'static Engine {
 /// A store for a look at the linker.
 pub(crate) fn store(engine: &Engine) -> Store<TeamState> {
     let setup = setup(engine, &Account::root(1 << 20), BufPool::new(4), |_| ());
-    let kinds = Kinds::new(setup.tuple.main(), 0, &setup.grant).unwrap();
+    let kinds = Kinds::all(&setup.tuple, &setup.grant).unwrap();
     Store::new(engine.raw(), state(engine, setup, kinds, NOW).unwrap().0)
 }
 
@@ -127,7 +128,7 @@ fn setup(engine: &Engine, account: &Account, buffers: BufPool, edit: impl FnOnce
         node_name: "here".into(),
         buffers,
         neighbors: vec![neighbor(5, "b", 0), neighbor(2, "c", 1)],
-        data: vec![("map".into(), (&b"0123456789"[..]).into())],
+        data: vec![vec![("map".into(), (&b"0123456789"[..]).into())]],
         meter: Arc::new(Looks::default()),
         interrupter: Ticker::new(engine),
         seed: Some([9; 32]),
@@ -193,7 +194,7 @@ impl Bench {
         let buffers = BufPool::new(32);
         let code = compile(engine, &module(handlers)).unwrap();
         let setup = setup(engine, &account, buffers.clone(), edit);
-        let sandbox = Sandbox::start(engine, &code, setup, NOW).unwrap();
+        let sandbox = Sandbox::start(engine, std::slice::from_ref(&code), setup, NOW).unwrap();
         Self { sandbox, account, buffers }
     }
 
@@ -203,7 +204,7 @@ impl Bench {
 
     fn capsule(&mut self, payload: &[u8]) -> Outcome {
         let packet = self.buffers.copy_of(payload).unwrap();
-        self.deliver(Event::Capsule { kind: 0, from: Some(NeighborId(5)), packet })
+        self.deliver(Event::Capsule { protocol: 0, kind: 0, from: Some(NeighborId(5)), packet })
     }
 
     /// What the guest said, as numbers, after an event that must end well.
@@ -229,7 +230,7 @@ impl Bench {
         self.sandbox
             .effects()
             .filter_map(|e| match e {
-                Effect::Send { to, kind, payload } => {
+                Effect::Send { to, kind, payload, .. } => {
                     assert!(payload.headroom() >= 64);
                     Some((to.0, kind, payload.to_vec()))
                 }

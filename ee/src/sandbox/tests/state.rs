@@ -210,7 +210,7 @@ fn sessions() {
     let mut b = Bench::new(handlers);
     let event = |session, what| Event::Session { session: SessionId(session), what };
     let packet = |text: &str| SessionInput::Packet(text.as_bytes().to_vec());
-    assert_eq!(b.said(event(8, SessionInput::Open)), [0, 0, 1]);
+    assert_eq!(b.said(event(8, SessionInput::Open(Outlet::stream()))), [0, 0, 1]);
     assert_eq!(b.deliver(event(8, packet("hello"))).end, Ok(()));
     let effects: Vec<_> = b.sandbox.effects().collect();
     assert!(
@@ -219,14 +219,14 @@ fn sessions() {
             .any(|e| matches!(e, Effect::Reply { session: SessionId(8), packet } if packet == b"llo"))
     );
     // There is room for one.
-    assert_eq!(b.deliver(event(9, SessionInput::Open)).refused.sessions, 1);
+    assert_eq!(b.deliver(event(9, SessionInput::Open(Outlet::stream()))).refused.sessions, 1);
     assert!(matches!(b.sandbox.effects().next(), Some(Effect::CloseSession { session: SessionId(9) })));
     assert_eq!(b.said(event(9, packet("x"))), [0; 0]);
     let bad = CODE(Error::BadHandle);
     assert_eq!(b.said(event(8, packet("q"))), [1, 1, 1, 0, 0, CODE(Error::TooLarge), bad, 0, bad]);
     assert_eq!(b.said(event(8, SessionInput::Close)), [0; 0]);
     // The inbox still has the last packet, so the guest closes this one as well.
-    assert_eq!(b.said(event(9, SessionInput::Open)), [0, 0, 1, 0, bad]);
+    assert_eq!(b.said(event(9, SessionInput::Open(Outlet::stream()))), [0, 0, 1, 0, bad]);
     assert_eq!(b.sandbox.stats().sessions, 0);
 }
 
@@ -295,7 +295,8 @@ fn the_node_and_the_flow() {
         |s| s.seed = None,
     );
     let packet = b.buffers.copy_of(b"x").unwrap();
-    let outcome = b.sandbox.deliver(Now::mono(Instant(1)), Event::Capsule { kind: 0, from: None, packet });
+    let outcome =
+        b.sandbox.deliver(Now::mono(Instant(1)), Event::Capsule { protocol: 0, kind: 0, from: None, packet });
     assert_eq!(outcome.end, Ok(()));
     assert_eq!(b.numbers(), [CODE(Error::Unavailable); 2]);
 }

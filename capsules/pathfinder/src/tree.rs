@@ -1,0 +1,386 @@
+//! A node's place in the spanning tree: who is its parent, how far is the root, since when was nothing heard of it.
+//!
+//! The root counts: once an interval it says the next number of its sequence, and whoever hears a number for the
+//! first time takes the neighbor that said it for its parent and says it, too. So a parent has heard each number
+//! before its child has, or is nearer to the root by the same number, and parents never form a circle. Nobody counts but
+//! the root: when it falls silent no number is new, and nobody can keep its tree alive by repeating an old one,
+//! because every repetition says how old the number is.
+//!
+//! What waited while a node fetched the flow is older than it says. So who hears of a root for the first time believes it, but
+//! says nothing before it has heard something a moment later: else a dead root's last word could wander from node to node
+//! for ever, as each fetches the flow because of it.
+//!
+//! Pure: `now` is an argument (microseconds of any clock that does not go back), and what is to be sent is the result.
+
+use crate::format::{Configuration, MAX_HOPS};
+
+/// How often a node says the same number because of what it hears, at most: when it hears it, and when it hears of
+/// shorter ways. If one comes after that, the repetition tells of it, or the next number.
+const MOST_TOLD: u8 = 8;
+/// Shortest and longest interval, in microseconds.
+pub const INTERVALS: (u64, u64) = (100_000, 3_600_000_000);
+/// Looks at the clock in an interval.
+pub const TICKS: u64 = 4;
+
+/// What a node is in the tree.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Role {
+    /// It knows no root.
+    Outside,
+    /// It has a parent.
+    Member,
+    /// It is the root.
+    Root,
+}
+
+/// A node's place. Neighbors are numbers that mean something to the caller.
+#[derive(Debug, Clone)]
+pub struct Tree {
+    role: Role,
+    epoch: u64,
+    sequence: u32,
+    hops: u8,
+    parent: u32,
+    /// The parent before this number; 0 for none.
+    former: u32,
+    /// When the root spoke; when the number was last said here.
+    spoken: u64,
+    told_at: u64,
+    told: u8,
+    repeats: u8,
+    /// Whether it has said anything of this root; until when it does not.
+    live: bool,
+    quiet_until: u64,
+    /// Between the root's words, as the root says.
+    interval: u64,
+    terms: Terms,
+    multicasts: Seen,
+}
+
+/// What the flow's parameters say.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Terms {
+    /// Between the root's words, in microseconds.
+    pub interval: u64,
+    /// After so many intervals without a new word the root is lost.
+    pub expiry: u8,
+    /// How often every number is said again, for those who missed it.
+    pub repeats: u8,
+}
+
+/// What came of a configuration.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Heard {
+    /// To say now, to all but who was heard.
+    pub say: Option<Configuration>,
+    /// There is another parent.
+    pub moved: bool,
+}
+
+/// What is due.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Due {
+    /// Nothing.
+    Nothing,
+    /// To say to all.
+    Say(Configuration),
+    /// The root is lost: nothing was heard of it for too long.
+    Lost,
+}
+
+/// Which multicasts of one epoch were here: the newest, and the 64 before it.
+#[derive(Debug, Clone, Copy)]
+struct Seen {
+    epoch: u64,
+    newest: u32,
+    before: u64,
+}
+
+impl Tree {
+    /// A node that knows no root.
+    pub const fn new() -> Self {
+        Self {
+            role: Role::Outside,
+            epoch: 0,
+            sequence: 0,
+            hops: 0,
+            parent: 0,
+            former: 0,
+            spoken: 0,
+            told_at: 0,
+            told: 0,
+            repeats: 0,
+            live: false,
+            quiet_until: 0,
+            interval: INTERVALS.0,
+            terms: Terms { interval: INTERVALS.0, expiry: 4, repeats: 1 },
+            multicasts: Seen { epoch: 0, newest: 0, before: 0 },
+        }
+    }
+
+    /// Sets what the parameters say, within bounds.
+    pub fn set_terms(&mut self, terms: Terms) {
+        let interval = terms.interval.clamp(INTERVALS.0, INTERVALS.1);
+        self.terms =
+            Terms { interval, expiry: terms.expiry.max(2), repeats: terms.repeats.min(TICKS as u8 - 1) };
+        self.interval = interval;
+    }
+
+    /// What it is.
+    pub fn role(&self) -> Role {
+        self.role
+    }
+
+    /// The neighbor on the way to the root.
+    pub fn parent(&self) -> Option<u32> {
+        (self.role == Role::Member).then_some(self.parent)
+    }
+
+    /// Hops to the root.
+    pub fn hops(&self) -> u8 {
+        self.hops
+    }
+
+    /// The root's epoch; 0 for none.
+    pub fn epoch(&self) -> u64 {
+        self.epoch
+    }
+
+    /// The newest number.
+    pub fn sequence(&self) -> u32 {
+        self.sequence
+    }
+
+    /// Between the root's words, in microseconds.
+    pub fn interval(&self) -> u64 {
+        self.interval
+    }
+
+    /// How long ago the root spoke, in microseconds.
+    pub fn age(&self, now: u64) -> u64 {
+        now.saturating_sub(self.spoken)
+    }
+
+    /// Becomes the root, and says so.
+    pub fn become_root(&mut self, now: u64, epoch: u64) -> Configuration {
+        (self.role, self.epoch, self.sequence, self.hops) =
+            (Role::Root, epoch.max(self.epoch.saturating_add(1)), 0, 0);
+        (self.parent, self.former, self.live) = (0, 0, true);
+        self.interval = self.terms.interval;
+        self.speak(now)
+    }
+
+    /// A neighbor says this.
+    pub fn hear(&mut self, now: u64, from: u32, said: &Configuration) -> Heard {
+        let interval = (u64::from(said.interval_ms) * 1000).clamp(INTERVALS.0, INTERVALS.1);
+        let age = u64::from(said.age_ms) * 1000;
+        if self.role == Role::Root || said.hops >= MAX_HOPS || age >= self.lasts(interval) {
+            return Heard::default();
+        }
+        if self.role == Role::Outside {
+            (self.live, self.quiet_until) = (false, now + interval / TICKS / 4);
+        }
+        let hops = said.hops + 1;
+        let newer = self.role == Role::Outside || (said.epoch, said.sequence) > (self.epoch, self.sequence);
+        let same = !newer && (said.epoch, said.sequence) == (self.epoch, self.sequence);
+        if !newer && !same {
+            return Heard::default();
+        }
+        let shorter = same && hops < self.hops;
+        // Of two ways of the same length the one that was used before is as good: nothing to tell anybody.
+        let back = same && hops == self.hops && from == self.former && from != 0;
+        let moved = (newer || shorter || back) && self.parent() != Some(from);
+        if newer {
+            self.former = if moved { self.parent().unwrap_or(0) } else { 0 };
+            (self.epoch, self.sequence, self.interval) = (said.epoch, said.sequence, interval);
+            (self.told, self.repeats, self.spoken) = (0, 0, now.saturating_sub(age));
+        } else {
+            self.spoken = self.spoken.min(now.saturating_sub(age));
+        }
+        if newer || shorter || back {
+            self.former = if newer { self.former } else { 0 };
+            (self.role, self.parent, self.hops) = (Role::Member, from, hops);
+        }
+        let due = newer || shorter || self.told == 0;
+        if !due || self.told >= MOST_TOLD || now < self.quiet_until {
+            return Heard { say: None, moved };
+        }
+        if self.told == 0 {
+            self.repeats = self.terms.repeats;
+        }
+        (self.told, self.live) = (self.told + 1, true);
+        Heard { say: Some(self.tell(now)), moved }
+    }
+
+    /// To be asked [`TICKS`] times an interval; more or less often does no harm.
+    pub fn tick(&mut self, now: u64) -> Due {
+        let tick = self.interval / TICKS;
+        match self.role {
+            Role::Outside => Due::Nothing,
+            // The half tick: a timer may be a little early.
+            Role::Root if self.age(now) + tick / 2 >= self.terms.interval => {
+                // Where timers may not be so short, it speaks less often and says so.
+                let (wanted, had) = (self.terms.interval, self.age(now));
+                self.interval = if had > wanted + tick { had.min(INTERVALS.1) } else { wanted };
+                Due::Say(self.speak(now))
+            }
+            // Further away later, so that the tree ends from the inside out.
+            Role::Member if self.age(now) >= self.lasts(self.interval) + u64::from(self.hops) * tick => {
+                (self.role, self.parent, self.former) = (Role::Outside, 0, 0);
+                Due::Lost
+            }
+            _ if self.repeats > 0 && now.saturating_sub(self.told_at) + tick / 2 >= tick => {
+                self.repeats -= 1;
+                Due::Say(self.tell(now))
+            }
+            _ => Due::Nothing,
+        }
+    }
+
+    /// The number of the root's next multicast.
+    pub fn next_multicast(&mut self) -> Option<u32> {
+        let root = self.role == Role::Root;
+        root.then(|| {
+            let next = if self.multicasts.epoch == self.epoch { self.multicasts.newest + 1 } else { 1 };
+            self.multicasts = Seen { epoch: self.epoch, newest: next, before: u64::MAX };
+            next
+        })
+    }
+
+    /// Whether multicasts are passed on: not before something was heard that did not wait for the flow.
+    pub fn passes_on(&self) -> bool {
+        self.role == Role::Member && self.live
+    }
+
+    /// Whether a multicast is here for the first time.
+    pub fn first_seen(&mut self, epoch: u64, number: u32) -> bool {
+        let known = self.epoch.max(self.multicasts.epoch);
+        self.role != Role::Root && epoch >= known && self.multicasts.first(epoch, number)
+    }
+
+    /// How long a word of the root lasts.
+    fn lasts(&self, interval: u64) -> u64 {
+        interval * u64::from(self.terms.expiry)
+    }
+
+    fn speak(&mut self, now: u64) -> Configuration {
+        // After some 13 years of the shortest interval.
+        if self.sequence == u32::MAX {
+            (self.epoch, self.sequence) = (self.epoch.saturating_add(1), 0);
+        }
+        self.sequence += 1;
+        (self.spoken, self.repeats) = (now, self.terms.repeats);
+        self.tell(now)
+    }
+
+    fn tell(&mut self, now: u64) -> Configuration {
+        self.told_at = now;
+        Configuration {
+            hops: self.hops,
+            epoch: self.epoch,
+            sequence: self.sequence,
+            age_ms: (self.age(now) / 1000).min(u32::MAX.into()) as u32,
+            interval_ms: (self.interval / 1000) as u32,
+        }
+    }
+}
+
+impl Seen {
+    fn first(&mut self, epoch: u64, number: u32) -> bool {
+        if epoch != self.epoch {
+            *self = Self { epoch, newest: number, before: 0 };
+            return true;
+        }
+        match number.checked_sub(self.newest) {
+            Some(0) => false,
+            Some(ahead) => {
+                // The one that was the newest is now `ahead` before.
+                self.before = self.before.checked_shl(ahead).unwrap_or(0);
+                if ahead <= u64::BITS {
+                    self.before |= 1 << (ahead - 1);
+                }
+                self.newest = number;
+                true
+            }
+            None => {
+                let behind = self.newest - number;
+                // What is too old to tell counts as seen.
+                let bit = 1u64.checked_shl(behind - 1).unwrap_or(0);
+                let first = bit != 0 && self.before & bit == 0;
+                self.before |= bit;
+                first
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use bees_sdk::node::mix;
+
+    use super::*;
+
+    /// Against a set that forgets nothing.
+    #[test]
+    fn a_multicast_is_new_once() {
+        for seed in 0..200 {
+            let (mut seen, mut all, mut newest, mut random) =
+                (Seen { epoch: 1, newest: 0, before: 0 }, BTreeSet::from([0]), 0u32, mix(seed));
+            for _ in 0..500 {
+                random = mix(random);
+                let number = (newest + 3).saturating_sub((random % 90) as u32);
+                let first = seen.first(1, number);
+                newest = newest.max(number);
+                let old = newest - number > u64::BITS;
+                assert_eq!(first, all.insert(number) && !old, "seed {seed}: {number} of {newest}");
+            }
+            assert!(seen.first(2, newest), "another epoch begins anew");
+        }
+    }
+
+    #[test]
+    fn an_old_word_is_not_believed_and_a_newer_root_at_once() {
+        let mut tree = Tree::new();
+        tree.set_terms(Terms { interval: 1_000_000, expiry: 4, repeats: 1 });
+        let word =
+            |epoch, sequence, age_ms| Configuration { hops: 0, epoch, sequence, age_ms, interval_ms: 1000 };
+        assert_eq!(tree.hear(0, 1, &word(5, 1, 4000)), Heard::default());
+        assert!(tree.hear(0, 1, &word(5, 1, 3999)).moved);
+        assert_eq!(tree.hear(0, 2, &word(4, 9, 0)), Heard::default());
+        let heard = tree.hear(1_000_000, 2, &word(6, 1, 0));
+        assert_eq!((heard.moved, heard.say.map(|c| (c.epoch, c.hops))), (true, Some((6, 1))));
+        let root = tree.become_root(1_000_000, 3);
+        assert_eq!((root.epoch, root.hops, tree.role()), (7, 0, Role::Root));
+        assert_eq!(tree.hear(1_000_000, 1, &word(9, 1, 0)), Heard::default());
+    }
+
+    /// What it first hears may have waited for the flow to be fetched; what comes later has not.
+    #[test]
+    fn who_hears_of_a_root_for_the_first_time_says_nothing_yet() {
+        let mut tree = Tree::new();
+        tree.set_terms(Terms { interval: 1_000_000, expiry: 4, repeats: 1 });
+        let word =
+            |sequence, age_ms| Configuration { hops: 2, epoch: 1, sequence, age_ms, interval_ms: 1000 };
+        for sequence in 1..4 {
+            assert_eq!(tree.hear(10_000_000, 1, &word(sequence, 0)).say, None);
+        }
+        assert!(!tree.passes_on() && tree.parent() == Some(1));
+        assert_eq!(tree.tick(10_250_000), Due::Nothing);
+        // Its neighbor repeats it, and says how old it really is.
+        let said = tree.hear(10_300_000, 1, &word(3, 2500)).say.unwrap();
+        assert_eq!((said.sequence, said.hops, said.age_ms), (3, 3, 2500));
+        assert!(tree.passes_on());
+        assert!(matches!(tree.tick(10_550_000), Due::Say(again) if again.age_ms == 2750));
+    }
+
+    #[test]
+    fn a_root_whose_timers_are_slower_says_so() {
+        let mut tree = Tree::new();
+        tree.set_terms(Terms { interval: 1_000_000, expiry: 4, repeats: 0 });
+        tree.become_root(0, 1);
+        let Due::Say(word) = tree.tick(3_000_000) else { panic!("it is time") };
+        assert_eq!((word.sequence, word.interval_ms), (2, 3000));
+    }
+}
