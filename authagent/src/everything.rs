@@ -107,32 +107,15 @@ mod tests {
     use crate::agent::{Reason, Source};
     use alloc::vec;
     use wire::grant::Neighbors;
-    use wire::tuple::{Body, Budgets, Credentials, Events, Part, Privilege, Protocol, Tuple, VERSION};
+    use wire::tuple::{Body, Budgets, Credentials, Part, Privilege, Protocol, Tuple};
 
     fn tuple(validity: Validity) -> Tuple {
-        let protocol = Protocol {
-            name: "p".into(),
-            code: Part::of(b"module").unwrap(),
-            data: vec![],
-            capsules: vec![],
-            events: Events::default(),
-            session: false,
-            params: vec![],
-            companions: vec![],
-        };
+        let protocol = Protocol::new("p", Part::of(b"module").unwrap());
         let request = Request {
             privileges: vec![Privilege { name: "sensors".into(), optional: true }],
             budgets: Budgets { memory: Some(1 << 40), timers: Some(3), ..Budgets::default() },
         };
-        let body = Body {
-            version: VERSION,
-            nonce: [0; 16],
-            protocols: vec![protocol],
-            request,
-            validity,
-            replaces: None,
-            extensions: vec![],
-        };
+        let body = Body { request, validity, ..Body::new([0; 16], vec![protocol]) };
         let tuple = Tuple { body, credentials: Credentials::None };
         tuple.check().unwrap();
         tuple

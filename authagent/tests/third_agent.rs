@@ -12,28 +12,10 @@ use authagent::keys::{PublicKey, SigningKey};
 use signed_only::SignedOnly;
 use wire::grant::Neighbors;
 use wire::id::TupleHash;
-use wire::tuple::{Body, Credentials, Events, Part, Protocol, Request, Scheme, Tuple, VERSION, Validity};
+use wire::tuple::{Body, Credentials, Part, Protocol, Scheme, Tuple};
 
 fn tuple(signed_by: Option<(&str, &SigningKey)>) -> Tuple {
-    let protocol = Protocol {
-        name: "p".into(),
-        code: Part::of(b"module").unwrap(),
-        data: vec![],
-        capsules: vec![],
-        events: Events::default(),
-        session: false,
-        params: vec![],
-        companions: vec![],
-    };
-    let body = Body {
-        version: VERSION,
-        nonce: [1; 16],
-        protocols: vec![protocol],
-        request: Request::default(),
-        validity: Validity::default(),
-        replaces: None,
-        extensions: vec![],
-    };
+    let body = Body::new([1; 16], vec![Protocol::new("p", Part::of(b"module").unwrap())]);
     let credentials = match signed_by {
         None => Credentials::None,
         Some((principal, key)) => Credentials::Signed {

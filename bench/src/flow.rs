@@ -3,9 +3,7 @@
 use anyhow::{Context, Result};
 use wire::id::{CapsuleId, PartHash, Path, TupleHash};
 use wire::limits::{Limits, Operation};
-use wire::tuple::{
-    Body, CapsuleType, Credentials, Events, Part, Protocol, Request, Tuple, VERSION, Validity,
-};
+use wire::tuple::{Body, CapsuleType, Credentials, Part, Protocol, Tuple};
 
 /// The guest's text.
 const MODULE: &str = include_str!("relay.wat");
@@ -40,25 +38,8 @@ impl RelayFlow {
             limits: Limits::NONE.with(Operation::Sends, 1),
             derives: Vec::new(),
         };
-        let protocol = Protocol {
-            name: name.into(),
-            code,
-            data: Vec::new(),
-            capsules: vec![relay],
-            events: Events::default(),
-            session: false,
-            params: Vec::new(),
-            companions: Vec::new(),
-        };
-        let mut body = Body {
-            version: VERSION,
-            nonce: [0; 16],
-            protocols: vec![protocol],
-            request: Request::default(),
-            validity: Validity::default(),
-            replaces: None,
-            extensions: Vec::new(),
-        };
+        let protocol = Protocol { capsules: vec![relay], ..Protocol::new(name, code) };
+        let mut body = Body::new([0; 16], vec![protocol]);
         edit(&mut body);
         let tuple = Tuple { body, credentials: Credentials::None };
         tuple.check()?;

@@ -131,19 +131,7 @@ const RELAY: &str = include_str!("relay.wat");
 
 /// A guest that imports all there is, as the largest protocols do.
 fn everything() -> String {
-    let imports: String = ee::abi::IMPORTS
-        .iter()
-        .map(|s| {
-            let list = |kind: &str, types: &[ee::abi::Ty]| {
-                let name = |t: &ee::abi::Ty| if *t == ee::abi::Ty::I64 { " i64" } else { " i32" };
-                let names: String = types.iter().map(name).collect();
-                if types.is_empty() { String::new() } else { format!("({kind}{names})") }
-            };
-            let (params, results) = (list("param", s.params), list("result", s.results));
-            format!("(import \"bees\" \"{}\" (func {params} {results}))\n", s.name)
-        })
-        .collect();
-    SMALL.replacen("(module", &format!("(module {imports}"), 1)
+    SMALL.replacen("(module", &format!("(module {}", ee::abi::imports()), 1)
 }
 
 fn node(flows: u16) -> Result<Local> {

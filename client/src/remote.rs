@@ -423,15 +423,7 @@ mod tests {
         });
         let mut remote = Remote::login(&target).unwrap();
         let tuple = Tuple {
-            body: wire::tuple::Body {
-                version: 1,
-                nonce: [0; 16],
-                protocols: vec![],
-                request: Default::default(),
-                validity: Default::default(),
-                replaces: None,
-                extensions: vec![],
-            },
+            body: wire::tuple::Body::new([0; 16], vec![]),
             credentials: wire::tuple::Credentials::None,
         };
         let bundle = Bundle { bytes: tuple.encode(), tuple, parts: [(hash, part.clone())].into() };

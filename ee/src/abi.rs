@@ -304,6 +304,27 @@ pub struct Signature {
     pub results: &'static [Ty],
 }
 
+/// As a module's text imports it, under its own name.
+impl fmt::Display for Signature {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let name = self.name;
+        write!(f, "(import \"{MODULE}\" \"{name}\" (func ${name}")?;
+        for (kind, types) in [("param", self.params), ("result", self.results)] {
+            write!(f, " ({kind}")?;
+            for ty in types {
+                f.write_str(if *ty == Ty::I64 { " i64" } else { " i32" })?;
+            }
+            f.write_str(")")?;
+        }
+        f.write_str("))")
+    }
+}
+
+/// All imports, for the guests of tests and measurements that are written as text.
+pub fn imports() -> String {
+    IMPORTS.iter().map(|import| format!("{import}\n")).collect()
+}
+
 macro_rules! signatures {
     ($($name:ident($($param:ident),*) $(-> $result:ident)?;)*) => {
         &[$(Signature {

@@ -478,7 +478,7 @@ impl Flow {
 #[cfg(test)]
 mod tests {
     use nodeos::account::Account;
-    use wire::tuple::{Body, Credentials, Events, Protocol, Request, VERSION, Validity};
+    use wire::tuple::{Body, Credentials, Protocol};
 
     use super::*;
     use crate::registry::Target;
@@ -500,25 +500,7 @@ mod tests {
     #[test]
     fn what_came_from_a_neighbor_pays_for_the_identifiers_by_which_it_came() {
         let code = Part::of(b"-").unwrap();
-        let main = Protocol {
-            name: "p".into(),
-            code,
-            data: vec![],
-            capsules: vec![],
-            events: Events::default(),
-            session: false,
-            params: vec![],
-            companions: vec![],
-        };
-        let body = Body {
-            version: VERSION,
-            nonce: [0; 16],
-            protocols: vec![main],
-            request: Request::default(),
-            validity: Validity::default(),
-            replaces: None,
-            extensions: vec![],
-        };
+        let body = Body::new([0; 16], vec![Protocol::new("p", code)]);
         let tuple = Tuple { body, credentials: Credentials::None };
         let data = TupleData {
             bytes: tuple.encode().into(),

@@ -27,39 +27,6 @@ const ALIVE: usize = 4;
 const SPENT: [Kind; 5] =
     [Kind::EventsTotal, Kind::TimersTotal, Kind::FlowsTotal, Kind::Download, Kind::Compile];
 
-/// With every event a bit of everything, and some of it once too often: memory, soft state, timers, logs, blobs,
-/// envelopes, capsules to all neighbors, answers, traps, and work that never ends.
-const BUSY: &str = r#"
-    (data (i32.const 128) "blobs")
-    (func (export "on_boot") (param $c i32)
-        (drop (call $timer_set (i64.const 700) (i64.const 1100) (i64.const 1)))
-        (drop (call $timer_set (i64.const 900000) (i64.const 0) (i64.const 2))))
-    (func $work (param $c i32) (local $r i32) (local $hood i32)
-        (drop (call $random (i32.const 512) (i32.const 64)))
-        (local.set $r (i32.load8_u (i32.const 512)))
-        (local.set $hood (call $cap_lookup (i32.const 64) (i32.const 12)))
-        (if (i32.lt_u (local.get $r) (i32.const 60)) (then (drop (memory.grow (i32.const 1)))))
-        (drop (call $cache_put (i32.const 512) (i32.and (local.get $r) (i32.const 7)) (i32.const 600)
-            (i32.mul (local.get $r) (i32.const 9)) (i32.mul (local.get $r) (i32.const 8))))
-        (drop (call $timer_set (i64.extend_i32_u (i32.mul (local.get $r) (i32.const 100))) (i64.const 0) (i64.const 3)))
-        (if (i32.lt_u (local.get $r) (i32.const 16)) (then (drop (call $log (i32.const 3) (i32.const 512) (local.get $r)))))
-        (drop (call $blob_put (call $cap_lookup (i32.const 128) (i32.const 5)) (i32.const 512)
-            (i32.and (local.get $r) (i32.const 3)) (i32.const 600) (i32.mul (local.get $r) (i32.const 4))))
-        (drop (call $envelope_make (call $cap_duplicate (local.get $hood) (i32.const -1)) (i32.const 0) (i32.const 0)
-            (i32.const 60)))
-        (drop (call $capsule_resize (local.get $c) (i32.mul (local.get $r) (i32.const 5))))
-        (drop (call $capsule_multicast (local.get $c) (local.get $hood) (i32.const 1)))
-        (if (i32.eq (local.get $r) (i32.const 200)) (then (unreachable)))
-        (if (i32.eq (local.get $r) (i32.const 201)) (then (loop $l (br $l)))))
-    (func (export "on_timer") (param $c i32) (param i32 i64) (call $work (local.get $c)))
-    (func (export "on_capsule") (param $c i32) (param i32 i32 i32)
-        (drop (call $capsule_return (local.get $c) (i32.const 1))) (call $work (local.get $c)))
-    (func (export "on_session") (param $c i32) (param $s i32) (param i32 i32)
-        (drop (call $session_reply (local.get $s) (i32.const 0) (i32.const 999))) (call $work (local.get $c)))
-    (func (export "on_expiry") (param i32) (result i32)
-        (drop (call $random (i32.const 512) (i32.const 1))) (i32.sub (i32.load8_u (i32.const 512)) (i32.const 200)))
-    (func (export "on_stop") (call $work (i32.const 0)))"#;
-
 /// In the background for ever, as soon as a program says something.
 const LONG: &str = r#"
     (func (export "on_capsule") (param i32 i32 i32 i32))
@@ -91,7 +58,7 @@ fn privileged(body: &mut wire::tuple::Body, nonce: u32, names: &[&str]) {
 
 impl Modules {
     fn new() -> Self {
-        let busy = guest::module(BUSY);
+        let busy = guest::module(guest::BUSY);
         let heavy = guest::big(flow("heavy", busy.clone(), |_| ()), 12_000).module;
         Self { busy, heavy, long: guest::module(LONG), parent: guest::module(PARENT) }
     }

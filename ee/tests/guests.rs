@@ -146,32 +146,7 @@ fn what_the_operator_stops_stays_away_until_injected() {
 /// and team comes back.
 #[test]
 fn a_thousand_ends_give_every_byte_back() {
-    let busy = r#"
-        (func (export "on_boot") (param $c i32)
-            (drop (call $timer_set (i64.const 700) (i64.const 1100) (i64.const 1)))
-            (drop (call $timer_set (i64.const 900000) (i64.const 0) (i64.const 2))))
-        (func $work (param $c i32) (local $r i32)
-            (drop (call $random (i32.const 512) (i32.const 64)))
-            (local.set $r (i32.load8_u (i32.const 512)))
-            (if (i32.lt_u (local.get $r) (i32.const 60))
-                (then (drop (memory.grow (i32.const 1)))))
-            (drop (call $cache_put (i32.const 512) (i32.and (local.get $r) (i32.const 7)) (i32.const 600)
-                (i32.mul (local.get $r) (i32.const 9)) (i32.mul (local.get $r) (i32.const 8))))
-            (drop (call $timer_set (i64.extend_i32_u (i32.mul (local.get $r) (i32.const 100))) (i64.const 0) (i64.const 3)))
-            (drop (call $log (i32.const 3) (i32.const 512) (local.get $r)))
-            (drop (call $capsule_resize (local.get $c) (i32.mul (local.get $r) (i32.const 5))))
-            (drop (call $capsule_multicast (local.get $c) (call $cap_lookup (i32.const 64) (i32.const 12)) (i32.const 1)))
-            (if (i32.eq (local.get $r) (i32.const 200)) (then (unreachable)))
-            (if (i32.eq (local.get $r) (i32.const 201)) (then (loop $l (br $l)))))
-        (func (export "on_timer") (param $c i32) (param i32 i64) (call $work (local.get $c)))
-        (func (export "on_capsule") (param $c i32) (param i32 i32 i32)
-            (drop (call $capsule_return (local.get $c) (i32.const 1))) (call $work (local.get $c)))
-        (func (export "on_session") (param $c i32) (param $s i32) (param i32 i32)
-            (drop (call $session_reply (local.get $s) (i32.const 0) (i32.const 999))) (call $work (local.get $c)))
-        (func (export "on_expiry") (param i32) (result i32)
-            (drop (call $random (i32.const 512) (i32.const 1))) (i32.sub (i32.load8_u (i32.const 512)) (i32.const 200)))
-        (func (export "on_stop") (call $work (i32.const 0)))"#;
-    let module = guest::module(busy);
+    let module = guest::module(guest::BUSY);
     let mut world = World::line(2);
     // Once for the compiled code, which stays, and for what the nodes keep of their own.
     let first = world.start(0, &flow("busy", module.clone(), |b| b.nonce = [0xff; 16]));

@@ -21,10 +21,7 @@ use wire::control::{FlowState, Request as Ask};
 use wire::grant::Grant;
 use wire::id::{PartHash, TupleHash};
 use wire::limits::{Limits, Operation};
-use wire::tuple::{
-    Body, CapsuleType, Companion, Coupling, Credentials, Events, Part, Protocol, Provider, Request, Tuple,
-    VERSION, Validity,
-};
+use wire::tuple::{Body, CapsuleType, Companion, Coupling, Credentials, Part, Protocol, Provider, Tuple};
 
 #[global_allocator]
 static HEAP: PeakAlloc = PeakAlloc;
@@ -69,25 +66,8 @@ fn crowd() -> String {
 fn setup(account: &Account, buffers: &BufPool) -> Setup {
     let kind =
         CapsuleType { name: "Relay".into(), limits: Limits::NONE.with(Operation::Sends, 1), derives: vec![] };
-    let main = Protocol {
-        name: "relay".into(),
-        code: Part::of(b"-").unwrap(),
-        data: vec![],
-        capsules: vec![kind],
-        events: Events::default(),
-        session: false,
-        params: vec![],
-        companions: vec![],
-    };
-    let body = Body {
-        version: VERSION,
-        nonce: [0; 16],
-        protocols: vec![main],
-        request: Request::default(),
-        validity: Validity::default(),
-        replaces: None,
-        extensions: vec![],
-    };
+    let main = Protocol { capsules: vec![kind], ..Protocol::new("relay", Part::of(b"-").unwrap()) };
+    let body = Body::new([0; 16], vec![main]);
     let neighbor = |id, name: &str| NeighborRef {
         id: NeighborId(id),
         name: name.into(),

@@ -21,7 +21,7 @@ use std::time::Duration;
 
 use wire::control::{Answer, FlowInfo, FlowState, Request};
 use wire::id::TupleHash;
-use wire::tuple::{Body, Credentials, Part, Protocol, Tuple, VERSION};
+use wire::tuple::{Body, Credentials, Part, Protocol, Tuple};
 
 use crate::lab::Lab;
 use crate::{Options, Session, Sim, SimError};
@@ -85,24 +85,14 @@ pub fn tuple(module: &[u8], nonce: u8) -> Result<Vec<u8>, TrialError> {
     let description = admitted.description.ok_or_else(undescribed)?;
     let code = Part::of(module).ok_or_else(|| TrialError::Module("it is too long".into()))?;
     let protocol = Protocol {
-        name: description.name,
-        code,
-        data: vec![],
         capsules: description.capsules,
         events: description.events,
         session: description.session,
         params: description.params,
         companions: description.companions,
+        ..Protocol::new(&description.name, code)
     };
-    let body = Body {
-        version: VERSION,
-        nonce: [nonce; 16],
-        protocols: vec![protocol],
-        request: Default::default(),
-        validity: Default::default(),
-        replaces: None,
-        extensions: vec![],
-    };
+    let body = Body::new([nonce; 16], vec![protocol]);
     Ok(Tuple { body, credentials: Credentials::None }.encode())
 }
 

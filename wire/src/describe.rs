@@ -132,14 +132,12 @@ mod tests {
     fn protocol() -> Protocol {
         let d = description();
         Protocol {
-            name: d.name,
-            code: Part::of(b"module").unwrap(),
-            data: vec![],
             capsules: d.capsules,
             events: d.events,
             session: d.session,
             params: vec![Param { name: "hops".into(), value: vec![16] }],
             companions: d.companions,
+            ..Protocol::new(&d.name, Part::of(b"module").unwrap())
         }
     }
 

@@ -450,6 +450,19 @@ impl Tuple {
 }
 
 impl Body {
+    /// Flows of these protocols that ask for nothing and may run at any time.
+    pub fn new(nonce: [u8; 16], protocols: Vec<Protocol>) -> Self {
+        Self {
+            version: VERSION,
+            nonce,
+            protocols,
+            request: Request::default(),
+            validity: Validity::default(),
+            replaces: None,
+            extensions: vec![],
+        }
+    }
+
     /// The bytes that credentials cover.
     pub fn encode(&self) -> Vec<u8> {
         encode(self)
@@ -493,6 +506,20 @@ impl Body {
 }
 
 impl Protocol {
+    /// A module and nothing else: no capsule types, no session.
+    pub fn new(name: &str, code: Part) -> Self {
+        Self {
+            name: name.into(),
+            code,
+            data: vec![],
+            capsules: vec![],
+            events: Events::default(),
+            session: false,
+            params: vec![],
+            companions: vec![],
+        }
+    }
+
     /// The module and the data parts.
     pub fn parts(&self) -> impl Iterator<Item = Part> + '_ {
         core::iter::once(self.code).chain(self.data.iter().map(|d| d.part))
@@ -568,14 +595,10 @@ fn reference(what: &'static str, holds: bool) -> Result<(), Error> {
 mod tests {
     use super::*;
     use crate::limits::Operation;
-    use alloc::string::ToString;
     use proptest::prelude::*;
 
     fn protocol(name: &str) -> Protocol {
         Protocol {
-            name: name.to_string(),
-            code: Part::of(b"module").unwrap(),
-            data: vec![],
             capsules: vec![CapsuleType {
                 name: "Hello".into(),
                 limits: Limits::NONE.with(Operation::Returns, 1),
@@ -584,21 +607,12 @@ mod tests {
             events: Events { boot: Some(0), timer: None, session: None },
             session: true,
             params: vec![Param { name: "hops".into(), value: vec![16] }],
-            companions: vec![],
+            ..Protocol::new(name, Part::of(b"module").unwrap())
         }
     }
 
     fn tuple() -> Tuple {
-        let body = Body {
-            version: VERSION,
-            nonce: [3; 16],
-            protocols: vec![protocol("hello")],
-            request: Request::default(),
-            validity: Validity::default(),
-            replaces: None,
-            extensions: vec![],
-        };
-        Tuple { body, credentials: Credentials::None }
+        Tuple { body: Body::new([3; 16], vec![protocol("hello")]), credentials: Credentials::None }
     }
 
     const GOLDEN: &str = "0103030303030303030303030303030303010568656c6c6f06120970d812836f19888625587a4606a5ad23cef31c8684\

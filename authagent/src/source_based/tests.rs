@@ -6,7 +6,7 @@ use std::vec;
 
 use wire::grant::Neighbors;
 use wire::limits::{Limits, Operation};
-use wire::tuple::{Body, Budgets, CapsuleType, Events, Part, Privilege, Protocol, Request, Scheme, VERSION};
+use wire::tuple::{Body, Budgets, CapsuleType, Part, Privilege, Protocol, Request, Scheme};
 
 use super::*;
 use crate::agent::Source;
@@ -22,31 +22,20 @@ fn at(wall: u64) -> AgentTime {
 
 fn body() -> Body {
     let protocol = Protocol {
-        name: "p".into(),
-        code: Part::of(b"module").unwrap(),
-        data: vec![],
         capsules: vec![CapsuleType {
             name: "k".into(),
             limits: Limits::NONE.with(Operation::Sends, 9).with(Operation::Returns, 1),
             derives: vec![],
         }],
-        events: Events::default(),
-        session: false,
-        params: vec![],
-        companions: vec![],
+        ..Protocol::new("p", Part::of(b"module").unwrap())
     };
     let privilege = |name: &str, optional| Privilege { name: name.into(), optional };
     Body {
-        version: VERSION,
-        nonce: [0; 16],
-        protocols: vec![protocol],
         request: Request {
             privileges: vec![privilege("sensors", true), privilege("log", false)],
             budgets: Budgets { memory: Some(1 << 40), timers: Some(2), ..Budgets::default() },
         },
-        validity: Validity::default(),
-        replaces: None,
-        extensions: vec![],
+        ..Body::new([0; 16], vec![protocol])
     }
 }
 

@@ -2,14 +2,11 @@
 //! judges and compiles as it does any other; none asks for a privilege unless its row says so.
 
 use anyhow::{Context, Result};
-use ee::abi::{self, Ty};
+use ee::abi;
 use ee::admit::{admit, bounds};
 use wire::id::{CapsuleId, PartHash, Path, TupleHash};
 use wire::limits::{Limits, Operation};
-use wire::tuple::{
-    Body, CapsuleType, Credentials, DataPart, Events, Part, Privilege, Protocol, Request, Tuple, VERSION,
-    Validity,
-};
+use wire::tuple::{Body, CapsuleType, Credentials, DataPart, Events, Part, Privilege, Protocol, Tuple};
 
 /// A flow, ready to be injected.
 #[derive(Debug, Clone)]
@@ -38,26 +35,14 @@ impl Guest {
             derives: Vec::new(),
         };
         let protocol = Protocol {
-            name: name.into(),
-            code: Part::of(module).context("the module is too long")?,
-            data: Vec::new(),
             capsules: ["there", "back", "time"].map(kind).to_vec(),
             events: Events { boot: Some(0), timer: Some(0), session: Some(0) },
             session: true,
-            params: Vec::new(),
-            companions: Vec::new(),
+            ..Protocol::new(name, Part::of(module).context("the module is too long")?)
         };
         let mut nonce = *b"isolation       ";
         nonce[8..].copy_from_slice(&number.to_le_bytes());
-        let mut body = Body {
-            version: VERSION,
-            nonce,
-            protocols: vec![protocol],
-            request: Request::default(),
-            validity: Validity::default(),
-            replaces: None,
-            extensions: Vec::new(),
-        };
+        let mut body = Body::new(nonce, vec![protocol]);
         edit(&mut body);
         let tuple = Tuple { body, credentials: Credentials::None };
         tuple.check()?;
@@ -319,16 +304,7 @@ impl Series {
 
 /// A module with all imports and these handlers.
 fn module(handlers: &str) -> Result<Vec<u8>> {
-    let ty = |t: &Ty| if *t == Ty::I64 { " i64" } else { " i32" };
-    let list = |kind: &str, types: &[Ty]| match types {
-        [] => String::new(),
-        types => format!("({kind}{})", types.iter().map(ty).collect::<String>()),
-    };
-    let import = |s: &abi::Signature| {
-        let (name, params, results) = (s.name, list("param", s.params), list("result", s.results));
-        format!("(import \"bees\" \"{name}\" (func ${name} {params} {results}))\n")
-    };
-    let imports: String = abi::IMPORTS.iter().map(import).collect();
+    let imports = abi::imports();
     let text = format!(
         r#"(module {imports}
         (memory (export "memory") 1 64)

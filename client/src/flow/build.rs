@@ -11,7 +11,7 @@ use wire::describe::{Description, SECTION};
 use wire::id::PartHash;
 use wire::tuple::{
     Body, Budgets, Credentials, DataPart, Extension, MAX_PROTOCOLS, Param, Part, Privilege, Protocol,
-    Provider, Request, Tuple, VERSION, Validity,
+    Provider, Request, Tuple, Validity,
 };
 
 use super::sign::parse_time;
@@ -94,13 +94,11 @@ pub fn build(options: &Options) -> Result<Bundle> {
     let request =
         Request { privileges: privileges(&options.privileges), budgets: budgets(&options.budgets)? };
     let body = Body {
-        version: VERSION,
-        nonce,
-        protocols,
         request,
         validity: options.validity.into(),
         replaces: options.replaces,
         extensions: if options.nodes.is_empty() { vec![] } else { vec![Extension::nodes(&options.nodes)] },
+        ..Body::new(nonce, protocols)
     };
     let tuple = Tuple { body, credentials: Credentials::None };
     let bytes = tuple.encode();

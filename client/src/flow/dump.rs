@@ -314,28 +314,21 @@ fn request(tuple: &Tuple) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use wire::tuple::{Body, Extension, Param, Scheme, VERSION, Validity};
+    use wire::tuple::{Body, Extension, Param, Scheme, Validity};
 
     fn tuple() -> Tuple {
         let d = super::super::build::tests::description();
         let protocol = Protocol {
-            name: d.name,
-            code: Part::of(b"module").unwrap(),
-            data: vec![],
             capsules: d.capsules,
             events: d.events,
             session: true,
             params: vec![Param { name: "key".into(), value: vec![0, 255] }],
-            companions: vec![],
+            ..Protocol::new(&d.name, Part::of(b"module").unwrap())
         };
         let body = Body {
-            version: VERSION,
-            nonce: [7; 16],
-            protocols: vec![protocol],
-            request: Default::default(),
             validity: Validity { from: None, until: Some(9) },
-            replaces: None,
             extensions: vec![Extension::nodes(&["a", "b"])],
+            ..Body::new([7; 16], vec![protocol])
         };
         let signature = vec![1; 64];
         Tuple {

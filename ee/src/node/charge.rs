@@ -5,11 +5,13 @@
 use std::time::Duration;
 
 use nodeos::account::Account;
+use nodeos::platform::Now;
 use nodeos::slab::Handle;
 use nodeos::team::{Team, TeamId};
+use wire::control::Erred;
 use wire::id::PartHash;
 
-use super::Node;
+use super::{End, Node};
 use crate::engine::Metering;
 use crate::job::JobId;
 
@@ -18,6 +20,8 @@ use crate::job::JobId;
 const COMPILE_BYTE: u64 = 6000;
 /// Units that answering another node counts as there.
 const ANSWER: u64 = 20_000;
+/// Why a module is not compiled.
+pub(super) const COMPILED_ENOUGH: &str = "the time for compiling that its budget has is used up";
 
 /// What a team is charged for beside its events.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -103,6 +107,28 @@ impl Node {
         let Some(account) = self.teams.get(team).map(|t| t.accounts().compile().clone()) else { return };
         let teams = self.payers(team);
         self.compiling.push(Compilation { job, module, len, account, teams });
+    }
+
+    /// Compilations that have not begun and that nobody can pay for any more are forgotten, and so are the flows
+    /// that wait for them; where another flow waits that can pay, it does.
+    pub(super) fn forget_unpaid(&mut self, now: Now) {
+        let unpaid = |c: &&Compilation| self.compiler != Some(c.job) && c.account.left() == 0;
+        let jobs: Vec<JobId> = self.compiling.iter().filter(unpaid).map(|c| c.job).collect();
+        for job in jobs {
+            for handle in self.waiting_for(job) {
+                let Some((_, team)) = self.flow_and_team(handle) else { continue };
+                let account = self.teams.get(team).map(|t| t.accounts().compile().clone());
+                match account.filter(|account| account.left() > 0) {
+                    Some(account) => {
+                        let payers = self.payers(team);
+                        for waits in self.compiling.iter_mut().filter(|c| c.job == job) {
+                            (waits.account, waits.teams) = (account.clone(), payers.clone());
+                        }
+                    }
+                    None => self.end_flow(now, handle, End::failed(Erred::Principal, COMPILED_ENOUGH)),
+                }
+            }
+        }
     }
 
     /// A team and those above it, but for the root.

@@ -360,7 +360,7 @@ mod tests {
     use wire::control::{Answer, FlowState, Request};
     use wire::grant::Neighbors;
     use wire::id::PartHash;
-    use wire::tuple::{Body, CapsuleType, Credentials, Events, Part, Protocol, VERSION, Validity};
+    use wire::tuple::{Body, CapsuleType, Credentials, Part, Protocol};
 
     use crate::config::{ADMIN, NodeConfig};
     use crate::{Engine, Metering, Platform};
@@ -434,24 +434,10 @@ mod tests {
             (global (export "bees_inbox") i32 (i32.const 0)))"#;
         let module = wat::parse_str(text).unwrap();
         let protocol = Protocol {
-            name: "p".into(),
-            code: Part::of(&module).unwrap(),
-            data: vec![],
             capsules: vec![CapsuleType { name: "k".into(), limits: Default::default(), derives: vec![] }],
-            events: Events::default(),
-            session: false,
-            params: vec![],
-            companions: vec![],
+            ..Protocol::new("p", Part::of(&module).unwrap())
         };
-        let body = Body {
-            version: VERSION,
-            nonce: [0; 16],
-            protocols: vec![protocol],
-            request: Default::default(),
-            validity: Validity::default(),
-            replaces: None,
-            extensions: vec![],
-        };
+        let body = Body::new([0; 16], vec![protocol]);
         (module, Tuple { body, credentials: Credentials::None }.encode())
     }
 

@@ -8,7 +8,7 @@ use wire::control::{Erred, FlowInfo, FlowState};
 use wire::tuple::Credentials;
 
 use super::authority::origin;
-use super::charge::{Compilation, Labour, Overdrawn};
+use super::charge::{COMPILED_ENOUGH, Labour, Overdrawn};
 use super::fetch::SERVER;
 use super::{End, Node, label};
 use crate::cap::ChildState;
@@ -18,8 +18,6 @@ use crate::job::{Done, Job, JobDone, JobId, Work};
 use crate::sandbox::{Event, NeighborRef, Sandbox, Setup};
 use crate::system::sources::Sources;
 
-/// Why a module is not compiled.
-const COMPILED_ENOUGH: &str = "the time for compiling that its budget has is used up";
 /// The longest reason for a flow's end, in bytes.
 const MAX_WHY: usize = 300;
 
@@ -126,29 +124,7 @@ impl Node {
         !self.ready.is_empty()
     }
 
-    /// Compilations that have not begun and that nobody can pay for any more are forgotten, and so are the flows
-    /// that wait for them; where another flow waits that can pay, it does.
-    fn forget_unpaid(&mut self, now: Now) {
-        let unpaid = |c: &&Compilation| self.compiler != Some(c.job) && c.account.left() == 0;
-        let jobs: Vec<JobId> = self.compiling.iter().filter(unpaid).map(|c| c.job).collect();
-        for job in jobs {
-            for handle in self.waiting_for(job) {
-                let Some((_, team)) = self.flow_and_team(handle) else { continue };
-                let account = self.teams.get(team).map(|t| t.accounts().compile().clone());
-                match account.filter(|account| account.left() > 0) {
-                    Some(account) => {
-                        let payers = self.payers(team);
-                        for waits in self.compiling.iter_mut().filter(|c| c.job == job) {
-                            (waits.account, waits.teams) = (account.clone(), payers.clone());
-                        }
-                    }
-                    None => self.end_flow(now, handle, End::failed(Erred::Principal, COMPILED_ENOUGH)),
-                }
-            }
-        }
-    }
-
-    fn waiting_for(&self, id: JobId) -> Vec<Handle> {
+    pub(super) fn waiting_for(&self, id: JobId) -> Vec<Handle> {
         let waits = |f: &Flow| matches!(f.stage, Stage::Compile { job } if job == id);
         self.flows.iter().filter(|(_, f)| waits(f)).map(|(handle, _)| handle).collect()
     }

@@ -1,11 +1,9 @@
 //! Small protocols for tests, honest ones.
 
-use ee::abi::{self, Ty};
+use ee::abi;
 use wire::id::{PartHash, TupleHash};
 use wire::limits::{Limits, Operation};
-use wire::tuple::{
-    Body, Budgets, CapsuleType, Credentials, Events, Part, Protocol, Request, Tuple, VERSION, Validity,
-};
+use wire::tuple::{Body, CapsuleType, Credentials, Events, Part, Protocol, Tuple};
 
 /// A module and the tuple that names it.
 #[derive(Debug, Clone)]
@@ -36,9 +34,6 @@ pub fn all(n: u16) -> Limits {
 /// The tuple's body for one protocol with one capsule type, of which each may do everything `n` times.
 pub fn body(name: &str, module: &[u8], n: u16) -> Body {
     let protocol = Protocol {
-        name: name.into(),
-        code: Part::of(module).unwrap(),
-        data: vec![],
         capsules: vec![CapsuleType {
             name: "all".into(),
             limits: all(n).with(Operation::Derives, 0),
@@ -46,18 +41,9 @@ pub fn body(name: &str, module: &[u8], n: u16) -> Body {
         }],
         events: Events { boot: Some(0), timer: Some(0), session: Some(0) },
         session: true,
-        params: vec![],
-        companions: vec![],
+        ..Protocol::new(name, Part::of(module).unwrap())
     };
-    Body {
-        version: VERSION,
-        nonce: [1; 16],
-        protocols: vec![protocol],
-        request: Request { privileges: vec![], budgets: Budgets::default() },
-        validity: Validity::default(),
-        replaces: None,
-        extensions: vec![],
-    }
+    Body::new([1; 16], vec![protocol])
 }
 
 /// A flow of one module.
@@ -75,16 +61,7 @@ pub fn of(name: &str, handlers: &str) -> Flow {
 
 /// A module with all imports, one page of memory that may become `max` pages, and these handlers.
 pub fn module(handlers: &str) -> Vec<u8> {
-    let ty = |t: &Ty| if *t == Ty::I64 { " i64" } else { " i32" };
-    let list = |kind: &str, types: &[Ty]| match types {
-        [] => String::new(),
-        types => format!("({kind}{})", types.iter().map(ty).collect::<String>()),
-    };
-    let import = |s: &abi::Signature| {
-        let (name, params, results) = (s.name, list("param", s.params), list("result", s.results));
-        format!("(import \"bees\" \"{name}\" (func ${name} {params} {results}))\n")
-    };
-    let imports: String = abi::IMPORTS.iter().map(import).collect();
+    let imports = abi::imports();
     let text = format!(
         r#"(module {imports}
         (memory (export "memory") 1 1024)
@@ -162,6 +139,39 @@ pub const TRY: &str = r#"
             (local.set $n (call $capsule_multicast (local.get $c) (call $cap_lookup (i32.const 64) (i32.const 12)) (i32.const 1)))
             (call $report (local.get $s) (local.get $n)))))
 "#;
+
+/// With every event a bit of everything, and some of it once too often: memory, soft state, timers, logs,
+/// envelopes, capsules to all neighbors, answers, traps, work that never ends, and blobs where it has the privilege.
+pub const BUSY: &str = r#"
+    (data (i32.const 128) "blobs")
+    (func (export "on_boot") (param $c i32)
+        (drop (call $timer_set (i64.const 700) (i64.const 1100) (i64.const 1)))
+        (drop (call $timer_set (i64.const 900000) (i64.const 0) (i64.const 2))))
+    (func $work (param $c i32) (local $r i32) (local $hood i32)
+        (drop (call $random (i32.const 512) (i32.const 64)))
+        (local.set $r (i32.load8_u (i32.const 512)))
+        (local.set $hood (call $cap_lookup (i32.const 64) (i32.const 12)))
+        (if (i32.lt_u (local.get $r) (i32.const 60)) (then (drop (memory.grow (i32.const 1)))))
+        (drop (call $cache_put (i32.const 512) (i32.and (local.get $r) (i32.const 7)) (i32.const 600)
+            (i32.mul (local.get $r) (i32.const 9)) (i32.mul (local.get $r) (i32.const 8))))
+        (drop (call $timer_set (i64.extend_i32_u (i32.mul (local.get $r) (i32.const 100))) (i64.const 0) (i64.const 3)))
+        (if (i32.lt_u (local.get $r) (i32.const 16)) (then (drop (call $log (i32.const 3) (i32.const 512) (local.get $r)))))
+        (drop (call $blob_put (call $cap_lookup (i32.const 128) (i32.const 5)) (i32.const 512)
+            (i32.and (local.get $r) (i32.const 3)) (i32.const 600) (i32.mul (local.get $r) (i32.const 4))))
+        (drop (call $envelope_make (call $cap_duplicate (local.get $hood) (i32.const -1)) (i32.const 0) (i32.const 0)
+            (i32.const 60)))
+        (drop (call $capsule_resize (local.get $c) (i32.mul (local.get $r) (i32.const 5))))
+        (drop (call $capsule_multicast (local.get $c) (local.get $hood) (i32.const 1)))
+        (if (i32.eq (local.get $r) (i32.const 200)) (then (unreachable)))
+        (if (i32.eq (local.get $r) (i32.const 201)) (then (loop $l (br $l)))))
+    (func (export "on_timer") (param $c i32) (param i32 i64) (call $work (local.get $c)))
+    (func (export "on_capsule") (param $c i32) (param i32 i32 i32)
+        (drop (call $capsule_return (local.get $c) (i32.const 1))) (call $work (local.get $c)))
+    (func (export "on_session") (param $c i32) (param $s i32) (param i32 i32)
+        (drop (call $session_reply (local.get $s) (i32.const 0) (i32.const 999))) (call $work (local.get $c)))
+    (func (export "on_expiry") (param i32) (result i32)
+        (drop (call $random (i32.const 512) (i32.const 1))) (i32.sub (i32.load8_u (i32.const 512)) (i32.const 200)))
+    (func (export "on_stop") (call $work (i32.const 0)))"#;
 
 /// A packet that asks the node `name`.
 pub fn question(name: u8, number: u32) -> Vec<u8> {

@@ -19,9 +19,7 @@ use nodeos::team::{Accounts, Bandwidth, Budget};
 use wire::grant::Grant;
 use wire::id::{PartHash, TupleHash};
 use wire::limits::{Limits, Operation};
-use wire::tuple::{
-    Body, CapsuleType, Credentials, Events, Part, Protocol, Request, Tuple, VERSION, Validity,
-};
+use wire::tuple::{Body, CapsuleType, Credentials, Events, Part, Protocol, Tuple};
 
 /// Stands for the capsule of the running event, as an argument.
 pub const CAPSULE: i64 = 0x7fff_ff01;
@@ -95,9 +93,6 @@ impl House {
         let all = |n| Operation::ALL.iter().fold(Limits::NONE, |l, op| l.with(*op, n));
         let kind = |name: &str, limits, derives| CapsuleType { name: name.into(), limits, derives };
         let main = Protocol {
-            name: "puppet".into(),
-            code: Part::of(b"-").unwrap(),
-            data: vec![],
             // 0 makes 1 makes 2, and 0 makes 2.
             capsules: vec![
                 kind("A", all(2), vec![1, 2]),
@@ -106,18 +101,9 @@ impl House {
             ],
             events: Events { boot: None, timer: Some(0), session: Some(0) },
             session: true,
-            params: vec![],
-            companions: vec![],
+            ..Protocol::new("puppet", Part::of(b"-").unwrap())
         };
-        let body = Body {
-            version: VERSION,
-            nonce: [hash; 16],
-            protocols: vec![main],
-            request: Request::default(),
-            validity: Validity::default(),
-            replaces: None,
-            extensions: vec![],
-        };
+        let body = Body::new([hash; 16], vec![main]);
         let neighbor = |id: u16| NeighborRef {
             id: NeighborId(id),
             name: format!("n{id}").into(),

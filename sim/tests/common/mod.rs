@@ -13,9 +13,8 @@ pub mod real;
 use std::time::Duration;
 
 use sim::{Session, Sim, SimError};
-use wire::id::PartHash;
 use wire::limits::{Limits, Operation};
-use wire::tuple::{Body, CapsuleType, Credentials, Events, Part, Protocol, Request, Tuple, Validity};
+use wire::tuple::{Body, CapsuleType, Credentials, Events, Part, Protocol, Tuple};
 
 /// Numbers for [`guest`], from a seed.
 pub struct Random(sim::random::Random);
@@ -71,9 +70,6 @@ const FLOOD: &str = r#"(module
 pub fn flood() -> (Vec<u8>, Vec<u8>) {
     let module = wat::parse_str(FLOOD).unwrap();
     let protocol = Protocol {
-        name: "flood".into(),
-        code: Part { len: module.len() as u32, sha256: PartHash::of(&module), md5: wire::id::md5(&module) },
-        data: vec![],
         capsules: vec![CapsuleType {
             name: "flood".into(),
             limits: Limits::NONE.with(Operation::Multicasts, 1),
@@ -81,19 +77,9 @@ pub fn flood() -> (Vec<u8>, Vec<u8>) {
         }],
         events: Events { session: Some(0), ..Events::default() },
         session: true,
-        params: vec![],
-        companions: vec![],
+        ..Protocol::new("flood", Part::of(&module).unwrap())
     };
-    let body = Body {
-        version: wire::tuple::VERSION,
-        nonce: [1; 16],
-        protocols: vec![protocol],
-        request: Request::default(),
-        validity: Validity::default(),
-        replaces: None,
-        extensions: vec![],
-    };
-    let tuple = Tuple { body, credentials: Credentials::None }.encode();
+    let tuple = Tuple { body: Body::new([1; 16], vec![protocol]), credentials: Credentials::None }.encode();
     (module, tuple)
 }
 

@@ -7,9 +7,7 @@ use nodeos::buf::BufPool;
 use nodeos::platform::{Meter, NoSensors, Still};
 use wire::control::{Answer, Request};
 use wire::id::{PartHash, TupleHash};
-use wire::tuple::{
-    Body, CapsuleType, Credentials, Events, Part, Privilege, Protocol, Tuple, VERSION, Validity,
-};
+use wire::tuple::{Body, CapsuleType, Credentials, Part, Privilege, Protocol, Tuple};
 
 use super::*;
 use crate::config::{ADMIN, NodeConfig};
@@ -48,25 +46,13 @@ fn plain(nonce: u8, boot: &str) -> (Vec<u8>, Vec<u8>) {
 fn flow_of(nonce: u8, guest: &str, privileges: &[&str]) -> (Vec<u8>, Vec<u8>) {
     let module = wat::parse_str(guest).unwrap();
     let protocol = Protocol {
-        name: format!("p{nonce}"),
-        code: Part::of(&module).unwrap(),
-        data: vec![],
         capsules: vec![CapsuleType { name: "k".into(), limits: Default::default(), derives: vec![] }],
-        events: Events::default(),
         session: true,
-        params: vec![],
-        companions: vec![],
+        ..Protocol::new(&format!("p{nonce}"), Part::of(&module).unwrap())
     };
     let asked = privileges.iter().map(|name| Privilege { name: (*name).into(), optional: false });
-    let body = Body {
-        version: VERSION,
-        nonce: [nonce; 16],
-        protocols: vec![protocol],
-        request: wire::tuple::Request { privileges: asked.collect(), ..Default::default() },
-        validity: Validity::default(),
-        replaces: None,
-        extensions: vec![],
-    };
+    let mut body = Body::new([nonce; 16], vec![protocol]);
+    body.request.privileges = asked.collect();
     (module, Tuple { body, credentials: Credentials::None }.encode())
 }
 

@@ -18,7 +18,7 @@ use wire::describe;
 use wire::grant::Grant;
 use wire::id::TupleHash;
 use wire::limits::{Limits, Operation};
-use wire::tuple::{Body, CapsuleType, Credentials, Events, Param, Part, Request, Tuple, VERSION, Validity};
+use wire::tuple::{Body, CapsuleType, Credentials, Events, Param, Part, Protocol, Tuple};
 
 use super::*;
 use crate::abi::{self, Error};
@@ -86,10 +86,7 @@ const NOW: Now = Now { mono: Instant(1_000_000), wall: Some(1_700_000_000) };
 fn setup(engine: &Engine, account: &Account, buffers: BufPool, edit: impl FnOnce(&mut Setup)) -> Setup {
     let kind = |name: &str, limits, derives| CapsuleType { name: name.into(), limits, derives };
     let all = |n| Operation::ALL.iter().fold(Limits::NONE, |l, op| l.with(*op, n));
-    let main = wire::tuple::Protocol {
-        name: "test".into(),
-        code: Part::of(b"module").unwrap(),
-        data: vec![],
+    let main = Protocol {
         // 0: anything twice; 1: nothing; 2: whatever 0 derives and may itself not derive.
         capsules: vec![
             kind("A", all(2), vec![1, 2]),
@@ -99,17 +96,9 @@ fn setup(engine: &Engine, account: &Account, buffers: BufPool, edit: impl FnOnce
         events: Events { boot: Some(0), timer: Some(0), session: Some(0) },
         session: true,
         params: vec![Param { name: "hops".into(), value: b"eight".to_vec() }],
-        companions: vec![],
+        ..Protocol::new("test", Part::of(b"module").unwrap())
     };
-    let body = Body {
-        version: VERSION,
-        nonce: [0; 16],
-        protocols: vec![main],
-        request: Request::default(),
-        validity: Validity::default(),
-        replaces: None,
-        extensions: vec![],
-    };
+    let body = Body::new([0; 16], vec![main]);
     let neighbor = |n: u16, name: &str, link| NeighborRef {
         id: NeighborId(n),
         name: name.into(),
@@ -157,25 +146,7 @@ fn compile(engine: &Engine, text: &str) -> Result<Arc<Code>, CompileError> {
 /// A module with all imports, one page of memory, `data` at 256, and the given handlers. Handlers report by
 /// `$say`, which logs a number as 4 bytes, so that a test sees every result.
 fn module(handlers: &str) -> String {
-    let imports: String = abi::IMPORTS
-        .iter()
-        .map(|s| {
-            let ty = |t: &abi::Ty| if *t == abi::Ty::I64 { " i64" } else { " i32" };
-            let list = |kind: &str, l: &[abi::Ty]| {
-                if l.is_empty() {
-                    String::new()
-                } else {
-                    format!("({kind}{})", l.iter().map(ty).collect::<String>())
-                }
-            };
-            let name = s.name;
-            format!(
-                "(import \"bees\" \"{name}\" (func ${name} {} {}))\n",
-                list("param", s.params),
-                list("result", s.results)
-            )
-        })
-        .collect();
+    let imports = abi::imports();
     format!(
         r#"(module {imports}
         (memory (export "memory") 1 4)
