@@ -25,7 +25,7 @@ pub struct Options {
     #[arg(short, long, default_value_t = 3.0, value_name = "SECONDS")]
     wait: f64,
     /// By UDP: packets of up to 1200 bytes, which may be lost
-    #[arg(short = 'u', long)]
+    #[arg(long)]
     udp: bool,
     /// End when a packet starts with this text
     #[arg(short, long, value_name = "TEXT")]
