@@ -466,3 +466,33 @@ fn long_work_in_a_companion_is_done_in_slices() {
         assert_eq!((account.used(), buffers.lent()), (0, 0));
     }
 }
+
+/// What all protocols do at boot is charged, on a fiber as without one.
+#[test]
+fn boot_on_a_fiber_is_charged_for_all_protocols() {
+    let boot = r#"(func (export "on_boot") (param $c i32) (local $d i32)
+        (loop $l (local.set $d (i32.add (local.get $d) (i32.const 1)))
+            (br_if $l (i32.lt_u (local.get $d) (i32.const 1000)))))"#;
+    let units = |protocols: usize, event_us: u64, background: bool| {
+        let modules = vec![boot.to_string(); protocols];
+        let mut b = chain(Metering::Fuel, &modules, |setup| {
+            setup.budget.event = Duration::from_micros(event_us);
+            if background {
+                setup.grant.privileges = vec![BACKGROUND.into()];
+                setup.budget.background = Duration::from_secs(1000);
+            }
+        });
+        let mut outcome = b.deliver(Event::Boot);
+        let mut units = outcome.units;
+        while outcome.more {
+            outcome = b.sandbox.resume(NOW);
+            units += outcome.units;
+        }
+        assert_eq!(outcome.end, Ok(()));
+        units
+    };
+    let one = units(1, 1_000_000, false);
+    assert!(one > 1000 && units(3, 1_000_000, false) == 3 * one);
+    // In one slice, and in many.
+    assert_eq!([1_000_000, 300].map(|event_us| units(3, event_us, true)), [3 * one; 2]);
+}
