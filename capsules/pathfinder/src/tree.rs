@@ -192,6 +192,10 @@ impl Tree {
         // Of two ways of the same length the one that was used before is as good: nothing to tell anybody.
         let back = same && hops == self.hops && from == self.former && from != 0;
         let moved = (newer || shorter || back) && self.parent() != Some(from);
+        if self.role == Role::Outside && said.epoch < self.multicasts.epoch {
+            // What the lost root multicast says nothing about those of one that began with an earlier epoch.
+            self.multicasts = Seen { epoch: 0, newest: 0, before: 0 };
+        }
         if newer {
             self.former = if moved { self.parent().unwrap_or(0) } else { 0 };
             (self.epoch, self.sequence, self.interval) = (said.epoch, said.sequence, interval);
@@ -369,6 +373,19 @@ mod tests {
             assert_eq!(tree.next_multicast(), Some(if heard == u64::MAX { u32::MAX } else { 1 }));
             assert!(tree.next_multicast().is_some());
         }
+    }
+
+    /// A root without a clock may begin anew with an earlier epoch.
+    #[test]
+    fn who_waited_for_another_root_hears_its_multicasts_too() {
+        let mut tree = Tree::new();
+        let word = |epoch| Configuration { hops: 0, epoch, sequence: 1, age_ms: 0, interval_ms: 1000 };
+        assert!(tree.hear(0, 1, &word(9)).moved && tree.first_seen(9, 5));
+        assert_eq!(tree.hear(1_000_000, 1, &word(3)), Heard::default());
+        assert!(!tree.first_seen(3, 1), "the newer root is not lost yet");
+        assert_eq!(tree.tick(60_000_000), Due::Lost);
+        assert!(tree.hear(61_000_000, 1, &word(3)).moved);
+        assert!(tree.first_seen(3, 1) && !tree.first_seen(3, 1) && tree.first_seen(3, 2));
     }
 
     /// What it first hears may have waited for the flow to be fetched; what comes later has not.
