@@ -171,15 +171,14 @@ impl Code {
         store: &mut Store<TeamState>,
         on_fiber: bool,
     ) -> wasmtime::Result<Instance> {
-        match &self.on_fiber {
-            Some(pre) if on_fiber => {
-                let made = pin!(pre.instantiate_async(store)).poll(&mut Context::from_waker(Waker::noop()));
-                match made {
-                    Poll::Ready(instance) => instance,
-                    Poll::Pending => Err(wasmtime::Error::msg("it did not come to an end")),
-                }
-            }
-            _ => self.pre.instantiate(store),
+        if !on_fiber {
+            return self.pre.instantiate(store);
+        }
+        // A store in which one module's functions may wait takes no other in the plain way.
+        let pre = self.on_fiber.as_ref().unwrap_or(&self.pre);
+        match pin!(pre.instantiate_async(store)).poll(&mut Context::from_waker(Waker::noop())) {
+            Poll::Ready(instance) => instance,
+            Poll::Pending => Err(wasmtime::Error::msg("it did not come to an end")),
         }
     }
 }

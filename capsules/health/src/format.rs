@@ -46,7 +46,7 @@ impl<'a> Report<'a> {
         let sensors = r.rest();
         for _ in 0..count {
             let name = r.short(bees_sdk::privilege::MAX_SENSOR)?;
-            r.u64().filter(|_| !name.is_empty())?;
+            r.u64().filter(|_| is_word(name))?;
         }
         let rest = r.rest();
         let sensors = &sensors[..sensors.len() - rest.len()];
@@ -56,7 +56,7 @@ impl<'a> Report<'a> {
             1 if rest.len() == SIGNATURE => Some((rest.first_chunk()?, rest.last_chunk()?)),
             _ => return None,
         };
-        let fits = kind == 1 && !name.is_empty() && body.len() <= MAX_BODY;
+        let fits = kind == 1 && is_word(name) && body.len() <= MAX_BODY;
         fits.then_some(Self { name, sequence, wall, sensors, proof, body })
     }
 
@@ -90,6 +90,11 @@ impl<'a> Report<'a> {
         let signed = w.finish().unwrap_or(&[]);
         verify(Scheme::Ed25519, key, signed, signature).is_ok()
     }
+}
+
+/// Whether it is a name as nodes and sensors have one: else it could pretend to be more of the line that programs get.
+fn is_word(name: &[u8]) -> bool {
+    !name.is_empty() && name.iter().all(u8::is_ascii_graphic)
 }
 
 /// Packs what this node's sensors say but for those that `ignored` names, and has it signed if the flow may.

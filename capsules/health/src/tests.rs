@@ -136,6 +136,11 @@ fn what_is_not_a_nodes_own_new_report_is_not_believed() {
     sink(&mut net, b"x");
     sink(&mut net, &sent(5, b"n1")[..10]);
     assert_eq!(counts(&mut net), [1, 1, 2]);
+    // A name that would be read as more of the line.
+    for name in [&b"n1 hops 0"[..], b"n1\nreport", b"n\xff"] {
+        sink(&mut net, &sent(1000, name));
+    }
+    assert_eq!(counts(&mut net), [1, 1, 5]);
     // Who never signed may report unsigned, unless the flow wants signatures.
     sink(&mut net, &sent(7, b"other"));
     assert!(
@@ -145,7 +150,7 @@ fn what_is_not_a_nodes_own_new_report_is_not_believed() {
     );
     net.set_param(0, "algorithm", "ed25519");
     sink(&mut net, &sent(8, b"other"));
-    assert_eq!(counts(&mut net), [1, 2, 2]);
+    assert_eq!(counts(&mut net), [1, 2, 5]);
 }
 
 #[test]

@@ -163,8 +163,10 @@ impl Tree {
 
     /// Becomes the root, and says so.
     pub fn become_root(&mut self, now: u64, epoch: u64) -> Configuration {
+        // What was heard of another root in a multicast alone counts, too: its numbers are not this one's.
+        let heard = self.epoch.max(self.multicasts.epoch);
         (self.role, self.epoch, self.sequence, self.hops) =
-            (Role::Root, epoch.max(self.epoch.saturating_add(1)), 0, 0);
+            (Role::Root, epoch.max(heard.saturating_add(1)), 0, 0);
         (self.parent, self.former, self.live) = (0, 0, true);
         self.interval = self.terms.interval;
         self.speak(now)
@@ -190,6 +192,10 @@ impl Tree {
         // Of two ways of the same length the one that was used before is as good: nothing to tell anybody.
         let back = same && hops == self.hops && from == self.former && from != 0;
         let moved = (newer || shorter || back) && self.parent() != Some(from);
+        if self.role == Role::Outside && said.epoch < self.multicasts.epoch {
+            // What the lost root multicast says nothing about those of one that began with an earlier epoch.
+            self.multicasts = Seen { epoch: 0, newest: 0, before: 0 };
+        }
         if newer {
             self.former = if moved { self.parent().unwrap_or(0) } else { 0 };
             (self.epoch, self.sequence, self.interval) = (said.epoch, said.sequence, interval);
@@ -241,7 +247,8 @@ impl Tree {
     pub fn next_multicast(&mut self) -> Option<u32> {
         let root = self.role == Role::Root;
         root.then(|| {
-            let next = if self.multicasts.epoch == self.epoch { self.multicasts.newest + 1 } else { 1 };
+            let mine = self.multicasts.epoch == self.epoch;
+            let next = if mine { self.multicasts.newest.saturating_add(1) } else { 1 };
             self.multicasts = Seen { epoch: self.epoch, newest: next, before: u64::MAX };
             next
         })
@@ -354,6 +361,31 @@ mod tests {
         let root = tree.become_root(1_000_000, 3);
         assert_eq!((root.epoch, root.hops, tree.role()), (7, 0, Role::Root));
         assert_eq!(tree.hear(1_000_000, 1, &word(9, 1, 0)), Heard::default());
+    }
+
+    /// Of a multicast anybody on the way could have written the head.
+    #[test]
+    fn a_root_counts_its_own_multicasts_whatever_was_heard_before() {
+        for (heard, epoch) in [(0, 7), (7, 8), (u64::MAX, u64::MAX)] {
+            let mut tree = Tree::new();
+            assert!(tree.first_seen(heard, u32::MAX));
+            assert_eq!(tree.become_root(0, 7).epoch, epoch);
+            assert_eq!(tree.next_multicast(), Some(if heard == u64::MAX { u32::MAX } else { 1 }));
+            assert!(tree.next_multicast().is_some());
+        }
+    }
+
+    /// A root without a clock may begin anew with an earlier epoch.
+    #[test]
+    fn who_waited_for_another_root_hears_its_multicasts_too() {
+        let mut tree = Tree::new();
+        let word = |epoch| Configuration { hops: 0, epoch, sequence: 1, age_ms: 0, interval_ms: 1000 };
+        assert!(tree.hear(0, 1, &word(9)).moved && tree.first_seen(9, 5));
+        assert_eq!(tree.hear(1_000_000, 1, &word(3)), Heard::default());
+        assert!(!tree.first_seen(3, 1), "the newer root is not lost yet");
+        assert_eq!(tree.tick(60_000_000), Due::Lost);
+        assert!(tree.hear(61_000_000, 1, &word(3)).moved);
+        assert!(tree.first_seen(3, 1) && !tree.first_seen(3, 1) && tree.first_seen(3, 2));
     }
 
     /// What it first hears may have waited for the flow to be fetched; what comes later has not.

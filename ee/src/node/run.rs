@@ -229,7 +229,7 @@ impl Node {
             return true;
         }
         let ending = if self.endings.is_empty() { None } else { self.endings.remove(&handle) };
-        match (outcome.end, ending) {
+        let ends = match (outcome.end, ending) {
             (Ok(()), None) => self.effects(now, handle),
             // The event that the flow was in when it was to be stopped: its own clean-up is next.
             (Ok(()), Some(end)) => {
@@ -249,7 +249,7 @@ impl Node {
                 self.end_flow(now, handle, End::killed(why));
                 return false;
             }
-        }
+        };
         if outcome.refused != Refused::default() {
             self.conduct(now, handle, &outcome.refused);
         }
@@ -258,6 +258,11 @@ impl Node {
         }
         if self.teams.get(team).is_some_and(Team::may_warn) {
             self.warn(team);
+        }
+        // Last: what it was refused counts. Whose clean-up this was ends as whoever ended it said.
+        let lives = |node: &mut Self| node.flows.get_mut(handle)?.sandbox().map(|s| !s.has_ended());
+        if ends && lives(self) == Some(true) {
+            self.end_flow(now, handle, End::by("itself", false));
         }
         false
     }
@@ -389,7 +394,8 @@ impl Node {
         !ends && self.teams.get(team).is_some_and(own) && self.sched.has_room(team)
     }
 
-    fn effects(&mut self, now: Now, handle: Handle) {
+    /// Carries out what an event wanted; whether that was the flow's end, too.
+    fn effects(&mut self, now: Now, handle: Handle) -> bool {
         let mut ends = false;
         // What is carried out may end the flow.
         while let Some(sandbox) = self.flows.get_mut(handle).and_then(|f| f.sandbox())
@@ -429,9 +435,7 @@ impl Node {
                 }
             }
         }
-        if ends {
-            self.end_flow(now, handle, End::by("itself", false));
-        }
+        ends
     }
 
     fn send_for(

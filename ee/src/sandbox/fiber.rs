@@ -82,6 +82,7 @@ impl Sandbox {
         let Guest::Idle(mut program) = std::mem::replace(&mut self.guest, Guest::Gone) else {
             return Outcome::ended();
         };
+        background.mailbox.open().fuel = 0;
         let last = matches!(event, Event::Stop);
         let slice = if last { self.budget.event / STOP_PART } else { self.budget.event };
         let slices = self.budget.background.as_nanos().div_ceil(slice.as_nanos().max(1)).max(1);

@@ -46,7 +46,7 @@ pub(super) struct Mail {
     pub charged: u64,
     /// After how much fuel the guest yields.
     pub interval: u64,
-    /// All the fuel that the event took, once it is over.
+    /// All the fuel that the event's calls took that are over.
     pub fuel: u64,
     /// Neighbors that it may not know of any more.
     gone: Vec<NeighborId>,

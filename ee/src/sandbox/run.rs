@@ -356,7 +356,9 @@ impl Running {
             let result = f.call_async(&mut self.store, &params, &mut results).await;
             let fuel = u64::MAX - self.store.get_fuel()?;
             if let Some(mailbox) = &self.store.data().mailbox {
-                mailbox.open().fuel = fuel;
+                // Boot and stop are a call for each protocol.
+                let mut mail = mailbox.open();
+                mail.fuel = mail.fuel.saturating_add(fuel);
             }
             result.map(|()| results)
         })

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use nodeos::buf::BufPool;
 use nodeos::platform::{Meter, NoSensors, Still};
-use wire::control::{Answer, Request};
+use wire::control::{Answer, FlowState, Request};
 use wire::id::{PartHash, TupleHash};
 use wire::tuple::{Body, CapsuleType, Credentials, Part, Privilege, Protocol, Tuple};
 
@@ -242,4 +242,43 @@ fn no_more_flows_are_looked_at_for_what_is_due_than_a_poll_has_time_for() {
     assert_eq!(node.sched.len(), TEAMS_PER_POLL);
     assert!(!node.timers_due(now));
     assert_eq!((node.sched.len(), node.wakes.len()), (flows.into(), 0));
+}
+
+/// A flow that is refused many timers with each packet and then ends itself, and wants to end in its clean-up, too.
+const LEAVER: &str = r#"(module
+    (import "bees" "timer_set" (func $timer_set (param i64 i64 i64) (result i32)))
+    (import "bees" "flow_end" (func $flow_end (result i32)))
+    (memory (export "memory") 1 1) (func (export "bees_abi_1"))
+    (global (export "bees_inbox") i32 (i32.const 0))
+    (func (export "on_stop") (drop (call $flow_end)))
+    (func (export "on_session") (param i32 i32 i32 i32) (local $n i32)
+        (if (i32.ne (local.get 2) (i32.const 1)) (then (return)))
+        (loop $l (local.set $n (i32.add (local.get $n) (i32.const 1)))
+            (drop (call $timer_set (i64.const 1000000) (i64.const 0) (i64.const 0)))
+            (br_if $l (i32.lt_u (local.get $n) (i32.const 70))))
+        (drop (call $flow_end))))"#;
+
+#[test]
+fn who_ends_itself_is_judged_first_and_does_not_say_why_others_ended_it() {
+    let mut now = Now::mono(Instant(0));
+    let mut node = node(Arc::new(Still), Metering::Fuel, "timers = 2");
+    let ended = |node: &Node| node.flows.ended().last().map(|info| info.state.clone());
+    for strikes in 1..4 {
+        let handle = started(&mut node, now, flow_of(1, LEAVER, &[]));
+        let hash = node.flows.get(handle).unwrap().hash;
+        let session = node.session_open(now, "p1").unwrap();
+        node.session_send(now, session, b"x").unwrap();
+        while node.poll(now) {}
+        assert_eq!(ended(&node), Some(FlowState::Ended("stopped by itself".into())));
+        let conduct = node.bans.resume(now.mono, hash, None).expect("it is remembered");
+        assert_eq!(conduct.strikes(), strikes);
+        node.bans.remember(hash, None, conduct);
+        // Its third life would begin throttled.
+        now.mono = now.mono + Duration::from_secs(3);
+    }
+    let handle = started(&mut node, now, flow_of(2, LEAVER, &[]));
+    let end = End { graceful: true, ..End::failed(Erred::Guest, "struck out") };
+    let why = FlowState::Ended(end.why.clone());
+    node.end_flow(now, handle, end);
+    assert_eq!(ended(&node), Some(why));
 }

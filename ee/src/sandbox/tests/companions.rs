@@ -7,10 +7,16 @@ use wire::tuple::{Companion, Coupling, Provider};
 
 /// Each of the team's modules serves the one before it, under the interface `tree`.
 fn chain(metering: Metering, modules: &[String], edit: impl FnOnce(&mut Setup)) -> Bench {
+    let modules: Vec<String> = modules.iter().map(|m| module(&with_names(m))).collect();
+    chain_of(metering, &modules, edit)
+}
+
+/// The same of whole modules.
+fn chain_of(metering: Metering, modules: &[String], edit: impl FnOnce(&mut Setup)) -> Bench {
     let engine = engine(metering);
     let account = Account::root(8 << 20);
     let buffers = BufPool::new(32);
-    let code: Vec<_> = modules.iter().map(|m| compile(engine, &module(&with_names(m))).unwrap()).collect();
+    let code: Vec<_> = modules.iter().map(|m| compile(engine, m).unwrap()).collect();
     let setup = setup(engine, &account, buffers.clone(), |setup| {
         let mut tuple = (*setup.tuple).clone();
         let main = tuple.body.protocols[0].clone();
@@ -464,5 +470,55 @@ fn long_work_in_a_companion_is_done_in_slices() {
         let Bench { sandbox, account, buffers } = b;
         drop(sandbox);
         assert_eq!((account.used(), buffers.lent()), (0, 0));
+    }
+}
+
+/// What all protocols do at boot is charged, on a fiber as without one.
+#[test]
+fn boot_on_a_fiber_is_charged_for_all_protocols() {
+    let boot = r#"(func (export "on_boot") (param $c i32) (local $d i32)
+        (loop $l (local.set $d (i32.add (local.get $d) (i32.const 1)))
+            (br_if $l (i32.lt_u (local.get $d) (i32.const 1000)))))"#;
+    let units = |protocols: usize, event_us: u64, background: bool| {
+        let modules = vec![boot.to_string(); protocols];
+        let mut b = chain(Metering::Fuel, &modules, |setup| {
+            setup.budget.event = Duration::from_micros(event_us);
+            if background {
+                setup.grant.privileges = vec![BACKGROUND.into()];
+                setup.budget.background = Duration::from_secs(1000);
+            }
+        });
+        let mut outcome = b.deliver(Event::Boot);
+        let mut units = outcome.units;
+        while outcome.more {
+            outcome = b.sandbox.resume(NOW);
+            units += outcome.units;
+        }
+        assert_eq!(outcome.end, Ok(()));
+        units
+    };
+    let one = units(1, 1_000_000, false);
+    assert!(one > 1000 && units(3, 1_000_000, false) == 3 * one);
+    // In one slice, and in many.
+    assert_eq!([1_000_000, 300].map(|event_us| units(3, event_us, true)), [3 * one; 2]);
+}
+
+/// One that is called and calls nobody imports nothing that waits; it is in the same store as those that do.
+#[test]
+fn a_companion_that_calls_nobody_runs_on_a_fiber_too() {
+    let silent = r#"(module (memory (export "memory") 1 1) (func (export "bees_abi_1"))
+        (global (export "bees_inbox") i32 (i32.const 0))
+        (func (export "on_companion") (param i32 i32 i32 i32) (result i32) (local.get 3)))"#;
+    for metering in [Metering::Epoch, Metering::Fuel] {
+        let main = module(&with_names(&on_capsule(&say(&["(call $ask (i32.const 0))"]))));
+        let mut b = chain_of(metering, &[main, silent.into()], |setup| {
+            setup.grant.privileges = vec![BACKGROUND.into()];
+            setup.budget.background = Duration::from_secs(1000);
+        });
+        let mut outcome = b.capsule(b"x");
+        while outcome.more {
+            outcome = b.sandbox.resume(NOW);
+        }
+        assert_eq!((outcome.end, b.numbers()), (Ok(()), vec![16]), "{metering:?}");
     }
 }
