@@ -206,6 +206,25 @@ fn a_server_that_lies_is_not_believed_and_holds_nothing() {
 }
 
 #[test]
+fn a_part_that_was_false_is_asked_for_again_ever_later() {
+    let (mut world, mut host) = (world(""), Host::new(MGMT));
+    let mut server = Server::new(&mut host, flows());
+    server.lie = |q, mut a| {
+        if matches!(q, Question::Part(_)) {
+            *a.last_mut().unwrap() ^= 1;
+        }
+        a
+    };
+    server.run(&mut host, &mut world, 20_000);
+    let failed = world.count(0, "server_fetches_failed");
+    assert!((3..8).contains(&failed), "{failed}: waits grow, though the tuples come");
+    server.lie = |_, answer| answer;
+    for flow in &flows() {
+        assert!(server.run_until(&mut host, &mut world, 100, flow), "{:?}", world.log(0));
+    }
+}
+
+#[test]
 fn another_flow_than_was_asked_for_is_not_started() {
     let (mut world, mut host) = (world(""), Host::new(MGMT));
     let [one, two] = &flows()[..] else { unreachable!() };

@@ -258,7 +258,6 @@ impl Node {
             return Err(format!("it gave another flow than {selector}").into());
         }
         self.fetches.wanted.pop_front();
-        self.fetches.wait = None;
         if self.flows.by_hash(&hash).is_some() {
             return Ok(());
         }
@@ -291,10 +290,19 @@ impl Node {
         let n = piece.len().min(part.len as usize - bytes.len());
         bytes.extend_from_slice(&piece[..n]);
         let complete = bytes.len() == part.len as usize;
+        if complete && !part.matches(bytes) {
+            self.counters.add(Count::BadPart);
+            let why = format!("part {:.8} does not have the hashes that the tuple names", part.sha256);
+            return Err(why.into());
+        }
         if complete
             && let Stage::Fetch { part, bytes, charge } = std::mem::replace(&mut flow.stage, Stage::Judging)
         {
             self.part_arrived(now, handle, part, bytes, charge);
+            // A tuple alone is not enough: it is fetched anew whenever a part does not come.
+            if self.flows.get(handle).is_some() && self.fetched_part(handle).is_none() {
+                self.fetches.wait = None;
+            }
         }
         Ok((&piece[n..], complete))
     }
