@@ -539,7 +539,8 @@ impl Flow {
 /// Whether the tuple really has the identifier, recomputed by the formula (D7).
 fn borne_out(claim: &Claim, hash: &TupleHash, tuple: &Tuple) -> bool {
     let Some(at) = tuple.paths().iter().position(|p| *p == claim.path) else { return false };
+    let coupled = tuple.coupled(at);
     usize::from(claim.kind) < tuple.body.protocols[at].capsules.len()
-        && claim.coupled == tuple.coupled(at)
-        && CapsuleId::compute(hash, &claim.path, claim.kind, &claim.coupled) == claim.id
+        && (claim.coupled.is_empty() || claim.coupled == coupled)
+        && CapsuleId::compute(hash, &claim.path, claim.kind, &coupled) == claim.id
 }
