@@ -8,7 +8,7 @@ mod common;
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
-use common::guest::{Flow, ask, big};
+use common::guest::{self, Flow, ask, big};
 use common::{at, identity, platform};
 use ee::Node;
 use ee::config::{ADMIN, NodeConfig};
@@ -24,11 +24,12 @@ use smoltcp::wire::{
 use wire::MIN_DATAGRAM;
 use wire::capsule::{Capsule, HEADER_LEN};
 use wire::control::{Answer, MAX_PIECE, Request};
-use wire::id::{CapsuleId, PartHash};
+use wire::id::{CapsuleId, PartHash, Path};
 use wire::link::Frame;
 use wire::system::{
     DownloadRequest, REQUEST, TranslationRequest, agent_id, download_id, encode, translation_id,
 };
+use wire::tuple::{CapsuleType, Companion, Coupling, Provider, Tuple};
 
 /// Links: two with a neighbor by Ethernet, two by UDP, the first of each protected; and management.
 const SEALED: LinkId = LinkId(0);
@@ -274,6 +275,39 @@ fn packets(flow: &Flow) -> Vec<(&'static str, Vec<u8>)> {
         ("sealed", link_frame(&Frame::Sealed { receiver: 1, counter: 0, sealed: &[9; 40] })),
         ("noise", vec![7; 60]),
     ]
+}
+
+/// What a companion is coupled with makes the answer about it long: not where anybody may have asked.
+#[test]
+fn an_answer_about_a_companion_is_no_longer_either() {
+    let module = guest::module(
+        r#"(func (export "on_boot") (param i32))
+        (func (export "on_capsule") (param i32 i32 i32 i32))
+        (func (export "on_companion") (param i32 i32 i32 i32) (result i32) (i32.const 0))"#,
+    );
+    let flow = guest::flow("main", module.clone(), |body| {
+        let mut protocol = guest::body("friend", &module, 4).protocols.swap_remove(0);
+        protocol.session = false;
+        body.protocols.push(protocol);
+        let main = &mut body.protocols[0];
+        main.session = false;
+        let kind = main.capsules[0].clone();
+        main.capsules = (0..6).map(|n| CapsuleType { name: format!("k{n}"), ..kind.clone() }).collect();
+        let (interface, coupling, provider) = ("friend".into(), Coupling::Capsules, Provider::Tuple(1));
+        main.companions = vec![Companion { interface, coupling, provider }];
+    });
+    let tuple = Tuple::decode(&flow.tuple).unwrap();
+    let unknown = tuple.capsule_id(&flow.hash(), 1, &Path(vec![0]), 0);
+    let request = capsule(&translation_id(REQUEST), &encode(&TranslationRequest { nonce: 1, unknown }));
+    let packet = padded(request, MIN_DATAGRAM);
+    let quiet = sent(&flow, &[]);
+    let answer = |link| {
+        let frame = carried(link, &packet, false);
+        (sent(&flow, &[(link, frame.clone())]) - quiet, frame.len() as i64)
+    };
+    let (answered, asked) = answer(UDP_CLEAR);
+    assert!(answered > 0 && answered <= asked, "{answered} for {asked}");
+    assert!(answer(CLEAR).0 > 6 * 32, "all of it where it can be");
 }
 
 #[test]

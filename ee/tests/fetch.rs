@@ -4,6 +4,7 @@ mod common;
 
 use std::time::Duration;
 
+use authagent::keys::SigningKey;
 use common::guest::{self, Flow};
 use common::host::Host;
 use common::{Options, World};
@@ -12,6 +13,7 @@ use smoltcp::iface::SocketHandle;
 use smoltcp::socket::tcp::State;
 use wire::control::FlowState;
 use wire::server::{Question, take_line};
+use wire::tuple::{Credentials, Scheme, Tuple};
 
 const MGMT: LinkId = LinkId(0);
 const LINKS: &str = r#"
@@ -104,7 +106,7 @@ impl Server {
 }
 
 fn name_of(flow: &Flow) -> String {
-    wire::tuple::Tuple::decode(&flow.tuple).unwrap().main().name.clone()
+    Tuple::decode(&flow.tuple).unwrap().main().name.clone()
 }
 
 fn flows() -> Vec<Flow> {
@@ -155,6 +157,36 @@ fn the_auth_agent_judges_it_as_if_it_came_from_a_hop() {
     assert_eq!(server.asked, ["tuple one", "tuple two"], "no part of it is fetched");
 }
 
+/// A signature is verified beside the node, meanwhile there is nothing to ask; but there is soon.
+#[test]
+fn what_is_judged_for_a_while_is_fetched_then() {
+    let key = SigningKey::from_seed(&[1; 32]);
+    let node = format!(
+        "agent = \"source-based\"\npolicy = '''[[principal]]\nname = \"joe\"\nkeys = [\"{}\"]\n[principal.grant]'''",
+        key.public()
+    );
+    let signed = |flow: Flow| {
+        let mut tuple = Tuple::decode(&flow.tuple).unwrap();
+        let signature = key.sign(&tuple.body.encode()).to_vec();
+        tuple.credentials =
+            Credentials::Signed { principal: "joe".into(), scheme: Scheme::Ed25519, signature };
+        Flow { module: flow.module, tuple: tuple.encode() }
+    };
+    for delay in [500, 1500, 100_000, 11_000_000] {
+        let (mut world, mut host) = (world(&node), Host::new(MGMT));
+        world.compile_us = delay;
+        let all: Vec<Flow> = flows().into_iter().map(signed).collect();
+        let mut server = Server::new(&mut host, all.clone());
+        for flow in &all {
+            assert!(server.run_until(&mut host, &mut world, 60, flow), "{delay}: {:?}", world.log(0));
+        }
+        assert_eq!(world.count(0, "server_fetches_failed"), 0, "{delay}: {:?}", world.log(0));
+        // Nobody is kept on the line.
+        server.run(&mut host, &mut world, 11_000);
+        assert_eq!(host.tcp(server.socket).state(), State::Listen);
+    }
+}
+
 #[test]
 fn a_server_that_comes_late_is_found_and_others_are_not_kept_waiting() {
     let (mut world, mut host) = (world(""), Host::new(MGMT));
@@ -202,6 +234,25 @@ fn a_server_that_lies_is_not_believed_and_holds_nothing() {
         assert!(buffers <= empty.1 + 4, "lie {n}");
         let noticed = world.count(0, "server_fetches_failed") + world.count(0, "peer_bad_parts");
         assert!(noticed > 0, "lie {n}: {:?}", world.log(0));
+    }
+}
+
+#[test]
+fn a_part_that_was_false_is_asked_for_again_ever_later() {
+    let (mut world, mut host) = (world(""), Host::new(MGMT));
+    let mut server = Server::new(&mut host, flows());
+    server.lie = |q, mut a| {
+        if matches!(q, Question::Part(_)) {
+            *a.last_mut().unwrap() ^= 1;
+        }
+        a
+    };
+    server.run(&mut host, &mut world, 20_000);
+    let failed = world.count(0, "server_fetches_failed");
+    assert!((3..8).contains(&failed), "{failed}: waits grow, though the tuples come");
+    server.lie = |_, answer| answer;
+    for flow in &flows() {
+        assert!(server.run_until(&mut host, &mut world, 100, flow), "{:?}", world.log(0));
     }
 }
 

@@ -315,6 +315,31 @@ fn a_program_that_is_gone_is_not_flooded() {
     assert_eq!(answers.len(), 40);
 }
 
+/// A guest that gives more than may wait is told of room by datagrams, too: once its program is there to read it.
+#[test]
+fn a_guest_is_told_of_room_when_its_program_is_heard() {
+    let (mut world, mut host) = (world("queue = 300"), Host::new(MGMT));
+    let more = FLOOD.replace("i32.const 40", "i32.const 60");
+    let room = more.replacen(
+        "(local $n i32)",
+        r#"(local $n i32)
+        (if (i32.eq (local.get $what) (i32.const 3)) (then
+            (drop (call $session_reply (local.get $s) (i32.const 512) (i32.const 5)))))"#,
+        1,
+    );
+    world.start(0, &guest::of("flood", &room));
+    let me = program(99, 5000);
+    let token = dialog(&mut world, &mut host, me, "flood").unwrap();
+    (0..3).for_each(|_| host.step(&mut world));
+    let answers = echoed(&mut world, &mut host, me, token, b"go");
+    (0..50).for_each(|_| host.step(&mut world));
+    assert_eq!((answers.len(), host.datagrams.len()), (54, 0), "64 KiB, and nothing more until it is heard");
+    let mut answers = host.say(&mut world, me, &Said::Alive(token).encode());
+    (0..3).for_each(|_| host.step(&mut world));
+    answers.extend(host.datagrams.drain(..).map(|(_, bytes)| bytes));
+    assert_eq!(answers.iter().map(Vec::len).collect::<Vec<_>>(), [HEADER, HEADER + 5]);
+}
+
 /// A program with a stream.
 struct Client {
     socket: smoltcp::iface::SocketHandle,
@@ -420,6 +445,31 @@ fn no_more_programs_than_the_node_has_places() {
         client.work(&mut host);
     }
     assert_eq!(client.heard, [b"after"]);
+}
+
+/// Nobody pays for what a session still owes when it is over: who reads it has it, who does not is sent away.
+#[test]
+fn who_does_not_read_after_the_end_keeps_nothing() {
+    let (mut world, mut host) = (world(""), Host::new(MGMT));
+    world.start(0, &guest::of("flood", FLOOD));
+    let [silent, slow] = [(); 2].map(|()| host.connect(3323));
+    (0..20).for_each(|_| host.step(&mut world));
+    // Much is owed when they say what is too long to be a packet.
+    for bytes in [[b"open flood\n", &frame(b"x").unwrap()[..]].concat(), vec![0xff; 2]] {
+        for program in [silent, slow] {
+            assert_eq!(host.tcp(program).send_slice(&bytes), Ok(bytes.len()));
+        }
+        (0..50).for_each(|_| host.step(&mut world));
+    }
+    let mut read = Vec::new();
+    for second in 0..20 {
+        (0..100).for_each(|_| host.step(&mut world));
+        read.extend(host.take(slow));
+        assert_eq!(host.tcp(silent).may_send(), second < 10, "{second}");
+        world.run(Duration::from_millis(900));
+    }
+    assert!(read.len() > 40 * 1202 && read.ends_with(b"are allowed\n"), "{}", read.len());
+    assert!(host.tcp(silent).recv_queue() > 0);
 }
 
 /// A program that writes faster than the flow reads waits; none of what it said is lost.

@@ -225,7 +225,10 @@ impl Stack {
             if socket.state() == tcp::State::SynSent {
                 continue;
             }
-            if !stream.opened_told && !stream.gone {
+            // Who connected and is gone already is told of nevertheless: what it sent must find a reader. Not so a
+            // stream of ours that was refused.
+            let refused = stream.gone && slot.port == 0;
+            if !stream.opened_told && !refused {
                 stream.opened_told = true;
                 return Some((name, StreamEvent::Open { port: slot.port, peer: stream.peer }));
             }

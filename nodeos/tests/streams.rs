@@ -232,6 +232,21 @@ fn unread_bytes_survive_the_peers_end() {
 }
 
 #[test]
+fn who_sends_and_is_gone_at_once_keeps_no_socket() {
+    let (pool, mut net, mut host) = setup();
+    let client = host.connect("10.0.0.1:3322", 40_000);
+    host.run(ms(0), &mut net, &pool);
+    host.tcp(client).send_slice(b"x").unwrap();
+    host.run(ms(1), &mut net, &pool);
+    host.tcp(client).abort();
+    host.run(ms(1), &mut net, &pool);
+    // Nobody has looked until now.
+    let id = opened(&mut net);
+    assert_eq!(net.read(ms(1), id, &mut [0; 4]), 1);
+    assert_eq!(events(&mut net), [(id, StreamEvent::Closed)]);
+}
+
+#[test]
 fn a_program_that_does_not_read_keeps_no_socket() {
     let (pool, mut net, mut host) = setup();
     let client = host.connect("10.0.0.1:3323", 2000);

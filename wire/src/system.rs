@@ -63,7 +63,7 @@ pub enum Translation {
         path: Path,
         /// The capsule type.
         kind: u16,
-        /// The coupled hashes.
+        /// The coupled hashes; none where the answer would be longer than it may be: the tuple has them.
         coupled: Vec<[u8; 32]>,
     },
     /// This node does not know it (any more).

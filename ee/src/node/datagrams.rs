@@ -68,6 +68,11 @@ impl Dialogs {
         self.list.iter().map(|d| d.heard + IDLE).min()
     }
 
+    /// Whether half of what a program may be sent until it is heard again is left.
+    pub(super) fn has_credit(&self, token: Token) -> bool {
+        self.list.iter().any(|d| d.token == token && d.credit >= CREDIT / 2)
+    }
+
     /// What shows that whoever sends it reads what is sent to this address. Secret and message have a fixed length, so
     /// that the hash is as good as a keyed one.
     fn cookie(&self, period: u64, address: &SocketAddr) -> Option<Token> {

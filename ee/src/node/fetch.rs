@@ -72,7 +72,7 @@ pub(super) struct Fetches {
 #[derive(Debug)]
 struct Stream {
     id: StreamId,
-    /// When a byte last came.
+    /// When a byte last came, or the last question was asked.
     heard: Instant,
     open: bool,
     input: Vec<u8>,
@@ -125,7 +125,10 @@ impl Node {
         let Some(server) = self.fetches.server else { return };
         if let Some(stream) = &self.fetches.stream {
             if now.mono >= stream.heard + PATIENCE {
-                self.fetch_failed(now, &Amiss("it does not answer".into()));
+                match stream.open && stream.asked.is_none() {
+                    true => self.hang_up(now),
+                    false => self.fetch_failed(now, &Amiss("it does not answer".into())),
+                }
             }
             return;
         }
@@ -258,7 +261,6 @@ impl Node {
             return Err(format!("it gave another flow than {selector}").into());
         }
         self.fetches.wanted.pop_front();
-        self.fetches.wait = None;
         if self.flows.by_hash(&hash).is_some() {
             return Ok(());
         }
@@ -291,10 +293,19 @@ impl Node {
         let n = piece.len().min(part.len as usize - bytes.len());
         bytes.extend_from_slice(&piece[..n]);
         let complete = bytes.len() == part.len as usize;
+        if complete && !part.matches(bytes) {
+            self.counters.add(Count::BadPart);
+            let why = format!("part {:.8} does not have the hashes that the tuple names", part.sha256);
+            return Err(why.into());
+        }
         if complete
             && let Stage::Fetch { part, bytes, charge } = std::mem::replace(&mut flow.stage, Stage::Judging)
         {
             self.part_arrived(now, handle, part, bytes, charge);
+            // A tuple alone is not enough: it is fetched anew whenever a part does not come.
+            if self.flows.get(handle).is_some() && self.fetched_part(handle).is_none() {
+                self.fetches.wait = None;
+            }
         }
         Ok((&piece[n..], complete))
     }
@@ -318,6 +329,8 @@ impl Node {
     /// Asks the next question, or hangs up.
     fn fetch_next(&mut self, now: Now) {
         let part = self.fetching();
+        let judged = |f: &Flow| f.source == Source::Server && matches!(f.stage, Stage::Judging);
+        let is_judged = self.flows.iter().any(|(_, f)| judged(f));
         let Some(stream) = &mut self.fetches.stream else { return };
         if !stream.open || stream.asked.is_some() {
             return;
@@ -325,18 +338,21 @@ impl Node {
         let (question, asked) = match (part, self.fetches.wanted.front()) {
             (Some((flow, part)), _) => (Question::Part(part.sha256), Asked::Part(flow, part.sha256, false)),
             (None, Some(wanted)) => (Question::Tuple(wanted.clone()), Asked::Tuple(None)),
-            (None, None) => {
-                let id = stream.id;
-                // A flow that is being judged may need it again, and has it opened again then.
-                self.fetches.stream = None;
-                return self.net.close(now.mono, id);
-            }
+            // It is needed soon, and there is no other before this one has been closed by both sides.
+            (None, None) if is_judged => return,
+            (None, None) => return self.hang_up(now),
         };
         let line = format!("{question}\n");
         let id = stream.id;
-        stream.asked = Some(asked);
+        (stream.asked, stream.heard) = (Some(asked), now.mono);
         if self.net.write(now.mono, id, line.as_bytes()) < line.len() {
             self.fetch_failed(now, &Amiss("the connection ended".into()));
+        }
+    }
+
+    fn hang_up(&mut self, now: Now) {
+        if let Some(stream) = self.fetches.stream.take() {
+            self.net.close(now.mono, stream.id);
         }
     }
 

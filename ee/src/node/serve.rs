@@ -44,9 +44,20 @@ impl Node {
         found: Option<Target>,
     ) {
         let answer = self.translate(from, found);
-        let response = TranslationResponse { nonce: request.nonce, unknown: request.unknown, answer };
+        let mut response = TranslationResponse { nonce: request.nonce, unknown: request.unknown, answer };
+        let neighbor = &self.neighbors[from];
+        // A question that may be forged was as long as this at least.
+        let most =
+            if neighbor.is_unproven() { neighbor.floor } else { neighbor.max_payload + HEADER_LEN as u16 };
+        let mut bytes = encode(&response);
+        if HEADER_LEN + bytes.len() > usize::from(most)
+            && let Translation::Known { coupled, .. } = &mut response.answer
+        {
+            coupled.clear();
+            bytes = encode(&response);
+        }
         self.counters.add(Count::TranslationsServed);
-        self.send_system(now, from, &translation_id(RESPONSE), &encode(&response));
+        self.send_system(now, from, &translation_id(RESPONSE), &bytes);
     }
 
     fn translate(&self, from: NeighborId, found: Option<Target>) -> Translation {

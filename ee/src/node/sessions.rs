@@ -36,7 +36,8 @@ const MAX_STRANGERS: usize = 208;
 const PACKETS_PER_TURN: usize = 8;
 /// Bytes in front of a packet on a stream.
 const FRAMING: u64 = 2;
-/// How long a program may take to say which flow it wants.
+/// How long a program may take to say which flow it wants; and to read anything of what it is owed after its session's
+/// end, for which nobody pays.
 const OPEN_TIME: Duration = Duration::from_secs(10);
 /// What one session is charged to its team at once: its tables and buffers at their usual size.
 const SESSION_CHARGE: u64 = 1024;
@@ -113,6 +114,7 @@ struct Line {
     wanted: Option<String>,
     output: VecDeque<u8>,
     session: Option<SessionId>,
+    /// When it connected; after its session's end, when something was last written.
     since: Instant,
     /// The session is over; what is left is written, then the stream is closed.
     closing: bool,
@@ -151,9 +153,9 @@ impl Sessions {
         self.slab.remove(Handle::from_raw(id.0)?)
     }
 
-    /// When a program that has not said which flow it wants is sent away.
+    /// When a program that has not said which flow it wants, or does not read the last of it, is sent away.
     pub(super) fn deadline(&self) -> Option<Instant> {
-        self.lines.iter().filter(|l| l.is_idle()).map(|l| l.since + OPEN_TIME).min()
+        self.lines.iter().filter(|l| l.session.is_none()).map(|l| l.since + OPEN_TIME).min()
     }
 
     /// The flow that a session is of.
@@ -167,6 +169,11 @@ impl Sessions {
 }
 
 impl Line {
+    /// Its session is over, or it never has one.
+    fn end(&mut self, now: Now) {
+        (self.session, self.closing, self.since) = (None, true, now.mono);
+    }
+
     fn is_idle(&self) -> bool {
         self.session.is_none() && !self.closing
     }
@@ -223,8 +230,7 @@ impl Node {
         match session.end {
             ProgramEnd::Stream(stream) => {
                 let Some(line) = self.sessions.line(stream) else { return };
-                line.session = None;
-                line.closing = true;
+                line.end(now);
                 self.flush_line(now, stream);
             }
             ProgramEnd::Datagrams(token) => self.dialog_over(now, token),
@@ -264,8 +270,9 @@ impl Node {
         let session = Session { flow, end, outlet: outlet.clone(), charge, input };
         let id = SessionId(self.sessions.slab.insert(session).map_err(|_| SessionError::NodeFull)?.raw());
         if !self.push_event(flow, Event::Session { session: id, what: SessionInput::Open(outlet) }) {
+            // There is room in its queue; what it cannot pay is the event.
             self.sessions.remove(id);
-            return Err(SessionError::Busy);
+            return Err(SessionError::TooMany);
         }
         self.counters.add(Count::SessionsOpened);
         Ok((id, hash))
@@ -297,13 +304,21 @@ impl Node {
 
     /// A guest that was refused is told that there is room, once there is, and room in its queue.
     fn tell_room(&mut self, id: SessionId) {
-        let Some(session) = self.sessions.get(id).filter(|s| s.outlet.must_tell()) else { return };
+        let Some(session) = self.sessions.get(id).filter(|s| self.may_tell_room(s)) else { return };
         let (flow, outlet) = (session.flow, session.outlet.clone());
-        if self.has_room(flow)
-            && self.push_event(flow, Event::Session { session: id, what: SessionInput::Room })
-        {
+        if self.push_event(flow, Event::Session { session: id, what: SessionInput::Room }) {
             outlet.tell();
         }
+    }
+
+    /// Whether the guest was refused, and there is room. A program behind datagrams has some when it was heard again:
+    /// what is sent before is lost.
+    fn may_tell_room(&self, session: &Session) -> bool {
+        let takes = match session.end {
+            ProgramEnd::Datagrams(token) => self.dialogs.has_credit(token),
+            ProgramEnd::Stream(_) | ProgramEnd::Local(_) => true,
+        };
+        takes && session.outlet.must_tell() && self.has_room(session.flow)
     }
 
     /// A flow ended: so do its sessions.
@@ -353,8 +368,9 @@ impl Node {
             self.counters.add(if refused { Count::SessionsRefused } else { Count::StreamErrors });
             if let Some(line) = self.sessions.line(stream) {
                 line.output.extend(format!("error {error}\n").into_bytes());
-                line.closing = true;
-                if let Some(id) = line.session.take() {
+                let session = line.session;
+                line.end(now);
+                if let Some(id) = session {
                     self.session_close(now, id);
                 }
             }
@@ -446,6 +462,9 @@ impl Node {
                 break;
             }
         }
+        if line.closing && line.output.len() < before {
+            line.since = now.mono;
+        }
         let (owed, session, closing) = (line.output.len(), line.session, line.closing);
         if let Some(id) = session
             && let Some(session) = self.sessions.get_mut(id)
@@ -462,9 +481,9 @@ impl Node {
     }
 
     /// Programs whose packets wait for room in a team's queue are read on, and what did not fit before is
-    /// written. Who asks for nothing is sent away.
+    /// written. Who asks for nothing is sent away, and who does not read after the end.
     pub(super) fn lines_due(&mut self, now: Now) {
-        let late = |l: &&Line| l.is_idle() && now.mono >= l.since + OPEN_TIME;
+        let late = |l: &&Line| l.session.is_none() && now.mono >= l.since + OPEN_TIME;
         while let Some(stream) = self.sessions.lines.iter().find(late).map(|l| l.stream) {
             self.sessions.lines.retain(|l| l.stream != stream);
             self.net.abort(now.mono, stream);
@@ -483,23 +502,35 @@ impl Node {
             } else if owed {
                 self.flush_line(now, stream);
             }
-            if let Some(id) = session {
-                self.tell_room(id);
-            }
         }
+        let waiting = self.sessions.slab.iter().filter(|(_, s)| self.may_tell_room(s));
+        let waiting: Vec<Handle> = waiting.map(|(handle, _)| handle).collect();
+        waiting.into_iter().for_each(|handle| self.tell_room(SessionId(handle.raw())));
     }
 
-    /// Whether a program waits for its turn only.
+    /// Whether a program, or a guest that is to be told that there is room, waits for its turn only.
     pub(super) fn lines_wait(&self) -> bool {
-        let turn = |l: &&Line| l.has_more() && l.session.is_some_and(|id| self.team_has_room(id));
-        self.sessions.lines.iter().any(|l| turn(&l))
+        let turn = |l: &Line| {
+            let asked = l.wanted.as_deref().is_some_and(|text| self.is_free(text));
+            asked || l.has_more() && l.session.is_some_and(|id| self.team_has_room(id))
+        };
+        let mut sessions = self.sessions.slab.iter();
+        self.sessions.lines.iter().any(turn) || sessions.any(|(_, s)| self.may_tell_room(s))
+    }
+
+    /// Whether the flow that a program asked for is no longer busy, or no longer there.
+    fn is_free(&self, text: &str) -> bool {
+        match parse_open(text).map(|selector| self.flows.by_selector(selector)) {
+            Ok(Selected::Flow(flow)) => self.has_room(flow),
+            _ => true,
+        }
     }
 
     /// A program will say no more. It may still read; its session goes on until the flow or it closes.
     pub(super) fn line_finished(&mut self, now: Now, stream: StreamId) {
         let Some(line) = self.sessions.line(stream) else { return };
         if line.session.is_none() {
-            line.closing = true;
+            line.end(now);
             self.flush_line(now, stream);
         }
     }
