@@ -249,7 +249,7 @@ fn padded(mut packet: Vec<u8>, len: usize) -> Vec<u8> {
 
 /// What somebody may say in a neighbor's place, by name.
 fn packets(flow: &Flow) -> Vec<(&'static str, Vec<u8>)> {
-    let known = CapsuleId::compute(&flow.hash(), &wire::id::Path::default(), 0, &[]);
+    let known = CapsuleId::compute(&flow.hash(), &Path::default(), 0, &[]);
     let translate = encode(&TranslationRequest { nonce: 1, unknown: known });
     let download = encode(&DownloadRequest { nonce: 1, offset: 0, len: u32::MAX });
     let translation = capsule(&translation_id(REQUEST), &translate);

@@ -27,6 +27,8 @@ const LINKS: &str = r#"
     start = ["one", "two"]
 "#;
 
+type Lie = fn(&Question, Vec<u8>) -> Vec<u8>;
+
 /// A protocol server on the host.
 struct Server {
     flows: Vec<Flow>,
@@ -36,7 +38,7 @@ struct Server {
     /// What was asked.
     asked: Vec<String>,
     /// What to do to an answer.
-    lie: fn(&Question, Vec<u8>) -> Vec<u8>,
+    lie: Lie,
 }
 
 impl Server {
@@ -206,7 +208,7 @@ fn a_server_that_comes_late_is_found_and_others_are_not_kept_waiting() {
 
 #[test]
 fn a_server_that_lies_is_not_believed_and_holds_nothing() {
-    let lies: [fn(&Question, Vec<u8>) -> Vec<u8>; 8] = [
+    let lies: [Lie; 8] = [
         |_, _| b"ok 99999999\n".to_vec(),
         |_, _| b"what?\n".to_vec(),
         |_, _| vec![b'x'; 4000],
