@@ -20,7 +20,7 @@ const GIVEN: f64 = 750.0;
 /// How far from its due a team may be.
 const TOLERANCE: f64 = 0.02;
 /// Capsules that wait for each team: more than are handled between two looks at the node.
-const WAITING: u32 = 40;
+const WAITING: u32 = 160;
 
 /// Goes round as often as its capsule says; starts the flow whose tuple it has.
 fn handlers(below: Option<&Flow>) -> String {

@@ -190,6 +190,7 @@ fn a_million_mutated_frames() {
             }
         }
         node.poll(now);
+        while node.datagram().is_some() {}
         for link in 0..3 {
             while node.transmit(now, LinkId(link)).is_some() {}
         }

@@ -469,13 +469,17 @@ impl Node {
     fn fault(&mut self, now: Now, handle: Handle, fault: &GuestFault) {
         let Some(crash) = self.crashed(now, handle, fault) else { return };
         let Some((_, team)) = self.flow_and_team(handle) else { return };
-        let kind = if matches!(fault, GuestFault::Deadline) { Fault::Deadline } else { Fault::Trap };
+        let (kind, count) = match fault {
+            GuestFault::Deadline => (Fault::Deadline, Count::Overruns),
+            _ => (Fault::Trap, Count::Traps),
+        };
+        self.counters.add(count);
         let Some(member) = self.teams.get_mut(team) else { return };
         let verdict = member.conduct.fault(now.mono, kind);
         self.judged(now, handle, verdict, crash);
     }
 
-    /// Counts, logs and remembers how a guest failed.
+    /// Logs and remembers how a guest failed.
     #[cold]
     fn crashed(&mut self, now: Now, handle: Handle, fault: &GuestFault) -> Option<Crash> {
         let flow = self.flows.get_mut(handle)?;
@@ -484,8 +488,6 @@ impl Node {
         // What a guest wanted before it failed does not happen.
         sandbox.effects().for_each(drop);
         let crash = sandbox.crash(now.mono, fault);
-        let overrun = matches!(fault, GuestFault::Deadline);
-        self.counters.add(if overrun { Count::Overruns } else { Count::Traps });
         self.log_limited(now, || format!("guest {name}: {crash}"));
         self.crashes.enter(hash, crash.clone());
         Some(crash)
