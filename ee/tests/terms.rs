@@ -528,6 +528,8 @@ fn what_others_used_up_is_refused_and_is_no_strike() {
     world.start(0, &flow("ops", "own", |ask| (ask.memory, ask.timers) = (Some(400 << 10), Some(8))));
     let [greedy, modest, own] = ["greedy", "modest", "own"].map(|name| world.session(0, name));
     assert!(tell(&mut world, greedy, b'g') > 0 && tell(&mut world, own, b'g') > 0);
+    // What is left: to grow, memory is moved, so that the one who has most cannot take the last of it.
+    tell(&mut world, modest, b'g');
     for session in [modest, own] {
         for _ in 0..20 {
             assert_eq!(tell(&mut world, session, b'g'), 0);
