@@ -164,10 +164,10 @@ fn descriptions_are_read_by_wire() {
         let stated = match name.as_str() {
             "hello" => 6,
             "ping" => 3,
-            "probe" | "pathfinder" | "echo" => 2,
+            "probe" | "echo" => 2,
             "health" => 0,
             "benchmark" => 130,
-            "template" => 1,
+            "template" | "pathfinder" => 1,
             _ => continue,
         };
         // What health sends its companion carries.
