@@ -202,6 +202,7 @@ fn a_million_mutated_frames() {
     let received: u64 = node.link_infos().iter().map(|info| info.received.0).sum();
     let counted = counters.capsules
         + counters.ip
+        + counters.datagrams
         + counters.malformed
         + counters.fragments
         + counters.not_ours

@@ -5,6 +5,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use serde_json::Value;
 
@@ -41,7 +42,9 @@ impl Lab {
 
     /// A folder for a lab that is not deployed yet.
     pub fn prepare(name: &str) -> Self {
-        let folder = std::env::temp_dir().join(format!("bees-{}-{name}", std::process::id()));
+        static COUNT: AtomicU32 = AtomicU32::new(0);
+        let number = COUNT.fetch_add(1, Ordering::Relaxed);
+        let folder = std::env::temp_dir().join(format!("bees-{}-{number}-{name}", std::process::id()));
         fs::create_dir_all(&folder).unwrap();
         Self { folder }
     }
