@@ -74,6 +74,7 @@ impl Desk {
             .args(["-e", "-c", &format!("{CARGO}\n{commands}")])
             .current_dir(&self.0)
             .env("XTASK", bin.join("xtask"))
+            .env("BEES", BEES)
             .env("PATH", format!("{}:{}", bin.display(), std::env::var("PATH").unwrap()))
             .output()
             .unwrap();

@@ -123,10 +123,9 @@ fn build(folder: &Path, sign: Option<&Path>) -> Result<()> {
     let mut checks = cargo(&["test", "--quiet", "-p", "checks", "--test", "modules"]);
     checks.env("BEES_CAPSULES", &folder).env("BEES_MODULE", &name).current_dir(root().join("capsules"));
     run("hold the module against docs/abi", &mut checks)?;
-    // Not selected with -p, as in the test command: the compiler of WebAssembly would be built anew.
-    run("build bees", cargo(&["build", "--quiet", "--bin", "bees"]).current_dir(root()))?;
+    let program = bees_program()?;
     let bees = || {
-        let mut command = Command::new(root().join("target/debug/bees"));
+        let mut command = Command::new(&program);
         command.current_dir(&folder);
         command
     };
@@ -145,6 +144,16 @@ fn build(folder: &Path, sign: Option<&Path>) -> Result<()> {
     run("build and sign the flow", bees().args(["flow", "build"]).arg(&module).arg("--sign").arg(&key))?;
     println!("bees -n NODE flow inject {}", module.with_extension("tuple").display());
     Ok(())
+}
+
+/// The `bees` command: the one that `BEES` names (tests have one already), or as it is built now.
+fn bees_program() -> Result<PathBuf> {
+    if let Some(program) = std::env::var_os("BEES") {
+        return Ok(program.into());
+    }
+    // Not selected with -p, as in the test command: the compiler of WebAssembly would be built anew.
+    run("build bees", cargo(&["build", "--quiet", "--bin", "bees"]).current_dir(root()))?;
+    Ok(root().join("target/debug/bees"))
 }
 
 /// Compiles the protocol and runs its own tests; the module, in its folder.
