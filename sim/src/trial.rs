@@ -80,20 +80,24 @@ impl From<SimError> for TrialError {
 
 /// The tuple of a module as the module describes itself; with another nonce it is another flow.
 pub fn tuple(module: &[u8], nonce: u8) -> Result<Vec<u8>, TrialError> {
+    let body = Body::new([nonce; 16], vec![protocol(module)?]);
+    Ok(Tuple { body, credentials: Credentials::None }.encode())
+}
+
+/// A module's protocol as the module describes itself; who serves the interfaces of its companions is open.
+pub fn protocol(module: &[u8]) -> Result<Protocol, TrialError> {
     let admitted = ee::admit::admit(module).map_err(|e| TrialError::Module(e.to_string()))?;
     let undescribed = || TrialError::Module("it has no section that describes it".into());
     let description = admitted.description.ok_or_else(undescribed)?;
     let code = Part::of(module).ok_or_else(|| TrialError::Module("it is too long".into()))?;
-    let protocol = Protocol {
+    Ok(Protocol {
         capsules: description.capsules,
         events: description.events,
         session: description.session,
         params: description.params,
         companions: description.companions,
         ..Protocol::new(&description.name, code)
-    };
-    let body = Body::new([nonce; 16], vec![protocol]);
-    Ok(Tuple { body, credentials: Credentials::None }.encode())
+    })
 }
 
 /// A flow in a simulated lab, and a program beside each node that may talk to it.

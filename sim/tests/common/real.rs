@@ -6,7 +6,7 @@ use std::time::Duration;
 use sim::{Session, Sim};
 use wire::control::{Answer, FlowInfo, NodeInfo, Request, TeamInfo};
 use wire::id::TupleHash;
-use wire::tuple::{Privilege, Provider, Tuple};
+use wire::tuple::{Body, Credentials, Privilege, Provider, Tuple};
 
 const SECOND: Duration = Duration::from_secs(1);
 
@@ -32,10 +32,9 @@ pub fn tuple_of_two(
     privileges: &[&str],
     params: &[(&str, &str)],
 ) -> Vec<u8> {
-    let read = |module| Tuple::decode(&tuple(module, 1)).expect("it was just made");
-    let (mut both, mut other) = (read(module), read(companion));
-    both.body.protocols.append(&mut other.body.protocols);
-    let main = &mut both.body.protocols[0];
+    let read =
+        |module| sim::trial::protocol(module).expect("what is shipped is admitted and describes itself");
+    let (mut main, companion) = (read(module), read(companion));
     main.companions[0].provider = Provider::Tuple(1);
     for param in &mut main.params {
         if let Some((_, value)) = params.iter().find(|(name, _)| *name == param.name) {
@@ -43,8 +42,9 @@ pub fn tuple_of_two(
         }
     }
     let privilege = |name: &&str| Privilege { name: name.to_string(), optional: true };
-    both.body.request.privileges = privileges.iter().map(privilege).collect();
-    both.encode()
+    let mut body = Body::new([1; 16], vec![main, companion]);
+    body.request.privileges = privileges.iter().map(privilege).collect();
+    Tuple { body, credentials: Credentials::None }.encode()
 }
 
 /// Injects a protocol at a node, waits until it runs there, and opens a session with it.
