@@ -157,7 +157,7 @@ fn descriptions_are_read_by_wire() {
         let stated = match name {
             "hello" => 6,
             "ping" => 3,
-            "probe" | "pathfinder" => 2,
+            "probe" => 2,
             "health" => 0,
             "benchmark" => 130,
             _ => 1,

@@ -25,7 +25,7 @@ struct World {
     links: Vec<(usize, usize, bool)>,
     /// A neighbor's number is its link's, from 1.
     ports: Vec<Vec<u32>>,
-    queue: BinaryHeap<Reverse<(u64, u64, usize, Option<(u32, Bytes)>)>>,
+    queue: BinaryHeap<Reverse<Event>>,
     now: u64,
     count: u64,
     random: u64,
@@ -35,6 +35,8 @@ struct World {
     sent: u64,
 }
 
+/// When, which, at which node: a word by this port, or the node's look at the clock.
+type Event = (u64, u64, usize, Option<(u32, Bytes)>);
 /// A configuration that can be put in order.
 type Bytes = (u8, u64, u32, u32, u32);
 
@@ -274,10 +276,10 @@ fn a_dead_root_is_lost_from_the_inside_out() {
         world.alive[0] = false;
         let (died, sent) = (world.now, world.sent);
         world.run_until(died + (u64::from(TERMS.expiry) * TICKS + depth + 1) * TICK);
-        for at in 1..200 {
+        for (at, parent) in parents.iter().enumerate().skip(1) {
             let lost = world.lost[at].unwrap_or_else(|| panic!("seed {seed}: {at} holds on"));
             assert_eq!(world.trees[at].role(), Role::Outside);
-            if let Some(parent) = parents[at].filter(|p| *p != 0) {
+            if let Some(parent) = parent.filter(|p| *p != 0) {
                 assert!(world.lost[parent] < Some(lost), "seed {seed}: {at} before its parent");
             }
         }

@@ -88,9 +88,9 @@ fn without_the_root_the_flow_ends_from_the_inside_out() {
     let mut ended = [0; 9];
     for step in 0..100 {
         net.run_until(3 * SECOND + step * SECOND / 10);
-        for at in 1..9 {
-            if ended[at] == 0 && net.has_ended(at) {
-                ended[at] = step;
+        for (at, ended) in ended.iter_mut().enumerate().skip(1) {
+            if *ended == 0 && net.has_ended(at) {
+                *ended = step;
             }
         }
     }

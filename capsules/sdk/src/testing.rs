@@ -329,8 +329,8 @@ impl<P: Protocol + 'static> Network<P> {
 
     /// Whether a node gives the flow's code to a neighbor, by that one's name.
     pub fn serves(&self, at: usize, neighbor: &str) -> bool {
-        let unserved = |n: &Box<Node>| n.unserved.iter().any(|p| n.ports[*p].0 == neighbor);
-        !self.nodes[at].as_ref().is_some_and(unserved)
+        let unserved = |n: &Node| n.unserved.iter().any(|p| n.ports[*p].0 == neighbor);
+        !self.nodes[at].as_deref().is_some_and(unserved)
     }
 
     /// Loses what a node's protocol had in memory, as a restart does.
