@@ -207,7 +207,7 @@ fn a_hundred_nodes_report_and_forget() {
 }
 
 #[test]
-#[ignore = "takes minutes: cargo xtask soak"]
+#[ignore = "does not pass yet: within the usual budgets the server's flow or session ends under 200 reports a second"]
 fn a_thousand_nodes_report_and_forget() {
     scenario(1000, 1);
 }
