@@ -58,6 +58,17 @@ impl Agent {
         told
     }
 
+    /// So many seconds pass; the last report that the program was told. It reads all the time: one that does not would
+    /// be held to the flow's memory.
+    fn watch(&mut self, seconds: u32) -> Option<String> {
+        let mut last = None;
+        for _ in 0..10 * seconds {
+            self.sim.run_for(SECOND / 10);
+            last = lines(&mut self.sim, self.server).pop().or(last);
+        }
+        last
+    }
+
     /// The counters of the server's protocol.
     fn stats(&mut self) -> (u64, u64, u64) {
         lines(&mut self.sim, self.server);
@@ -84,6 +95,8 @@ impl Agent {
         while self.running() != nodes {
             assert!(self.sim.now().since(begun) < most, "{} of {nodes} run it", self.running());
             self.sim.run_for(SECOND / 10);
+            // The session may be over.
+            let _ = self.sim.received(self.server);
         }
         self.sim.now().since(begun)
     }
@@ -125,11 +138,10 @@ fn scenario(nodes: usize, seed: u64) {
     agent.ask("watch", "ok");
 
     // Nothing happens: what it costs.
-    agent.sim.run_for(15 * SECOND);
-    let report = lines(&mut agent.sim, agent.server).pop().expect("reports come");
+    let report = agent.watch(15).expect("reports come");
     let (_, reports_before, lost_before) = agent.stats();
     let before = agent.sim.stats();
-    agent.sim.run_for(WATCHED * SECOND);
+    agent.watch(WATCHED);
     let steady = agent.sim.stats();
     let (known, reports, lost) = agent.stats();
     assert_eq!(known as usize, nodes);
@@ -154,9 +166,7 @@ fn scenario(nodes: usize, seed: u64) {
         if away.len() > 5 {
             agent.sim.restart(away.pop_front().unwrap()).unwrap();
         }
-        agent.sim.run_for(SECOND);
-        // A program that does not read would be held to the flow's memory.
-        lines(&mut agent.sim, agent.server);
+        agent.watch(1);
     }
     away.into_iter().for_each(|at| agent.sim.restart(at).unwrap());
     let (_, churned, churn_lost) = agent.stats();
@@ -197,7 +207,7 @@ fn a_hundred_nodes_report_and_forget() {
 }
 
 #[test]
-#[ignore = "takes minutes: cargo xtask soak"]
+#[ignore = "does not pass yet: within the usual budgets the server's flow or session ends under 200 reports a second"]
 fn a_thousand_nodes_report_and_forget() {
     scenario(1000, 1);
 }

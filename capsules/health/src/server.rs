@@ -1,5 +1,6 @@
 //! The server: who reported last, what is believed, and the lines that programs get.
 
+use bees_sdk::node::Resource;
 use bees_sdk::{Session, Text, cache, node};
 
 use crate::format::Report;
@@ -10,6 +11,8 @@ pub const MAX_NODES: usize = 1024;
 const WATCHERS: usize = 4;
 /// Lines in the answer to one `list`.
 const PAGE: usize = 16;
+/// Memory that is left to what must be had, in bytes.
+const RESERVE: u64 = 128 * 1024;
 /// The longest line, in bytes.
 const LINE: usize = 1500;
 
@@ -137,11 +140,11 @@ impl Server {
             line.push(if value < 0 { " -" } else { " " });
             line.push(value.unsigned_abs());
         }
-        let _ = cache::put(
-            &key_of(node::short_hash(report.name)),
-            line.as_bytes(),
-            rules.retention.saturating_mul(1000),
-        );
+        // What does not fit the budget is told to who watches only: asking for more would be held against the flow.
+        if node::budget_left(Resource::Memory).is_ok_and(|left| left > RESERVE) {
+            let ttl_ms = rules.retention.saturating_mul(1000);
+            let _ = cache::put(&key_of(node::short_hash(report.name)), line.as_bytes(), ttl_ms);
+        }
         for watcher in &mut self.watchers {
             if watcher
                 .is_some_and(|session| session.reply(line.as_bytes()) == Err(bees_sdk::Error::BadHandle))
