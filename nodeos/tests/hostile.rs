@@ -3,7 +3,7 @@
 
 mod common;
 
-use common::{Host, LINK, MAC_A, MAC_B, carry, link, ms, net};
+use common::{Host, LINK, MAC_A, MAC_B, carry, link, ms, net, station};
 use nodeos::buf::{BLOCK, BufPool, HEADROOM};
 use nodeos::channel::{Address, InChannel, OutChannel, emit_ethernet, emit_udp};
 use nodeos::config::{LinkAddress, LinkConfig};
@@ -38,14 +38,7 @@ impl Random {
 /// Good frames of every kind that a node understands.
 fn corpus(pool: &BufPool) -> Vec<Vec<u8>> {
     let mut frames = Vec::new();
-    let peer = InChannel {
-        mac: MAC_B,
-        mtu: 1500,
-        v4: Some([10, 0, 0, 2].into()),
-        v6: "fd00::2".parse().ok(),
-        dhcp: false,
-        sessions: false,
-    };
+    let peer = InChannel { v6: "fd00::2".parse().ok(), ..station(MAC_B) };
     for ip in ["10.0.0.1", "fd00::1"] {
         frames.push(emit_question(pool, &peer, ip.parse().unwrap(), None).unwrap().to_vec());
         frames.push(emit_question(pool, &peer, ip.parse().unwrap(), Some(MAC_A)).unwrap().to_vec());
@@ -264,14 +257,7 @@ fn nobody_can_plant_a_next_hop() {
     carry(ms(0), &mut a, &mut b);
     carry(ms(0), &mut b, &mut a);
     let evil = nodeos::link::Mac([2, 0, 0, 0, 0, 0x66]);
-    let liar = InChannel {
-        mac: evil,
-        mtu: 1500,
-        v4: Some([10, 0, 0, 2].into()),
-        v6: None,
-        dhcp: false,
-        sessions: false,
-    };
+    let liar = station(evil);
     for n in 0..1000 {
         let lie = emit_question(&pool, &liar, [10, 0, 0, 1].into(), None).unwrap();
         a.frame(ms(n), LINK, lie);
@@ -287,14 +273,7 @@ fn nobody_can_plant_a_next_hop() {
 fn buffers_run_out() {
     let pool = BufPool::new(4);
     let mut node = net(&[LinkConfig { management: true, ..link("x", MAC_A, Some("10.0.0.1/24")) }], &pool);
-    let peer = InChannel {
-        mac: MAC_B,
-        mtu: 1500,
-        v4: Some([10, 0, 0, 2].into()),
-        v6: None,
-        dhcp: false,
-        sessions: false,
-    };
+    let peer = station(MAC_B);
     let question = emit_question(&pool, &peer, [10, 0, 0, 1].into(), None).unwrap().to_vec();
     let held: Vec<_> = (0..3).map(|_| pool.take().unwrap()).collect();
     for n in 0..100 {

@@ -2,7 +2,7 @@
 
 mod common;
 
-use common::{Host, LINK, MAC_A, MAC_B, limits, link, ms, net};
+use common::{Host, LINK, MAC_A, MAC_B, limits, link, ms, net, station};
 use nodeos::buf::BufPool;
 use nodeos::config::{LinkAddress, LinkConfig};
 use nodeos::ip::StreamEvent;
@@ -334,14 +334,7 @@ fn ping_is_answered() {
     let mut net = net(&[link("x", MAC_A, Some("10.0.0.1/24"))], &pool);
     let caps = ChecksumCapabilities::default();
     // The host is known by its question for our address.
-    let host = nodeos::channel::InChannel {
-        mac: MAC_B,
-        mtu: 1500,
-        v4: Some([10, 0, 0, 2].into()),
-        v6: None,
-        dhcp: false,
-        sessions: false,
-    };
+    let host = station(MAC_B);
     let arp = nodeos::nexthop::emit_question(&pool, &host, [10, 0, 0, 1].into(), None).unwrap();
     net.frame(ms(0), LINK, arp);
     assert!(net.transmit(ms(0), LINK).is_some(), "our answer to it");

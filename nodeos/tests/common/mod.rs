@@ -2,6 +2,7 @@
 #![allow(dead_code, reason = "each test program uses its part")]
 
 use nodeos::buf::BufPool;
+use nodeos::channel::InChannel;
 use nodeos::config::LinkConfig;
 use nodeos::ip::StreamLimits;
 use nodeos::link::{LinkId, Mac};
@@ -25,6 +26,11 @@ pub fn ms(n: u64) -> Instant {
 pub fn link(name: &str, mac: Mac, address: Option<&str>) -> LinkConfig {
     let address = address.map(|text| nodeos::config::LinkAddress::Static(text.parse().unwrap()));
     LinkConfig { address, ..LinkConfig::new(name, mac) }
+}
+
+/// What the station at 10.0.0.2 takes for its own.
+pub fn station(mac: Mac) -> InChannel {
+    InChannel { mac, mtu: 1500, v4: Some([10, 0, 0, 2].into()), v6: None, dhcp: false, sessions: false }
 }
 
 pub fn limits() -> StreamLimits {

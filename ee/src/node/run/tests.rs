@@ -81,17 +81,9 @@ fn who_is_in_the_middle_of_an_event_is_counted_through_all_ends() {
     for _ in 0..3000 {
         let nonce = 1 + random(4) as u8;
         let (module, tuple) = flow(nonce);
-        let (hash, part) = (TupleHash::of(&tuple), PartHash::of(&module));
+        let hash = TupleHash::of(&tuple);
         match (node.flows.by_hash(&hash), random(40)) {
-            (None, _) => {
-                let put = Request::PartPut { part, total: module.len() as u32, offset: 0, bytes: module };
-                assert_eq!(node.control(now, ADMIN, put), Answer::Done);
-                assert_eq!(node.control(now, ADMIN, Request::FlowInject { tuple }), Answer::Injected(hash));
-                while let Some(job) = node.job() {
-                    let done = job.run();
-                    node.job_done(now, done);
-                }
-            }
+            (None, _) => drop(injected(&mut node, now, (module, tuple))),
             (Some(_), kill @ 0..2) => {
                 ends += 1;
                 let stop = Request::FlowStop { flow: hash, kill: kill == 1 };
@@ -169,7 +161,14 @@ fn node(meter: Arc<dyn Meter>, metering: Metering, config: &str) -> Node {
     Node::new(&NodeConfig::parse(&config).unwrap(), platform, Now::mono(Instant(0))).unwrap()
 }
 
-fn started(node: &mut Node, now: Now, (module, tuple): (Vec<u8>, Vec<u8>)) -> Handle {
+fn started(node: &mut Node, now: Now, flow: (Vec<u8>, Vec<u8>)) -> Handle {
+    let hash = injected(node, now, flow);
+    while node.poll(now) {}
+    node.flows.by_hash(&hash).expect("it runs")
+}
+
+/// Everything is done for a flow but its first event.
+fn injected(node: &mut Node, now: Now, (module, tuple): (Vec<u8>, Vec<u8>)) -> TupleHash {
     let (hash, part) = (TupleHash::of(&tuple), PartHash::of(&module));
     let put = Request::PartPut { part, total: module.len() as u32, offset: 0, bytes: module };
     assert_eq!(node.control(now, ADMIN, put), Answer::Done);
@@ -178,8 +177,7 @@ fn started(node: &mut Node, now: Now, (module, tuple): (Vec<u8>, Vec<u8>)) -> Ha
         let done = job.run();
         node.job_done(now, done);
     }
-    while node.poll(now) {}
-    node.flows.by_hash(&hash).expect("it runs")
+    hash
 }
 
 #[test]
