@@ -8,6 +8,7 @@ use anyhow::{Result, ensure};
 use serde::Serialize;
 use wire::tuple::{Companion, Coupling, Provider, Tuple};
 
+pub use crate::accounting::Options;
 use crate::accounting::in_node;
 use crate::flow::RelayFlow;
 use crate::instructions::{available, callgrind};
@@ -54,17 +55,6 @@ const CALLEE: &str = r#"(module
     (if (result i32) (local.get $len)
       (then (call $companion_read (i32.const 0) (i32.const 1024) (local.get $len)))
       (else (i32.const 0)))))"#;
-
-/// What to do.
-#[derive(Debug, Clone, clap::Args)]
-pub struct Options {
-    /// How often each row is timed
-    #[arg(long, default_value_t = 9)]
-    pub runs: usize,
-    /// Leave out the instruction counts, which need valgrind
-    #[arg(long)]
-    pub no_instructions: bool,
-}
 
 /// What is called.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, clap::ValueEnum)]
