@@ -206,16 +206,14 @@ impl Sandbox {
         }
         state.done = state.effects.len();
         self.ended = last;
+        self.doing = Doing::of(&event);
         if self.background.is_some() {
-            self.doing = Doing::of(&event);
             return self.begin(now, event);
         }
         if let Event::Capsule { protocol, kind, from, packet } = event {
-            self.doing = Doing::Capsule { protocol, kind };
             let result = program.handle_capsule((protocol, kind), from, packet);
             return self.settle(result);
         }
-        self.doing = Doing::of(&event);
         let polled = pin!(program.handle(event)).poll(&mut Context::from_waker(Waker::noop()));
         match polled {
             Poll::Ready(result) => self.settle(result),

@@ -439,7 +439,6 @@ impl Node {
         if let Some(bytes) = self.part_at_hand(&part) {
             return self.part_kept(now, handle, at, bytes, charge);
         }
-        let fetched = matches!(source, Source::Server);
         match source {
             Source::Neighbor(_) | Source::Server => {}
             Source::Injected { .. } => {
@@ -461,7 +460,7 @@ impl Node {
             let why = "what it needs is more than may be downloaded for it";
             return self.end_flow(now, handle, End::failed(Erred::Principal, why));
         }
-        if fetched {
+        if matches!(source, Source::Server) {
             return self.fetch_part(now, handle, at, part.len, charge);
         }
         let download = Download::new(part.len, now.mono);
