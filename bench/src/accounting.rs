@@ -307,14 +307,14 @@ pub fn capsules(count: u64) -> Result<()> {
     scheduler.add(id, None, Shares::default(), BURST);
     scheduler.charge_queue(id, &account)?;
     let mut lent = account.charge(0)?;
+    let per_micro = meter.per_micro();
     let (mut units, mut busy) = (0, 0);
     for n in (0..count).step_by(BURST) {
         let burst = BURST.min(usize::try_from(count - n)?);
+        // The node looks at its own time with the first frame, and after all work.
+        let began = meter.count();
         for _ in 0..burst {
-            // The node looks at its own time with each frame; with each poll, little.
-            let start = meter.count();
             scheduler.push(id, Waits { charge: account.charge(BLOCK as u64)?, _event: [0; EVENT] })?;
-            busy += meter.count() - start;
         }
         for at in 0..burst as u64 {
             let Some((team, waited)) = scheduler.next() else { bail!("nobody is next") };
@@ -322,7 +322,7 @@ pub fn capsules(count: u64) -> Result<()> {
             member.count_event()?;
             lent.shrink(u64::MAX);
             let start = meter.count();
-            watchdog.arm(Duration::from_micros(500));
+            watchdog.arm(500 * per_micro);
             // The guest's call is here.
             ensure!(bandwidth.take(nodeos::platform::Instant((n + at) * 10), LinkId(1), 102), "no bandwidth");
             watchdog.disarm();
@@ -334,6 +334,7 @@ pub fn capsules(count: u64) -> Result<()> {
             (0..2).for_each(|_| lent.shrink(u64::MAX));
             drop(waited.charge);
         }
+        busy += meter.count() - began;
     }
     ensure!(account.peak() > 0 && units + busy > 0, "nothing was measured");
     Ok(())

@@ -249,7 +249,7 @@ impl Ticks {
 }
 
 impl Interrupter for Ticks {
-    fn arm(&self, _: Duration) {
+    fn arm(&self, _: u64) {
         self.armed.store(true, Ordering::Relaxed);
     }
     fn disarm(&self) {

@@ -14,7 +14,6 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::{self, JoinHandle};
-use std::time::Duration;
 
 use nodeos::platform::{Interrupter, Meter};
 
@@ -69,9 +68,8 @@ impl Watchdog {
 }
 
 impl Interrupter for Watchdog {
-    fn arm(&self, after: Duration) {
+    fn arm(&self, after: u64) {
         let shared = &*self.shared;
-        let after = shared.meter.units(after);
         let deadline = shared.meter.count().saturating_add(after).min(NEVER - 1);
         shared.after.store(after, Ordering::Relaxed);
         shared.deadline.store(deadline, Ordering::SeqCst);
@@ -139,20 +137,21 @@ mod tests {
     use std::sync::atomic::AtomicU32;
     use std::time::Instant;
 
-    fn watchdog() -> (Watchdog, Arc<AtomicU32>) {
+    fn watchdog() -> (Watchdog, Cycles, Arc<AtomicU32>) {
         let fired = Arc::new(AtomicU32::new(0));
         let count = fired.clone();
-        let dog = Watchdog::start(Cycles::new(), move || {
+        let meter = Cycles::new();
+        let dog = Watchdog::start(meter, move || {
             count.fetch_add(1, Ordering::SeqCst);
         });
-        (dog.unwrap(), fired)
+        (dog.unwrap(), meter, fired)
     }
 
     #[test]
     fn a_passed_deadline_fires_again_and_again() {
-        let (dog, fired) = watchdog();
+        let (dog, meter, fired) = watchdog();
         let start = Instant::now();
-        dog.arm(Duration::from_millis(5));
+        dog.arm(5_000 * meter.per_micro());
         while fired.load(Ordering::SeqCst) < 3 {
             assert!(start.elapsed() < Duration::from_secs(10), "the watchdog does not fire");
             thread::sleep(Duration::from_micros(100));
@@ -167,10 +166,10 @@ mod tests {
 
     #[test]
     fn short_calls_are_never_interrupted() {
-        let (dog, fired) = watchdog();
+        let (dog, meter, fired) = watchdog();
         let start = Instant::now();
         while start.elapsed() < Duration::from_millis(100) {
-            dog.arm(Duration::from_secs(1));
+            dog.arm(1_000_000 * meter.per_micro());
             dog.disarm();
         }
         assert_eq!(fired.load(Ordering::SeqCst), 0);
@@ -178,15 +177,15 @@ mod tests {
 
     #[test]
     fn a_short_deadline_after_a_long_one_and_after_sleep() {
-        let (dog, fired) = watchdog();
-        dog.arm(Duration::from_secs(3600));
+        let (dog, meter, fired) = watchdog();
+        dog.arm(3_600_000_000 * meter.per_micro());
         thread::sleep(Duration::from_millis(5));
         dog.disarm();
         for round in 1..=3 {
             // Long enough for the watchdog to have gone to sleep.
             thread::sleep(Duration::from_millis(20));
             let start = Instant::now();
-            dog.arm(Duration::from_millis(1));
+            dog.arm(1_000 * meter.per_micro());
             while fired.load(Ordering::SeqCst) < round {
                 assert!(start.elapsed() < Duration::from_secs(10), "the watchdog sleeps on");
             }

@@ -39,16 +39,6 @@ impl Cycles {
         Self::Clock { start: Instant::now() }
     }
 
-    /// How many units pass in `time`.
-    pub fn units(&self, time: Duration) -> u64 {
-        let (nanos, per_micro) = (time.as_nanos(), self.per_micro());
-        // What the watchdog is armed for has room in a register; longer times are for others.
-        if let Some(units) = u64::try_from(nanos).ok().and_then(|nanos| nanos.checked_mul(per_micro)) {
-            return units / 1000;
-        }
-        u64::try_from(nanos * u128::from(per_micro) / 1000).unwrap_or(u64::MAX)
-    }
-
     /// How long `units` take.
     pub fn time(&self, units: u64) -> Duration {
         let nanos = u128::from(units) * 1000 / u128::from(self.per_micro());
@@ -114,10 +104,9 @@ mod tests {
     }
 
     #[test]
-    fn units_and_time_are_inverse() {
+    fn units_are_so_many_in_a_microsecond() {
         let meter = Cycles::Clock { start: Instant::now() };
-        let d = Duration::from_micros(1234);
-        assert_eq!(meter.time(meter.units(d)), d);
-        assert_eq!(meter.units(Duration::MAX), u64::MAX);
+        assert_eq!(meter.time(1234 * meter.per_micro()), Duration::from_micros(1234));
+        assert_eq!(meter.time(u64::MAX), Duration::from_nanos(u64::MAX));
     }
 }

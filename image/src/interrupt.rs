@@ -18,7 +18,7 @@ use crate::kernel::{self, Priority};
 
 /// No guest runs.
 const NEVER: u64 = u64::MAX;
-/// Shorter deadlines would keep the thread awake all the time.
+/// Shorter deadlines would keep the thread awake all the time: microseconds.
 const SHORTEST: u64 = 100;
 
 /// The watchdog.
@@ -31,8 +31,10 @@ struct Shared {
     clock: Clock,
     /// When the guest is late, in cycles of the time-stamp counter.
     deadline: AtomicU64,
-    /// Microseconds allowed.
+    /// What is allowed, in cycles.
     period: AtomicU64,
+    /// [`SHORTEST`], in cycles.
+    shortest: u64,
     /// How often a guest was started.
     starts: AtomicU64,
     /// How often a guest was late.
@@ -47,7 +49,8 @@ impl Watchdog {
         let shared = Arc::new(Shared {
             clock,
             deadline: AtomicU64::new(NEVER),
-            period: AtomicU64::new(SHORTEST),
+            period: AtomicU64::new(clock.cycles(SHORTEST)),
+            shortest: clock.cycles(SHORTEST),
             starts: AtomicU64::new(0),
             ticks: AtomicU64::new(0),
             asleep: AtomicBool::new(false),
@@ -90,24 +93,23 @@ fn watch(shared: &Shared, tick: impl Fn()) {
         } else if now >= deadline {
             shared.ticks.fetch_add(1, Ordering::Relaxed);
             tick();
-            let next = now + shared.clock.cycles(period);
-            shared.deadline.store(next, Ordering::Relaxed);
+            shared.deadline.store(now.saturating_add(period).min(NEVER - 1), Ordering::Relaxed);
             period
         } else {
-            shared.clock.micros(deadline - now) + 1
+            deadline - now
         };
-        thread::park_timeout(Duration::from_micros(sleep));
+        thread::park_timeout(Duration::from_micros(shared.clock.micros(sleep) + 1));
     }
 }
 
 impl Interrupter for Watchdog {
-    fn arm(&self, after: Duration) {
+    fn arm(&self, after: u64) {
         let shared = &self.shared;
-        let micros = u64::try_from(after.as_micros()).unwrap_or(u64::MAX).max(SHORTEST);
-        let deadline = tsc().saturating_add(shared.clock.cycles(micros)).min(NEVER - 1);
+        let period = after.max(shared.shortest);
+        let deadline = tsc().saturating_add(period).min(NEVER - 1);
         shared.deadline.store(deadline, Ordering::SeqCst);
         // A shorter period than before must not wait for the end of the longer one.
-        let shorter = micros < shared.period.swap(micros, Ordering::Relaxed);
+        let shorter = period < shared.period.swap(period, Ordering::Relaxed);
         shared.starts.store(shared.starts.load(Ordering::Relaxed).wrapping_add(1), Ordering::Relaxed);
         if shared.asleep.load(Ordering::SeqCst) || shorter {
             // More urgent than we are, so it runs now, sets the timer and sleeps.

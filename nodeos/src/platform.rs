@@ -75,9 +75,9 @@ pub trait Meter: Send + Sync {
 
 /// Stops guest code that runs past its deadline (D5).
 pub trait Interrupter: Send + Sync {
-    /// From now on, if [`disarm`](Self::disarm) is not called within `after`, the guest code that
-    /// runs on this shard is interrupted, and again every `after` until disarmed.
-    fn arm(&self, after: Duration);
+    /// From now on, if [`disarm`](Self::disarm) is not called within `after` units of the platform's [`Meter`], the
+    /// guest code that runs on this shard is interrupted, and again every `after` until disarmed.
+    fn arm(&self, after: u64);
     /// Guest code has returned.
     fn disarm(&self);
 }
@@ -131,7 +131,7 @@ impl Meter for Still {
 }
 
 impl Interrupter for Still {
-    fn arm(&self, _: Duration) {}
+    fn arm(&self, _: u64) {}
 
     fn disarm(&self) {}
 }

@@ -290,6 +290,24 @@ impl<E> Scheduler<E> {
 
     /// Queues an event for `team`.
     pub fn push(&mut self, team: TeamId, event: E) -> Result<(), PushError<E>> {
+        // One more of many, with nobody above: nothing changes but numbers.
+        if let Some(entry) = entry(&mut self.teams, team)
+            && entry.parent.is_none()
+            && !entry.held
+            && !entry.queue.is_empty()
+            && entry.queue.len() < entry.queue.capacity()
+            && entry.pending < entry.limit
+        {
+            entry.queue.push_back(event);
+            entry.pending += 1;
+            entry.ready += 1;
+            self.waiting += 1;
+            return Ok(());
+        }
+        self.push_anywhere(team, event)
+    }
+
+    fn push_anywhere(&mut self, team: TeamId, event: E) -> Result<(), PushError<E>> {
         if !self.has_room(team) {
             let known = look(&self.teams, team).is_some();
             return Err(if known { PushError::Full(event) } else { PushError::NoTeam(event) });
@@ -395,6 +413,23 @@ impl<E> Scheduler<E> {
         if self.waiting == 0 {
             return None;
         }
+        self.next_of_one().or_else(|| self.next_of_many())
+    }
+
+    /// The same while one team alone has something to do, with nobody above or below it.
+    #[inline]
+    fn next_of_one(&mut self) -> Option<(TeamId, E)> {
+        let [Reverse((_, _, Some(team)))] = *self.top.busy.as_slice() else { return None };
+        let entry = entry(&mut self.teams, team).filter(|entry| entry.ready > 1 && entry.group.is_none())?;
+        let event = entry.queue.pop_front()?;
+        entry.pending -= 1;
+        entry.ready -= 1;
+        self.waiting -= 1;
+        self.top.at = self.top.at.max(entry.member.pass);
+        Some((team, event))
+    }
+
+    fn next_of_many(&mut self) -> Option<(TeamId, E)> {
         let mut above = None;
         let team = loop {
             match self.pick(above)? {

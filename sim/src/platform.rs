@@ -2,7 +2,6 @@
 
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
 
 use nodeos::platform::{Entropy, EntropyError, Interrupter, Meter};
 
@@ -40,7 +39,7 @@ impl Meter for VirtualMeter {
 pub struct CountedOut;
 
 impl Interrupter for CountedOut {
-    fn arm(&self, _after: Duration) {}
+    fn arm(&self, _after: u64) {}
     fn disarm(&self) {}
 }
 

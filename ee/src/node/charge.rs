@@ -169,12 +169,20 @@ impl Node {
         Duration::from_micros(units / self.platform.meter.per_micro().max(1))
     }
 
-    /// Measures what the node itself does, all in all.
-    pub(super) fn busy<T>(&mut self, work: impl FnOnce(&mut Self) -> T) -> T {
-        let before = self.platform.meter.count();
-        let result = work(self);
-        self.busy += self.platform.meter.count().saturating_sub(before);
-        result
+    /// From here on the node is at work, until the end of the next poll: looking at the meter with every frame would
+    /// cost more than some of them do.
+    #[inline]
+    pub(super) fn begin(&mut self) {
+        if self.since.is_none() {
+            self.since = Some(self.platform.meter.count());
+        }
+    }
+
+    /// The end of a poll.
+    pub(super) fn pause(&mut self) {
+        if let Some(since) = self.since.take() {
+            self.busy += self.platform.meter.count().saturating_sub(since);
+        }
     }
 
     /// Units of work that nobody could be charged for.

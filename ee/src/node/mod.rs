@@ -177,6 +177,8 @@ pub struct Node {
     sense_at: Instant,
     /// Units of work that the node did in all, and those of them that a team was charged for.
     busy: u64,
+    /// It has been at work since then.
+    since: Option<u64>,
     charged: u64,
     /// Who pays for cut-through channels that are no flow's, while there are any.
     channels: Option<TeamId>,
@@ -283,6 +285,7 @@ impl Node {
             given: Vec::new(),
             sense_at: now.mono,
             busy: 0,
+            since: None,
             charged: 0,
             channels: None,
             compiling: Vec::new(),
@@ -315,7 +318,8 @@ impl Node {
 
     /// A frame arrived on a link.
     pub fn frame(&mut self, now: Now, link: LinkId, frame: Buf) {
-        self.busy(|node| node.received(now, link, frame));
+        self.begin();
+        self.received(now, link, frame);
     }
 
     fn received(&mut self, now: Now, link: LinkId, frame: Buf) {
@@ -341,12 +345,16 @@ impl Node {
 
     /// A job ended.
     pub fn job_done(&mut self, now: Now, done: crate::job::JobDone) {
-        self.busy(|node| node.work_done(now, done));
+        self.begin();
+        self.work_done(now, done);
     }
 
     /// Does what is due. `true`: there is more to do, call again soon.
     pub fn poll(&mut self, now: Now) -> bool {
-        self.busy(|node| node.do_due(now))
+        self.begin();
+        let more = self.do_due(now);
+        self.pause();
+        more
     }
 
     fn do_due(&mut self, now: Now) -> bool {

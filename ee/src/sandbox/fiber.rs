@@ -9,7 +9,6 @@ use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
-use std::time::Duration;
 
 use nodeos::platform::{Interrupter, Meter, Now};
 
@@ -41,8 +40,6 @@ pub(super) struct Fiber {
     near: u32,
     /// Units of a slice.
     allowance: u64,
-    /// The interrupter looks at it this often.
-    look: Duration,
     /// Fuel that its slices took so far.
     fuel: u64,
 }
@@ -97,7 +94,6 @@ impl Sandbox {
             left,
             near: left / 4,
             allowance: micros.saturating_mul(background.meter.per_micro().max(1)).max(1),
-            look: slice / LOOKS,
             fuel: 0,
         };
         self.guest = Guest::Suspended(fiber);
@@ -156,7 +152,7 @@ impl Background {
         drop(mail);
         let mut context = Context::from_waker(Waker::noop());
         if self.metering == Metering::Epoch {
-            self.interrupter.arm(fiber.look);
+            self.interrupter.arm(fiber.allowance / LOOKS);
             let polled = fiber.run.as_mut().poll(&mut context);
             self.interrupter.disarm();
             let took = self.meter.count().saturating_sub(start);

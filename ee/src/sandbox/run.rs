@@ -32,8 +32,6 @@ pub(super) struct Running {
     event: Duration,
     /// The same in units.
     allowance: u64,
-    /// The interrupter looks at it this often.
-    look: Duration,
     /// Guest calls so far.
     pub calls: u64,
 }
@@ -59,7 +57,7 @@ pub(super) struct Handlers {
 }
 
 /// How often a guest is looked at within its event's time.
-pub(super) const LOOKS: u32 = 4;
+pub(super) const LOOKS: u64 = 4;
 /// The part of an event's time that `on_stop` gets.
 pub(super) const STOP_PART: u32 = 4;
 
@@ -256,7 +254,7 @@ impl Program {
 
 impl Running {
     pub fn new(store: Store<TeamState>, interrupter: Arc<dyn Interrupter>, event: Duration) -> Self {
-        let mut made = Self { store, interrupter, event, allowance: 0, look: event, calls: 0 };
+        let mut made = Self { store, interrupter, event, allowance: 0, calls: 0 };
         made.bound(event);
         made
     }
@@ -270,7 +268,6 @@ impl Running {
         self.event = event;
         let micros = u64::try_from(self.event.as_micros()).unwrap_or(u64::MAX);
         self.allowance = micros.saturating_mul(self.store.data().per_micro);
-        self.look = self.event / LOOKS;
     }
 
     /// A call that has what earlier ones left of an event's time; the units that it took.
@@ -317,7 +314,7 @@ impl Running {
                 let start = state.meter.count();
                 state.deadline = start.saturating_add(state.allowance);
                 state.seen = 0;
-                self.interrupter.arm(self.look);
+                self.interrupter.arm(self.allowance / LOOKS);
                 let result = f.call(&mut self.store, params);
                 self.interrupter.disarm();
                 let state = self.store.data();

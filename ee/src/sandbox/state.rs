@@ -68,7 +68,7 @@ pub struct TeamState {
     /// When the running event's time is over, on the meter.
     pub(crate) deadline: u64,
     /// How often the present handler was seen running when it was looked at.
-    pub(crate) seen: u32,
+    pub(crate) seen: u64,
     /// Units that host functions were charged in the running event.
     pub(crate) charged: u64,
     pub(crate) now: Now,

@@ -60,7 +60,7 @@ impl Meter for Clock {
 struct Counted;
 
 impl Interrupter for Counted {
-    fn arm(&self, _: Duration) {}
+    fn arm(&self, _: u64) {}
     fn disarm(&self) {}
 }
 

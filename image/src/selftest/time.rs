@@ -141,7 +141,7 @@ pub fn watchdog(machine: &mut Machine, _: &Options) -> Result<(), String> {
     for limit in [500, 2_000, 20_000, 1_000] {
         ticked.store(0, Ordering::Relaxed);
         let start = tsc();
-        watchdog.arm(Duration::from_micros(limit));
+        watchdog.arm(clock.cycles(limit));
         while ticked.load(Ordering::Relaxed) == 0 && clock.micros(tsc() - start) < 1_000_000 {}
         watchdog.disarm();
         let after = clock.micros(ticked.load(Ordering::Relaxed).saturating_sub(start));
@@ -151,7 +151,7 @@ pub fn watchdog(machine: &mut Machine, _: &Options) -> Result<(), String> {
     let before = watchdog.ticks();
     let start = tsc();
     for _ in 0..EVENTS {
-        watchdog.arm(Duration::from_millis(2));
+        watchdog.arm(clock.cycles(2_000));
         watchdog.disarm();
     }
     let nanos = clock.micros(tsc() - start) * 1000 / EVENTS;

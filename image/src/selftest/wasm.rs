@@ -129,7 +129,7 @@ pub fn run(machine: &mut Machine, _: &Options) -> Result<(), String> {
     for limit in [2_000, 20_000, 2_000] {
         guest.store.set_epoch_deadline(1);
         let start = tsc();
-        watchdog.arm(Duration::from_micros(limit));
+        watchdog.arm(clock.cycles(limit));
         let trap = guest.trap::<(), ()>("forever", ())?;
         watchdog.disarm();
         let after = clock.micros(tsc() - start);
@@ -157,7 +157,7 @@ pub fn run(machine: &mut Machine, _: &Options) -> Result<(), String> {
 /// A guest on a fiber yields when its slice is over and goes on where it was; in the middle it can be ended, and
 /// then its stack is heap memory again.
 pub fn fiber(machine: &mut Machine, _: &Options) -> Result<(), String> {
-    const SLICE: Duration = Duration::from_millis(2);
+    const SLICE: u64 = 2_000;
     const CALLS: i32 = 5_000_000;
     let (console, clock) = (machine.console, machine.clock);
     let engine = engine()?;
@@ -174,7 +174,7 @@ pub fn fiber(machine: &mut Machine, _: &Options) -> Result<(), String> {
         let mut call = pin!(ask.call_async(&mut guest.store, CALLS));
         loop {
             let slice = tsc();
-            watchdog.arm(SLICE);
+            watchdog.arm(clock.cycles(SLICE));
             let polled = call.as_mut().poll(&mut context);
             watchdog.disarm();
             longest = longest.max(clock.micros(tsc() - slice));

@@ -60,7 +60,7 @@ impl Ticker {
 }
 
 impl Interrupter for Ticker {
-    fn arm(&self, _: Duration) {
+    fn arm(&self, _: u64) {
         *self.armed.lock().unwrap() = true;
     }
     fn disarm(&self) {
