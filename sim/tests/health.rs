@@ -254,6 +254,33 @@ fn a_thousand_nodes_report_and_forget() {
     scenario(1000, 1);
 }
 
+/// A program that does not read holds nobody up, and is told how much it was not told.
+#[test]
+fn who_does_not_read_is_told_how_much_it_missed() {
+    let mut agent = Agent::new(30, 3);
+    agent.ask("serve", "ok");
+    agent.until(30, 20 * SECOND);
+    let slow = open(&mut agent.sim, 0, &agent.hash);
+    agent.sim.send(slow, b"watch").unwrap();
+    agent.sim.run_for(60 * SECOND);
+    let untold = |agent: &mut Agent| number(agent.ask("stats", "done").last().unwrap(), "untold");
+    let missed = untold(&mut agent);
+    assert!(missed > 100, "{missed}");
+    let before = lines(&mut agent.sim, slow);
+    assert!(
+        before[1..].iter().all(|line| word(line, 0) == "report") && before.len() > 60,
+        "{}",
+        before.len()
+    );
+    agent.sim.run_for(10 * SECOND);
+    let after = lines(&mut agent.sim, slow);
+    assert_eq!((word(&after[0], 0), word(&after[1], 0)), ("missed", "report"), "{}", after[0]);
+    assert_eq!(word(&after[0], 1).parse(), Ok(untold(&mut agent)));
+    let told = agent.ask("stats", "done").pop().unwrap();
+    assert!(number(&told, "nodes") == 30 && number(&told, "lost") < 10, "{told}");
+    assert_eq!(total(&mut agent.sim, "teams_throttled"), 0);
+}
+
 /// Where it may not read sensors it carries what others say.
 #[test]
 fn without_the_privilege_nobody_reports() {
