@@ -532,7 +532,7 @@ fn a_team_is_near_its_time_when_all_protocols_together_are() {
     let booted = |micros: u64| {
         let two = [boot.to_string(), companion("(i32.const 0)") + boot];
         let mut b = chain(Metering::Fuel, &two, |setup| {
-            setup.budget.event = std::time::Duration::from_micros(micros)
+            setup.budget.event = Duration::from_micros(micros)
         });
         let outcome = b.deliver(Event::Boot);
         assert_eq!(outcome.end, Ok(()));
