@@ -531,9 +531,7 @@ fn a_team_is_near_its_time_when_all_protocols_together_are() {
             (br_if $l (i32.lt_u (local.get $n) (i32.const 3000)))))"#;
     let booted = |micros: u64| {
         let two = [boot.to_string(), companion("(i32.const 0)") + boot];
-        let mut b = chain(Metering::Fuel, &two, |setup| {
-            setup.budget.event = Duration::from_micros(micros)
-        });
+        let mut b = chain(Metering::Fuel, &two, |setup| setup.budget.event = Duration::from_micros(micros));
         let outcome = b.deliver(Event::Boot);
         assert_eq!(outcome.end, Ok(()));
         (outcome.units, outcome.near)
