@@ -21,6 +21,7 @@ use wire::tuple::Tuple;
 
 use crate::exit::{Code, failure};
 use crate::flow::Bundle;
+use crate::output::plain;
 use crate::remote::connect;
 
 /// Clients served at a time.
@@ -239,7 +240,8 @@ impl Fetcher {
                 match Head::parse(&line)? {
                     Head::Ok(len) => break len as usize,
                     Head::Error(why) => {
-                        return Err(failure(Code::Missing, format!("{}: {question}: {why}", self.from)));
+                        let text = format!("{}: {question}: {}", self.from, plain(&why));
+                        return Err(failure(Code::Missing, text));
                     }
                 }
             }
@@ -366,6 +368,8 @@ mod tests {
         assert!(ask(vec![ok(&flow.bytes), ok(&changed)], name).unwrap_err().contains("a part that is not"));
         assert!(ask(vec![ok(&flow.bytes)], "other").unwrap_err().contains("instead of other"));
         assert!(ask(vec![ok(b"noise")], name).is_err());
+        let screen = ask(vec![b"error \x1b[2Jit is \x07\xc2\x9bgone\n".to_vec()], name).unwrap_err();
+        assert!(screen.contains("it is") && !screen.chars().any(char::is_control), "{screen:?}");
         assert!(ask(vec![b"ok 99999999\n".to_vec()], name).is_err());
         assert!(ask(vec![b"ok 10\nabc".to_vec()], name).unwrap_err().contains("closed the connection"));
         assert!(ask(vec![vec![b'x'; 1000]], name).is_err());

@@ -1,4 +1,4 @@
-//! Sessions as programs have them on hosted nodes: `bees`, the library, and Python with nothing but sockets; many at
+//! Sessions as programs have them, on hosted nodes (`hosted_`) and in QEMU (`qemu_`): `bees`, the library, and Python with nothing but sockets; many at
 //! once; and a protocol server.
 
 mod common;
@@ -33,7 +33,16 @@ fn hello(lab: &Lab) {
 
 #[test]
 fn hosted_programs_in_rust_and_python_open_hello_by_name() {
-    let lab = Lab::deploy("line3.toml", "hosted");
+    programs_open_hello_by_name("hosted");
+}
+
+#[test]
+fn qemu_programs_in_rust_and_python_open_hello_by_name() {
+    programs_open_hello_by_name("qemu");
+}
+
+fn programs_open_hello_by_name(on: &str) {
+    let lab = Lab::deploy("line3.toml", on);
     hello(&lab);
     let address = sessions_of(&lab, "a");
     for open in [Session::open, Session::open_datagrams] {
@@ -119,4 +128,49 @@ fn hosted_flows_come_from_a_protocol_server() {
     assert!(text.contains("node c"), "{text}");
     let missing = lab.run(&["protocol", "fetch", "nothing", "--from", from]);
     assert_eq!(missing.status.code(), Some(3), "{missing:?}");
+}
+
+/// A node that has just started has nothing, and fetches from the server of its configuration what it is to start; others
+/// get it from the node.
+fn a_node_starts_what_its_server_has(on: &str) {
+    let lab = Lab::prepare(&format!("{on}-server"));
+    let module = root().join("target/capsules/hello.wasm");
+    fs::create_dir_all(lab.folder.join("flows")).unwrap();
+    let hash = lab.bees(&["flow", "build", module.to_str().unwrap(), "-o", "flows/hello.tuple"]);
+    let server = Server::start(&lab, "flows");
+    let text = fs::read_to_string(root().join("emulab/line3.toml")).unwrap();
+    let text = text.replacen("[defaults]", &format!("[defaults]\nserver = \"{}\"", server.1), 1).replacen(
+        "name = \"a\"",
+        "name = \"a\"\nstart = [\"hello\", \"nothing\"]",
+        1,
+    );
+    let file = lab.folder.join("server.toml");
+    fs::write(&file, text).unwrap();
+    lab.bring_up(&file, on);
+    let deadline = Instant::now() + Duration::from_secs(60);
+    let flow = loop {
+        let flows = lab.json(&["-n", "a", "flow", "show"]);
+        let found = flows.as_array().unwrap().iter().find(|f| f["name"] == "hello").cloned();
+        match found {
+            Some(flow) if flow["state"] == "running" => break flow,
+            other => {
+                assert!(Instant::now() < deadline, "{other:?} {}", lab.bees(&["-n", "a", "node", "log"]))
+            }
+        }
+        std::thread::sleep(Duration::from_millis(200));
+    };
+    assert_eq!((&flow["hash"], &flow["source"]), (&hash.trim().into(), &"server".into()), "{flow}");
+    let text =
+        lab.bees(&["-n", "a", "session", "hello", "--udp", "--wait", "60", "--until", "done", "--", "find"]);
+    assert!(text.contains("node a") && text.contains("done"), "{text}");
+}
+
+#[test]
+fn hosted_a_node_starts_what_its_server_has() {
+    a_node_starts_what_its_server_has("hosted");
+}
+
+#[test]
+fn qemu_a_node_starts_what_its_server_has() {
+    a_node_starts_what_its_server_has("qemu");
 }

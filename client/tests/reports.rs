@@ -1,5 +1,6 @@
-//! The health agent on five nodes, as an operator meets it: built with its companion, injected at the server, seen
-//! with `bees health`; it is everywhere soon, and nowhere soon after it was stopped at the server.
+//! The health agent on five nodes, as an operator meets it: injected at the server as the lab file says, seen with
+//! `bees health`; it is everywhere soon, and nowhere soon after it was stopped at the server. With `--nocapture` it prints
+//! the figures of `docs/benchmarks.md`.
 
 mod common;
 
@@ -32,18 +33,18 @@ fn running(lab: &Lab) -> Vec<&'static str> {
     NODES.into_iter().filter(runs).collect()
 }
 
+/// Bytes that all links together have carried.
+fn carried(lab: &Lab) -> u64 {
+    let links = lab.json(&["lab", "inspect"])["links"].clone();
+    links.as_array().unwrap().iter().flat_map(|link| link["bytes"].as_u64()).sum()
+}
+
 fn everybody_reports_and_forgets(on: &str) {
     let lab = Lab::deploy("health.toml", on);
-    let module =
-        |name: &str| root().join(format!("target/capsules/{name}.wasm")).to_str().unwrap().to_string();
-    let way = format!("pathfinder={}", module("pathfinder"));
-    let mut build = vec!["flow", "build", "-o", "health.tuple"];
-    let main = module("health");
-    build.extend([main.as_str(), "--companion", &way, "--privilege", "sensors?", "--privilege", "node-key?"]);
-    build.extend(["--param", "poll-frequency=1000", "--param", "timeout=4000"]);
-    lab.bees(&build);
-    let hash =
-        lab.bees(&["-n", "server", "flow", "inject", "health.tuple", "--patience", "60"]).trim().to_string();
+    let capsules = root().join("target/capsules");
+    let flows = lab.json(&["lab", "inject", "--capsules", capsules.to_str().unwrap()]);
+    let hash = flows[0]["hash"].as_str().unwrap().to_string();
+    assert_eq!((&flows[0]["node"], &flows[0]["name"]), (&"server".into(), &"health".into()), "{flows}");
     lab.bees(&["-n", "server", "health", "--serve"]);
     let mut health = Value::Null;
     let spread = soon(Duration::from_secs(60), || {
@@ -67,6 +68,20 @@ fn everybody_reports_and_forgets(on: &str) {
     assert_eq!(table.lines().filter(|l| l.starts_with("NODE")).count(), 2, "{table}");
     assert!(!table.contains("memory"), "{table}");
 
+    // Nothing happens for a while: what it costs.
+    let (before, begun) = (carried(&lab), Instant::now());
+    let reports = |lab: &Lab| {
+        let counts = lab.json(&["-n", "server", "health"])["counts"].clone();
+        (counts["reports"].as_u64().unwrap(), counts["lost"].as_u64().unwrap())
+    };
+    let first = reports(&lab);
+    std::thread::sleep(Duration::from_secs(30));
+    let (bytes, last) = (carried(&lab) - before, reports(&lab));
+    let per_node = bytes as f64 / begun.elapsed().as_secs_f64() / NODES.len() as f64;
+    let (came, lost) = (last.0 - first.0, last.1 - first.1);
+    // One a second of each node; one link loses a hundredth.
+    assert!(came + lost >= 120 && lost * 10 <= came, "{came} reports, {lost} lost");
+
     // Without the server it ends on the others, and does not come back.
     lab.bees(&["-n", "server", "flow", "stop", &hash]);
     let vanish = soon(Duration::from_secs(30), || match &running(&lab)[..] {
@@ -75,7 +90,10 @@ fn everybody_reports_and_forgets(on: &str) {
     });
     std::thread::sleep(Duration::from_secs(5));
     assert_eq!(running(&lab), [""; 0], "it came back");
-    println!("{on}: everybody reported after {spread:.1?}, nobody ran it {vanish:.1?} after its end");
+    println!(
+        "{on}: everybody reported after {spread:.1?}; {came} reports in 30 s, {lost} lost; {per_node:.0} bytes/s and node on \
+         links; nobody ran it {vanish:.1?} after its end"
+    );
 }
 
 #[test]

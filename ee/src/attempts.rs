@@ -3,7 +3,7 @@
 //! second, because each costs the node some arithmetic.
 
 use std::collections::VecDeque;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv6Addr};
 use std::time::Duration;
 
 use nodeos::platform::Instant;
@@ -28,6 +28,15 @@ struct Failed {
     last: Instant,
 }
 
+/// Who counts as one, of those who come from `ip`: whoever has one address of an IPv6 network of 64 bits has all of them
+/// (RFC 4291, section 2.5.1).
+pub fn origin(ip: IpAddr) -> IpAddr {
+    match ip.to_canonical() {
+        IpAddr::V6(ip) => Ipv6Addr::from_bits(ip.to_bits() & !u128::from(u64::MAX)).into(),
+        v4 => v4,
+    }
+}
+
 /// Failed logins of late.
 #[derive(Debug, Default)]
 pub struct Attempts {
@@ -40,6 +49,7 @@ pub struct Attempts {
 impl Attempts {
     /// Whether somebody at this address may begin a handshake now. Counts it if so.
     pub fn begin(&mut self, now: Instant, from: IpAddr) -> bool {
+        let from = origin(from);
         self.list.retain(|f| now.since(f.last) < FORGET);
         if now.since(self.second) >= Duration::from_secs(1) {
             (self.second, self.begun) = (now, 0);
@@ -54,6 +64,7 @@ impl Attempts {
 
     /// A login from there failed.
     pub fn failed(&mut self, now: Instant, from: IpAddr) {
+        let from = origin(from);
         let before = self.list.iter().position(|f| f.from == from).and_then(|at| self.list.remove(at));
         let times = before.map_or(0, |f| f.times).saturating_add(1);
         if self.list.len() == ADDRESSES {
@@ -64,7 +75,7 @@ impl Attempts {
 
     /// Somebody there proved who it is: such handshakes do not count.
     pub fn succeeded(&mut self, from: IpAddr) {
-        self.list.retain(|f| f.from != from);
+        self.list.retain(|f| f.from != origin(from));
         self.begun = self.begun.saturating_sub(1);
     }
 }
@@ -85,6 +96,21 @@ mod tests {
 
     fn address(n: u32) -> IpAddr {
         IpAddr::V4(Ipv4Addr::from_bits(n))
+    }
+
+    #[test]
+    fn a_network_of_64_bits_is_one_origin() {
+        let of = |text: &str| origin(text.parse().unwrap()).to_string();
+        assert_eq!(of("2001:db8:1:2:3:4:5:6"), "2001:db8:1:2::");
+        assert_eq!(of("2001:db8:1:3::1"), "2001:db8:1:3::");
+        assert_eq!((of("192.0.2.7"), of("::ffff:192.0.2.7")), ("192.0.2.7".into(), "192.0.2.7".into()));
+        // So nobody has as many tries as addresses.
+        let mut attempts = Attempts::default();
+        for host in 0..=FREE {
+            attempts.failed(Instant::ZERO, format!("2001:db8::{host:x}").parse().unwrap());
+        }
+        assert!(!attempts.begin(Instant::ZERO, "2001:db8::99".parse().unwrap()));
+        assert!(attempts.begin(Instant::ZERO, "2001:db8:0:1::99".parse().unwrap()));
     }
 
     #[test]

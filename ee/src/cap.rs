@@ -232,8 +232,8 @@ impl Caps {
     ) -> Result<Self, Refused> {
         let own = |name: &String| Privilege { name: name.as_str().into(), own: true };
         let mut slab = Slab::charged(MAX_CAPS + neighbors + privileges.len() + companions.len(), memory)?;
-        // What asking gives for the first time is always there.
-        slab.make_room(1 + neighbors + privileges.len() + companions.len())?;
+        // What asking gives for the first time is always there: the neighborhood and the parent, and one for each other name.
+        slab.make_room(2 + neighbors + privileges.len() + companions.len())?;
         let shared = Table { shared: Vec::new(), charge: memory.charge(0)? };
         Ok(Self {
             slab,
@@ -705,6 +705,9 @@ impl Group {
 
 #[cfg(test)]
 mod tests {
+    use nodeos::team::{Bandwidth, Budget};
+    use wire::tuple::{Coupling, Provider};
+
     use super::*;
 
     #[test]
@@ -715,6 +718,30 @@ mod tests {
         };
         assert!(matches!(made(600), (1..16, Error::NoMemory)), "{:?}", made(600));
         assert_eq!(made(1 << 20), (MAX_CAPS as u64 / 2, Error::NoRoom));
+    }
+
+    #[test]
+    fn every_name_finds_its_slot_when_the_memory_is_used_up() {
+        let account = Account::root(1 << 20);
+        let companion = |interface: &str| Companion {
+            interface: interface.into(),
+            coupling: Coupling::Tuple,
+            provider: Provider::Tuple(1),
+        };
+        let privileges = ["sensors".to_string(), "flows".to_string()];
+        let companions = [companion("way"), companion("parent")];
+        let mut caps = Caps::new(0, &privileges, &companions, &account).unwrap();
+        account.set_limit(0);
+        let mut neighbors = Neighbors::new(vec![], Bandwidth::root(0, &Budget::UNLIMITED));
+        let names = ["neighborhood", "sensors", "flows", "companion/way", "companion/parent", "parent"];
+        for _ in 0..2 {
+            for name in names {
+                let handle =
+                    caps.lookup(name.as_bytes(), &mut neighbors).unwrap_or_else(|e| panic!("{name}: {e:?}"));
+                let (kind, rest) = caps.name(abi::number_of(handle), &neighbors).unwrap();
+                assert_eq!(format!("{kind}{rest}"), name);
+            }
+        }
     }
 
     #[test]

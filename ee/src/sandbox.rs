@@ -240,7 +240,9 @@ impl Sandbox {
                 (units, Err(fault))
             }
         };
-        let near = units > 0 && units >= state.allowance - state.allowance / 4;
+        // Of the whole event: the last of several calls had only what those before it left.
+        let most = program.run.allowance();
+        let near = units > 0 && units >= most - most / 4;
         Outcome { units, end, refused, near, more: false }
     }
 

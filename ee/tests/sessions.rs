@@ -378,6 +378,46 @@ impl Client {
     }
 }
 
+/// What programs are told is sent at the team's rate on the link, however many of them ask, and nothing of it is lost.
+#[test]
+fn programs_are_told_at_the_teams_rate() {
+    // 100,000 bytes a second, headers included.
+    let (mut world, mut host) =
+        (world("queue = 300\nsessions = 20\nrate = \"800kbit\"\nburst = \"4k\""), Host::new(MGMT));
+    let hash = world.start(0, &guest::of("flood", FLOOD));
+    world.start(0, &echo());
+    let mut clients: Vec<Client> = (0..2).map(|_| Client::new(&mut host, "flood")).collect();
+    let mut other = Client::new(&mut host, "echo");
+    let me = program(99, 5000);
+    let token = dialog(&mut world, &mut host, me, "flood").unwrap();
+    for _ in 0..200 {
+        host.step(&mut world);
+        clients.iter_mut().chain([&mut other]).for_each(|client| client.work(&mut host));
+    }
+    host.datagrams.clear();
+    let heard = |clients: &[Client]| clients.iter().flat_map(|c| &c.heard).map(Vec::len).sum::<usize>();
+    let before = heard(&clients);
+    clients.iter_mut().for_each(|client| client.say(b"go"));
+    let at_once: usize = host.say(&mut world, me, &packet(token, b"go")).iter().map(Vec::len).sum();
+    let mut sent = Vec::new();
+    for step in 1..=3000 {
+        host.step(&mut world);
+        clients.iter_mut().chain([&mut other]).for_each(|client| client.work(&mut host));
+        let datagrams: usize = host.datagrams.iter().map(|(_, bytes)| bytes.len()).sum();
+        sent.push(heard(&clients) - before + at_once + datagrams);
+        assert!(sent[step - 1] <= 4096 + 100 * (step + 1), "{} bytes after {step} ms", sent[step - 1]);
+        if step == 100 {
+            other.say(b"hello");
+        }
+        assert!(step < 110 || other.heard == [b"hello"], "another flow's programs wait for nobody");
+    }
+    assert_eq!(sent.last(), Some(&(2 * 40 * 1200 + 40 * (HEADER + 1200))), "all of it has come");
+    assert!(sent[1000] > 80_000, "{} bytes in a second", sent[1000]);
+    let team = world.teams(0).into_iter().find(|team| team.flow == Some(hash)).unwrap();
+    assert!(team.sent.0 >= 150_000 && team.throttled_us > 1_000_000, "{team:?}");
+    assert_eq!(world.count(0, "session_datagrams_dropped"), 0);
+}
+
 /// Two hundred at once, more than the flow's queue has places, and all are served.
 #[test]
 fn two_hundred_programs_at_once() {

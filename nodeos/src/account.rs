@@ -35,7 +35,7 @@ struct Inner {
     /// Of what is used: what does not come back.
     spent: AtomicU64,
     peak: AtomicU64,
-    /// Charges that fitted here and not above.
+    /// Charges that fitted here and not above, where less than half is in use by this account.
     lacked: AtomicU64,
     /// From here on it is near its limit.
     soft: AtomicU64,
@@ -164,7 +164,8 @@ impl Account {
         self.0.limit.load(Relaxed)
     }
 
-    /// How many charges have fitted here since the last call, and were refused for want above: what others used up.
+    /// How many charges have fitted here since the last call, and were refused for want above: what others used up, as
+    /// long as this account does not have half of it.
     pub fn take_lacked(&self) -> u64 {
         self.0.lacked.swap(0, Relaxed)
     }
@@ -220,7 +221,7 @@ impl Account {
                     self.chain()
                         .take_while(|below| !core::ptr::eq(*below, at))
                         .for_each(|below| below.sub(bytes));
-                    if !core::ptr::eq(at, &*self.0) {
+                    if !core::ptr::eq(at, &*self.0) && !self.has_half(at) {
                         self.0.lacked.fetch_add(1, Relaxed);
                     }
                     return Err(refused);
@@ -233,6 +234,12 @@ impl Account {
             self.note();
         }
         Ok(())
+    }
+
+    /// Whether half of what `above` may have, or more, is in use here: then it is not others who used it up.
+    #[cold]
+    fn has_half(&self, above: &Inner) -> bool {
+        self.used() >= above.limit.load(Relaxed).div_ceil(2)
     }
 
     /// After a charge: some account has more in use than ever, or is near its limit.
@@ -418,6 +425,12 @@ mod tests {
         }
         assert_eq!((modest.take_lacked(), modest.take_lacked(), root.take_lacked()), (6, 0, 0));
         assert_eq!((modest.used(), root.used()), (0, 70));
+        // Who has half of all used it up himself.
+        assert!(greedy.charge(40).is_err());
+        assert_eq!(greedy.take_lacked(), 0);
+        let (_mine, few) = (modest.charge(30).unwrap(), root.child(None));
+        assert!(modest.charge(1).is_err() && few.charge(1).is_err());
+        assert_eq!((modest.take_lacked(), few.take_lacked()), (1, 1));
     }
 
     #[test]

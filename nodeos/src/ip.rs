@@ -85,6 +85,8 @@ pub struct Stack {
     sockets: SocketSet<'static>,
     dhcp: Option<SocketHandle>,
     slots: Vec<Slot>,
+    /// Slots from the start, which stay where they are.
+    first: usize,
     /// From a stream to its slot.
     streams: Slab<usize>,
     limits: StreamLimits,
@@ -166,7 +168,8 @@ impl Stack {
         let streams = Slab::new(limits.control + limits.sessions + limits.metrics + 1);
         let own_port = OWN_PORTS.start + (seed % OWN_PORTS.len() as u64) as u16;
         let wake = Some(Instant::ZERO);
-        let mut stack = Self { iface, sockets, dhcp, slots, streams, limits, own_port, wake };
+        let first = slots.len();
+        let mut stack = Self { iface, sockets, dhcp, slots, first, streams, limits, own_port, wake };
         stack.update_slots(Instant::ZERO);
         stack
     }
@@ -359,23 +362,33 @@ impl Stack {
         self.keep_waiting(now);
     }
 
-    /// Has sockets wait for sessions as long as there may be more, and gives back those at the end that are too many.
+    /// Has sockets wait for sessions as long as there may be more, and gives back those that are too many, wherever they
+    /// are: one program that stays does not keep the sockets of all that were there before it.
     fn keep_waiting(&mut self, now: Instant) {
         let of_sessions = |slot: &&Slot| slot.port == wire::SESSION_PORT;
-        let all = self.slots.iter().filter(of_sessions).count();
-        let is_free = |slot: &Slot| matches!(slot.use_, Use::Listening);
-        let free = self.slots.iter().filter(of_sessions).filter(|slot| is_free(slot)).count();
+        let mut all = self.slots.iter().filter(of_sessions).count();
+        let is_free = |slot: &Slot| slot.port == wire::SESSION_PORT && matches!(slot.use_, Use::Listening);
+        let mut free = self.slots.iter().filter(|slot| is_free(slot)).count();
         if free < WAITING && all < self.limits.sessions {
             let buffer = self.limits.buffer.min(LATER_BUFFER);
             let mut slot = Slot::new(&mut self.sockets, wire::SESSION_PORT, buffer);
             let socket = self.sockets.get_mut::<tcp::Socket>(slot.socket);
             slot.update(now, self.slots.len(), socket, &mut self.streams, self.limits.idle);
             self.slots.push(slot);
-        } else if free > 2 * WAITING
+        }
+        while free > 2 * WAITING
             && all > FIRST
-            && let Some(last) = self.slots.pop_if(|slot| slot.port == wire::SESSION_PORT && is_free(slot))
+            && let Some(at) = (self.first..self.slots.len()).rev().find(|at| is_free(&self.slots[*at]))
         {
-            self.sockets.remove(last.socket);
+            let gone = self.slots.swap_remove(at);
+            self.sockets.remove(gone.socket);
+            // The last one has taken its place.
+            if let Some(Slot { use_: Use::Open(stream), .. }) = self.slots.get(at)
+                && let Some(place) = self.streams.get_mut(stream.name)
+            {
+                *place = at;
+            }
+            (all, free) = (all - 1, free - 1);
         }
     }
 }
@@ -513,4 +526,34 @@ fn set_address(iface: &mut Interface, address: Option<IpCidr>, gateway: Option<I
         Some(IpAddr::V6(via)) => routes.add_default_ipv6_route(via).map(|_| ()),
         None => Ok(()),
     };
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::buf::BufPool;
+    use crate::link::Mac;
+
+    use super::*;
+
+    /// Whoever stays, wherever its socket is, all others' go.
+    #[test]
+    fn one_program_that_stays_keeps_one_socket() {
+        let mut link = Link::new("mgmt", Mac([2; 6]), 1500, None, 16, BufPool::new(4));
+        let address = LinkAddress::Static("10.0.0.1/24".parse().unwrap());
+        let mut stack = Stack::new(&mut link, address, None, Some(StreamLimits::default()), 1);
+        let sessions = |stack: &Stack| stack.slots.iter().filter(|s| s.port == wire::SESSION_PORT).count();
+        for stays in [12, 100, 255] {
+            while sessions(&stack) < 256 {
+                stack.slots.iter_mut().for_each(|slot| slot.use_ = Use::Opening(Instant::ZERO));
+                stack.keep_waiting(Instant::ZERO);
+            }
+            let at = stays + stack.first - FIRST;
+            for (n, slot) in stack.slots.iter_mut().enumerate() {
+                slot.use_ = if n == at { Use::Opening(Instant::ZERO) } else { Use::Listening };
+            }
+            stack.keep_waiting(Instant::ZERO);
+            assert_eq!(sessions(&stack), FIRST + 1);
+            assert_eq!(stack.sockets.iter().count(), stack.slots.len());
+        }
+    }
 }

@@ -84,6 +84,13 @@ pub struct StreamId {
     handle: Handle,
 }
 
+impl StreamId {
+    /// The link that it came over.
+    pub fn link(&self) -> LinkId {
+        self.link
+    }
+}
+
 impl fmt::Display for StreamId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}/{}", self.link.0, self.handle)

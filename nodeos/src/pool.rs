@@ -8,6 +8,8 @@
 //!
 //! # Bounds
 //! * A chunk takes its length rounded up to a multiple of 16 bytes, at least 16.
+//! * A new segment takes no more than a quarter of what the account has left, unless a chunk is longer or the first
+//!   segment was.
 //! * Free memory in a segment lies in holes, which are merged when they touch. So a segment with `n` chunks
 //!   has at most `n + 1` holes, and `alloc` and `free` look at no more than `chunks + segments` holes in
 //!   all ([`Pool::max_holes`]).
@@ -237,7 +239,10 @@ impl Pool {
         };
         let present = self.segments.iter().flatten().count() as u32;
         let doubled = self.limits.first_segment.checked_shl(present).unwrap_or(usize::MAX);
-        let usual = doubled.min(self.limits.largest_segment).max(layout.size());
+        // What is left is not taken all at once: the team needs memory for other things, too.
+        let part = usize::try_from(self.account.left() / 4).unwrap_or(usize::MAX) / GRAIN * GRAIN;
+        let usual = doubled.min(self.limits.largest_segment).min(part.max(self.limits.first_segment));
+        let usual = usual.max(layout.size());
         // Where the usual size is refused, what is just enough may still fit.
         let just_enough = layout.size().max(self.limits.first_segment);
         let made = Segment::new(&self.account, usual).or_else(|_| Segment::new(&self.account, just_enough));

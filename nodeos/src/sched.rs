@@ -391,6 +391,12 @@ impl<E> Scheduler<E> {
         });
     }
 
+    /// Whether a team that has room for one more event has a slot for it, or can pay for one. In an empty queue there always
+    /// is one: what is due finds its way also where the memory is used up, and the team can give some back.
+    pub fn has_slot(&mut self, team: TeamId) -> bool {
+        entry(&mut self.teams, team).is_some_and(|e| e.queue.is_empty() || e.make_slot().is_ok())
+    }
+
     /// Whether `team`, and all above it, have room for one more event.
     pub fn has_room(&self, team: TeamId) -> bool {
         let mut at = Some(team);

@@ -469,6 +469,57 @@ fn sockets_for_sessions_come_and_go_with_programs() {
     assert_eq!(pool.lent(), 0);
 }
 
+/// Programs come and go; those that stay are the ones that they were.
+#[test]
+fn a_program_that_stays_is_not_mistaken_for_another() {
+    let pool = BufPool::new(600);
+    let config = LinkConfig { management: true, ..link("mgmt", MAC_A, Some("10.0.0.1/24")) };
+    let limits = nodeos::ip::StreamLimits { sessions: 60, ..limits() };
+    let mut net = Net::new(&[config], pool.clone(), 7, limits).unwrap();
+    let mut host = Host::new(MAC_B, "10.0.0.2/24");
+    let mut stay: Vec<(SocketHandle, StreamId)> = Vec::new();
+    for round in 0..6u16 {
+        let now = ms(100 * u64::from(round));
+        let clients: Vec<_> =
+            (0..40).map(|n| host.connect("10.0.0.1:3323", 2000 + 100 * round + n)).collect();
+        host.run(now, &mut net, &pool);
+        let open = events(&mut net);
+        let opened = |port| {
+            let is =
+                |event: &StreamEvent| matches!(event, StreamEvent::Open { peer, .. } if peer.port() == port);
+            open.iter().find(|(_, event)| is(event)).map(|(id, _)| *id)
+        };
+        // The last and one in the middle stay.
+        for (n, client) in clients.into_iter().enumerate() {
+            match opened(2000 + 100 * round + n as u16) {
+                Some(id) if n == 39 || n == 17 => stay.push((client, id)),
+                _ => {
+                    host.tcp(client).abort();
+                    host.run(now, &mut net, &pool);
+                    host.sockets.remove(client);
+                }
+            }
+        }
+        events(&mut net);
+        for step in 0..20 {
+            host.run(ms(100 * u64::from(round) + step), &mut net, &pool);
+        }
+        for (n, (client, id)) in stay.iter().enumerate() {
+            assert_eq!(net.write(now, *id, &[n as u8]), 1, "round {round}");
+            host.tcp(*client).send_slice(&[100 + n as u8]).unwrap();
+        }
+        host.run(ms(100 * u64::from(round) + 50), &mut net, &pool);
+        for (n, (client, id)) in stay.iter().enumerate() {
+            let mut got = [0];
+            assert_eq!((net.read(now, *id, &mut got), got[0]), (1, 100 + n as u8), "round {round}");
+            assert_eq!(host.tcp(*client).recv_slice(&mut got), Ok(1));
+            assert_eq!(got[0], n as u8);
+        }
+        events(&mut net);
+    }
+    assert_eq!(stay.len(), 12);
+}
+
 #[test]
 fn a_stream_that_the_node_opens() {
     let (pool, mut net, mut host) = setup();

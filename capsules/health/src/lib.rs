@@ -140,6 +140,10 @@ impl Protocol for Health {
         }
     }
 
+    fn room(&mut self, session: Session) {
+        self.server.room(session);
+    }
+
     fn session(&mut self, _: Option<Capsule>, session: Session, event: SessionEvent<'_>) {
         match event {
             SessionEvent::Opened => {}

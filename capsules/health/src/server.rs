@@ -1,7 +1,7 @@
 //! The server: who reported last, what is believed, and the lines that programs get.
 
 use bees_sdk::node::Resource;
-use bees_sdk::{Session, Text, cache, node};
+use bees_sdk::{Error, Session, Text, cache, node, text};
 
 use crate::format::Report;
 
@@ -11,8 +11,9 @@ pub const MAX_NODES: usize = 1024;
 const WATCHERS: usize = 4;
 /// Lines in the answer to one `list`.
 const PAGE: usize = 16;
-/// Memory that is left to what must be had, in bytes.
-const RESERVE: u64 = 128 * 1024;
+/// Memory that is left to what must be had, in bytes: 64 packets of 2 KiB that wait for the agent, 64 KiB that wait for
+/// a program, and what soft state takes at a time.
+const RESERVE: u64 = (64 * 2 + 64 + 64) * 1024;
 /// The longest line, in bytes.
 const LINE: usize = 1500;
 
@@ -20,7 +21,9 @@ const LINE: usize = 1500;
 pub struct Server {
     nodes: [Entry; MAX_NODES],
     len: usize,
-    watchers: [Option<Session>; WATCHERS],
+    watchers: [Option<Watcher>; WATCHERS],
+    /// The second in which there was no memory for a line.
+    short: Option<u32>,
     pub counts: Counts,
 }
 
@@ -39,6 +42,18 @@ pub struct Counts {
     pub malformed: u32,
     /// Of nodes that there is no room for.
     pub crowded: u32,
+    /// Lines that a watching program was not told: it read too slowly, or there was no memory for what waits for it.
+    pub untold: u32,
+}
+
+/// A program that is told of every report.
+#[derive(Debug, Clone, Copy)]
+struct Watcher {
+    session: Session,
+    /// The second in which it was last refused a line; until there is room, or the next second, it is not told of others.
+    refused: Option<u32>,
+    /// Lines that it was not told since.
+    missed: u32,
 }
 
 /// What is believed.
@@ -69,8 +84,8 @@ const EMPTY: Entry = Entry { id: 0, key: 0, wall: 0, sequence: 0, seen: 0, lost:
 
 impl Server {
     pub const fn new() -> Self {
-        let counts = Counts { reports: 0, lost: 0, stale: 0, forged: 0, malformed: 0, crowded: 0 };
-        Self { nodes: [EMPTY; MAX_NODES], len: 0, watchers: [None; WATCHERS], counts }
+        let counts = Counts { reports: 0, lost: 0, stale: 0, forged: 0, malformed: 0, crowded: 0, untold: 0 };
+        Self { nodes: [EMPTY; MAX_NODES], len: 0, watchers: [None; WATCHERS], short: None, counts }
     }
 
     /// A report has come, over so many hops.
@@ -140,18 +155,32 @@ impl Server {
             line.push(if value < 0 { " -" } else { " " });
             line.push(value.unsigned_abs());
         }
-        // What does not fit the budget is told to who watches only: asking for more would be held against the flow.
-        if node::budget_left(Resource::Memory).is_ok_and(|left| left > RESERVE) {
-            let ttl_ms = rules.retention.saturating_mul(1000);
-            let _ = cache::put(&key_of(node::short_hash(report.name)), line.as_bytes(), ttl_ms);
-        }
-        for watcher in &mut self.watchers {
-            if watcher
-                .is_some_and(|session| session.reply(line.as_bytes()) == Err(bees_sdk::Error::BadHandle))
-            {
-                *watcher = None;
+        self.keep(report.name, line.as_bytes(), rules);
+        for place in &mut self.watchers {
+            let Some(watcher) = place else { continue };
+            match watcher.tell(line.as_bytes()) {
+                Ok(()) => {}
+                Err(Error::BadHandle) => *place = None,
+                Err(_) => self.counts.untold = self.counts.untold.saturating_add(1),
             }
         }
+    }
+
+    /// Keeps a line for [`Server::list`]. What does not fit the budget is told to who watches only: asking for more and
+    /// more would be held against the flow.
+    fn keep(&mut self, name: &[u8], line: &[u8], rules: &Rules) {
+        let now = seconds();
+        let fits = node::budget_left(Resource::Memory).is_ok_and(|left| left > RESERVE);
+        if fits && self.short != Some(now) {
+            let put = cache::put(&key_of(node::short_hash(name)), line, rules.retention.saturating_mul(1000));
+            self.short = (put == Err(Error::NoMemory)).then_some(now);
+        }
+    }
+
+    /// A program takes lines again.
+    pub fn room(&mut self, session: Session) {
+        let its = self.watchers.iter_mut().flatten().filter(|w| w.session == session);
+        its.for_each(|w| w.refused = None);
     }
 
     /// Tells a program the newest reports from the one at `from` on, each with the seconds since it came.
@@ -183,7 +212,7 @@ impl Server {
     /// Ends an answer.
     pub fn done(&self, session: Session) {
         let c = &self.counts;
-        let mut line: Text<200> = Text::new();
+        let mut line: Text<224> = Text::new();
         line.push("done nodes ");
         line.push(self.len);
         let counts = [
@@ -193,6 +222,7 @@ impl Server {
             (" forged ", c.forged),
             (" malformed ", c.malformed),
             (" crowded ", c.crowded),
+            (" untold ", c.untold),
         ];
         for (name, count) in counts {
             line.push(name);
@@ -203,12 +233,12 @@ impl Server {
 
     /// A program wants every report; whether there is room.
     pub fn watch(&mut self, session: Session) -> bool {
-        let known = self.watchers.contains(&Some(session));
+        let known = self.watchers.iter().flatten().any(|w| w.session == session);
         let free = self.watchers.iter_mut().find(|w| w.is_none());
         match free {
             _ if known => true,
             Some(free) => {
-                *free = Some(session);
+                *free = Some(Watcher { session, refused: None, missed: 0 });
                 true
             }
             None => false,
@@ -217,7 +247,29 @@ impl Server {
 
     /// A program is gone.
     pub fn closed(&mut self, session: Session) {
-        self.watchers.iter_mut().filter(|w| **w == Some(session)).for_each(|w| *w = None);
+        let its = self.watchers.iter_mut().filter(|w| w.is_some_and(|w| w.session == session));
+        its.for_each(|w| *w = None);
+    }
+}
+
+impl Watcher {
+    /// Tells it a line, and before that how many it was not told.
+    fn tell(&mut self, line: &[u8]) -> Result<(), Error> {
+        let now = seconds();
+        let told = match self.refused {
+            Some(then) if then == now => Err(Error::NoRoom),
+            _ if self.missed > 0 => self.tell_missed().and_then(|()| self.session.reply(line)),
+            _ => self.session.reply(line),
+        };
+        self.refused = told.is_err().then_some(now);
+        self.missed = self.missed.saturating_add(u32::from(told.is_err()));
+        told
+    }
+
+    fn tell_missed(&mut self) -> Result<(), Error> {
+        self.session.reply(text!("missed ", self.missed).as_bytes())?;
+        self.missed = 0;
+        Ok(())
     }
 }
 

@@ -174,7 +174,7 @@ impl Pathfinder {
 
     fn multicasted(&mut self, mut capsule: Capsule, head: &[u8]) {
         let Some(head) = Multicast::unpack(&mut Reader::new(head)) else { return };
-        if !self.tree.first_seen(head.epoch, head.number) {
+        if !self.tree.first_seen(node::clock(), head.epoch, head.number) {
             return;
         }
         // One byte more in front: there the hops are told.

@@ -94,6 +94,8 @@ struct Seen {
     epoch: u64,
     newest: u32,
     before: u64,
+    /// When the newest came.
+    at: u64,
 }
 
 impl Tree {
@@ -114,7 +116,7 @@ impl Tree {
             quiet_until: 0,
             interval: INTERVALS.0,
             terms: Terms { interval: INTERVALS.0, expiry: 4, repeats: 1 },
-            multicasts: Seen { epoch: 0, newest: 0, before: 0 },
+            multicasts: Seen::NOTHING,
         }
     }
 
@@ -163,10 +165,10 @@ impl Tree {
 
     /// Becomes the root, and says so.
     pub fn become_root(&mut self, now: u64, epoch: u64) -> Configuration {
-        // What was heard of another root in a multicast alone counts, too: its numbers are not this one's.
-        let heard = self.epoch.max(self.multicasts.epoch);
         (self.role, self.epoch, self.sequence, self.hops) =
-            (Role::Root, epoch.max(heard.saturating_add(1)), 0, 0);
+            (Role::Root, epoch.max(self.epoch.saturating_add(1)), 0, 0);
+        // Whatever was heard of in multicasts alone: its own are counted from 1.
+        self.multicasts = Seen { epoch: self.epoch, ..Seen::NOTHING };
         (self.parent, self.former, self.live) = (0, 0, true);
         self.interval = self.terms.interval;
         self.speak(now)
@@ -194,7 +196,7 @@ impl Tree {
         let moved = (newer || shorter || back) && self.parent() != Some(from);
         if self.role == Role::Outside && said.epoch < self.multicasts.epoch {
             // What the lost root multicast says nothing about those of one that began with an earlier epoch.
-            self.multicasts = Seen { epoch: 0, newest: 0, before: 0 };
+            self.multicasts = Seen::NOTHING;
         }
         if newer {
             self.former = if moved { self.parent().unwrap_or(0) } else { 0 };
@@ -249,7 +251,7 @@ impl Tree {
         root.then(|| {
             let mine = self.multicasts.epoch == self.epoch;
             let next = if mine { self.multicasts.newest.saturating_add(1) } else { 1 };
-            self.multicasts = Seen { epoch: self.epoch, newest: next, before: u64::MAX };
+            self.multicasts = Seen { epoch: self.epoch, newest: next, ..Seen::NOTHING };
             next
         })
     }
@@ -259,10 +261,17 @@ impl Tree {
         self.role == Role::Member && self.live
     }
 
-    /// Whether a multicast is here for the first time.
-    pub fn first_seen(&mut self, epoch: u64, number: u32) -> bool {
-        let known = self.epoch.max(self.multicasts.epoch);
-        self.role != Role::Root && epoch >= known && self.multicasts.first(epoch, number)
+    /// Whether a multicast is here for the first time. A member believes those of the root that its parent names; a
+    /// number, or without a root an epoch, that is far ahead of what comes later keeps that out for no longer than a word
+    /// of the root lasts.
+    pub fn first_seen(&mut self, now: u64, epoch: u64, number: u32) -> bool {
+        let over = now.saturating_sub(self.multicasts.at) >= self.lasts(self.interval);
+        let roots = match self.role {
+            Role::Root => false,
+            Role::Member => epoch == self.epoch,
+            Role::Outside => over || epoch >= self.multicasts.epoch,
+        };
+        roots && self.multicasts.first(now, over, epoch, number)
     }
 
     /// How long a word of the root lasts.
@@ -293,9 +302,13 @@ impl Tree {
 }
 
 impl Seen {
-    fn first(&mut self, epoch: u64, number: u32) -> bool {
-        if epoch != self.epoch {
-            *self = Self { epoch, newest: number, before: 0 };
+    const NOTHING: Self = Self { epoch: 0, newest: 0, before: 0, at: 0 };
+
+    /// Whether it is new; `over`: the newest came so long ago that nothing far behind it can be as old as it says.
+    fn first(&mut self, now: u64, over: bool, epoch: u64, number: u32) -> bool {
+        let behind = self.newest.saturating_sub(number) > u64::BITS;
+        if epoch != self.epoch || over && behind {
+            *self = Self { epoch, newest: number, before: 0, at: now };
             return true;
         }
         match number.checked_sub(self.newest) {
@@ -306,7 +319,7 @@ impl Seen {
                 if ahead <= u64::BITS {
                     self.before |= 1 << (ahead - 1);
                 }
-                self.newest = number;
+                (self.newest, self.at) = (number, now);
                 true
             }
             None => {
@@ -334,16 +347,16 @@ mod tests {
     fn a_multicast_is_new_once() {
         for seed in 0..200 {
             let (mut seen, mut all, mut newest, mut random) =
-                (Seen { epoch: 1, newest: 0, before: 0 }, BTreeSet::from([0]), 0u32, mix(seed));
+                (Seen { epoch: 1, ..Seen::NOTHING }, BTreeSet::from([0]), 0u32, mix(seed));
             for _ in 0..500 {
                 random = mix(random);
                 let number = (newest + 3).saturating_sub((random % 90) as u32);
-                let first = seen.first(1, number);
+                let first = seen.first(0, false, 1, number);
                 newest = newest.max(number);
                 let old = newest - number > u64::BITS;
                 assert_eq!(first, all.insert(number) && !old, "seed {seed}: {number} of {newest}");
             }
-            assert!(seen.first(2, newest), "another epoch begins anew");
+            assert!(seen.first(0, false, 2, newest), "another epoch begins anew");
         }
     }
 
@@ -366,13 +379,38 @@ mod tests {
     /// Of a multicast anybody on the way could have written the head.
     #[test]
     fn a_root_counts_its_own_multicasts_whatever_was_heard_before() {
-        for (heard, epoch) in [(0, 7), (7, 8), (u64::MAX, u64::MAX)] {
+        for heard in [0, 7, u64::MAX] {
             let mut tree = Tree::new();
-            assert!(tree.first_seen(heard, u32::MAX));
-            assert_eq!(tree.become_root(0, 7).epoch, epoch);
-            assert_eq!(tree.next_multicast(), Some(if heard == u64::MAX { u32::MAX } else { 1 }));
-            assert!(tree.next_multicast().is_some());
+            assert!(tree.first_seen(0, heard, u32::MAX));
+            assert_eq!(tree.become_root(0, 7).epoch, 7);
+            assert_eq!((tree.next_multicast(), tree.next_multicast()), (Some(1), Some(2)));
         }
+    }
+
+    #[test]
+    fn a_false_epoch_or_number_silences_no_member() {
+        let mut tree = Tree::new();
+        tree.set_terms(Terms { interval: 1_000_000, expiry: 4, repeats: 1 });
+        let word = |sequence| Configuration { hops: 0, epoch: 9, sequence, age_ms: 0, interval_ms: 1000 };
+        assert!(tree.hear(0, 1, &word(1)).moved && tree.first_seen(0, 9, 1));
+        for (epoch, number) in [(u64::MAX, 1), (10, 2), (8, 2)] {
+            assert!(!tree.first_seen(0, epoch, number), "no root of epoch {epoch} is known");
+        }
+        assert!(tree.first_seen(0, 9, 2) && !tree.first_seen(0, 9, 2));
+        // A number that is far ahead keeps the true ones out for four intervals, not for good.
+        assert!(tree.first_seen(1_000_000, 9, u32::MAX));
+        let mut number = 3;
+        let heard = (1..10).find(|second| {
+            tree.hear(second * 1_000_000, 1, &word(*second as u32 + 1));
+            number += 1;
+            tree.first_seen(second * 1_000_000, 9, number)
+        });
+        assert_eq!(heard, Some(5));
+        assert!(!tree.first_seen(6_000_000, 9, number) && tree.first_seen(6_000_000, 9, number + 1));
+        // Who knows no root hears whoever speaks, and the true one once it is known.
+        let mut tree = Tree::new();
+        assert!(tree.first_seen(0, u64::MAX, 7) && !tree.first_seen(0, 9, 1));
+        assert!(tree.hear(0, 1, &word(1)).moved && tree.first_seen(0, 9, 1));
     }
 
     /// A root without a clock may begin anew with an earlier epoch.
@@ -380,12 +418,13 @@ mod tests {
     fn who_waited_for_another_root_hears_its_multicasts_too() {
         let mut tree = Tree::new();
         let word = |epoch| Configuration { hops: 0, epoch, sequence: 1, age_ms: 0, interval_ms: 1000 };
-        assert!(tree.hear(0, 1, &word(9)).moved && tree.first_seen(9, 5));
+        assert!(tree.hear(0, 1, &word(9)).moved && tree.first_seen(0, 9, 5));
         assert_eq!(tree.hear(1_000_000, 1, &word(3)), Heard::default());
-        assert!(!tree.first_seen(3, 1), "the newer root is not lost yet");
+        assert!(!tree.first_seen(1_000_000, 3, 1), "the newer root is not lost yet");
         assert_eq!(tree.tick(60_000_000), Due::Lost);
         assert!(tree.hear(61_000_000, 1, &word(3)).moved);
-        assert!(tree.first_seen(3, 1) && !tree.first_seen(3, 1) && tree.first_seen(3, 2));
+        let mut first = |number| tree.first_seen(61_000_000, 3, number);
+        assert!(first(1) && !first(1) && first(2));
     }
 
     /// What it first hears may have waited for the flow to be fetched; what comes later has not.

@@ -6,9 +6,12 @@ use anyhow::Result;
 use nodeos::units::parse_time;
 use serde_json::{Map, Value, json};
 
+use wire::control::FlowInfo;
+
 use super::Access;
 use crate::exit::{Code, failure};
 use crate::output::{Cell, Colour, Output, Table, progress};
+use crate::remote::Target;
 use crate::session::{Received, Sender, Session};
 
 /// Whose reports, and how to look at them.
@@ -57,6 +60,31 @@ pub fn run(access: &Access, options: &Options, output: Output) -> Result<()> {
             return Ok(());
         }
         std::thread::sleep(options.interval);
+    }
+}
+
+/// Makes a node the server, and waits until so many nodes have reported: the table then.
+pub(crate) fn until_all_report(
+    target: &Target,
+    flow: &FlowInfo,
+    nodes: usize,
+    patience: Duration,
+) -> Result<Table> {
+    let session = Session::open(&target.session, &flow.hash.to_string(), target.timeout)?;
+    let mut program = Program { sender: session.sender()?, session, patience: target.timeout };
+    program.serve()?;
+    let deadline = Instant::now() + patience;
+    loop {
+        let health = program.health(&[])?;
+        if health.nodes.len() >= nodes {
+            return Ok(health.table());
+        }
+        if Instant::now() >= deadline {
+            let text =
+                format!("{} of {nodes} nodes have reported; `bees node log` may say why", health.nodes.len());
+            return Err(failure(Code::Failed, text));
+        }
+        std::thread::sleep(Duration::from_millis(200));
     }
 }
 

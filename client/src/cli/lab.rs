@@ -1,4 +1,4 @@
-//! `bees lab deploy|destroy|inspect|exec|graph|console|demo`.
+//! `bees lab deploy|destroy|inspect|inject|exec|graph|console|demo`.
 
 use std::fs;
 use std::path::PathBuf;
@@ -11,7 +11,7 @@ use super::{Access, Cli};
 use crate::exit::{Code, failure};
 use crate::files;
 use crate::lab::state::Folder;
-use crate::lab::{demo, deploy, destroy, graph, guard, inspect, wire};
+use crate::lab::{demo, deploy, destroy, graph, guard, injects, inspect, wire};
 use crate::output::Output;
 
 /// Verbs of labs.
@@ -33,6 +33,14 @@ pub enum Verb {
     Inspect {
         /// The lab, where there are several
         lab: Option<String>,
+    },
+    /// Inject what the lab file says
+    Inject {
+        /// The lab, where there are several
+        lab: Option<String>,
+        /// The folder with the protocols' modules, instead of the one that `cargo xtask capsules` fills
+        #[arg(long, env = "BEES_CAPSULES", value_name = "FOLDER")]
+        capsules: Option<PathBuf>,
     },
     /// Run another bees command for a node of the lab
     Exec {
@@ -92,6 +100,7 @@ pub fn run(access: &Access, verb: Verb, json: bool, output: Output) -> Result<()
         }
         Verb::Destroy { lab } => destroy::destroy(&named(lab)?),
         Verb::Inspect { lab } => inspect::inspect(&named(lab)?, output),
+        Verb::Inject { lab, capsules } => injects::inject_all(named(lab)?, capsules.as_deref(), output),
         Verb::Exec { node, command } => {
             let words = command.iter().skip(usize::from(command[0] == "bees")).map(String::as_str);
             let mut cli = Cli::try_parse_from(["bees"].into_iter().chain(words)).unwrap_or_else(|e| e.exit());

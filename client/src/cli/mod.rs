@@ -4,7 +4,7 @@ mod access;
 mod blob;
 mod channel;
 mod flow;
-mod health;
+pub(crate) mod health;
 mod key;
 mod lab;
 mod policy;

@@ -72,6 +72,13 @@ pub struct Pair {
     value: String,
 }
 
+impl Pair {
+    /// `name=value`.
+    pub fn new(name: &str, value: &str) -> Self {
+        Self { name: name.into(), value: value.into() }
+    }
+}
+
 impl FromStr for Pair {
     type Err = &'static str;
     fn from_str(text: &str) -> Result<Self, Self::Err> {

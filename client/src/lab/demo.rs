@@ -12,17 +12,17 @@ use serde_json::{Value, json};
 use sim::lab::{Inject, Lab};
 use wire::control::FlowInfo;
 
-use super::built;
 use super::deploy::{self, deploy};
 use super::destroy::destroy;
 use super::graph::{self, Format};
 use super::guard::Guard;
-use super::state::{Folder, State};
-use crate::cli::{arrivals, flow_value};
+use super::injects::{Stage, TIMEOUT};
+use super::state::Folder;
+use crate::cli::{arrivals, flow_value, health};
 use crate::exit::{Code, failure};
-use crate::flow::{build, inject};
+use crate::flow::inject;
 use crate::output::{Output, Table, plain, progress, time, us};
-use crate::remote::{Remote, Target};
+use crate::remote::Remote;
 use crate::session::{Received, Session};
 
 /// How to run the demonstration.
@@ -65,10 +65,6 @@ pub struct Hello {
     pub tag: Option<String>,
 }
 
-/// How long a flow may take until it runs.
-const PATIENCE: Duration = Duration::from_secs(60);
-/// How long to wait for a request to a node.
-const TIMEOUT: Duration = Duration::from_secs(20);
 /// How long a protocol's answers may take in all.
 const ANSWERS: Duration = Duration::from_secs(120);
 
@@ -95,11 +91,7 @@ fn play(lab: &Lab, file: &Path, options: &Options, output: Output) -> Result<Rep
     say(&format!("{}\n", graph::draw(lab, Format::Text)))?;
     let (folder, state) = deploy(file, &options.deploy)?;
     say(&format!("{} nodes are up after {}\n", lab.nodes.len(), time(started.elapsed())))?;
-    let stage = Stage {
-        folder,
-        state,
-        modules: options.capsules.clone().unwrap_or_else(|| built("capsules", "hello.wasm")),
-    };
+    let stage = Stage::new(folder, state, options.capsules.as_deref());
     let mut report = Report::default();
     for wanted in &lab.injects {
         let node = &lab.nodes[wanted.node].name;
@@ -114,6 +106,13 @@ fn play(lab: &Lab, file: &Path, options: &Options, output: Output) -> Result<Rep
                 return Err(failure(Code::Failed, "not every node answered; `bees node log` may say why"));
             }
         }
+        if wanted.protocol == "health" {
+            let begun = Instant::now();
+            let reports =
+                health::until_all_report(&stage.target(node)?, &flow, connected(lab, wanted.node), ANSWERS)?;
+            say(&format!("everybody has reported to {node} after {}\n\n", time(begun.elapsed())))?;
+            output_table(output, reports)?;
+        }
     }
     report.flows = stage.flows()?;
     say("\nwhere the code is now, and how it came there\n\n")?;
@@ -122,7 +121,9 @@ fn play(lab: &Lab, file: &Path, options: &Options, output: Output) -> Result<Rep
     let farthest = report.answers.iter().max_by_key(|a| a.hops).filter(|a| a.hops > 0);
     if let (Some(farthest), Some(wanted)) = (farthest, lab.injects.first()) {
         let node = &lab.nodes[wanted.node].name;
-        let flow = stage.inject(lab, &Inject { protocol: "ping".into(), ..wanted.clone() })?;
+        let (companions, params) = Default::default();
+        let ping = Inject { protocol: "ping".into(), companions, params, ..wanted.clone() };
+        let flow = stage.inject(lab, &ping)?;
         say(&format!("\nping {} from {node}\n\n", farthest.node))?;
         report.ping =
             stage.talk(node, &flow, &format!("ping {}", farthest.node), |line| say(&format!("{line}\n")))?;
@@ -137,33 +138,7 @@ fn play(lab: &Lab, file: &Path, options: &Options, output: Output) -> Result<Rep
     Ok(report)
 }
 
-/// A deployed lab, and the protocols to play on it.
-struct Stage {
-    folder: Folder,
-    state: State,
-    modules: PathBuf,
-}
-
 impl Stage {
-    fn target(&self, node: &str) -> Result<Target> {
-        self.folder.target(&self.state, node, TIMEOUT)
-    }
-
-    fn inject(&self, lab: &Lab, wanted: &Inject) -> Result<FlowInfo> {
-        let (protocol, node) = (&wanted.protocol, &lab.nodes[wanted.node].name);
-        let module = self.modules.join(format!("{protocol}.wasm"));
-        if !module.is_file() {
-            let text = format!("{} is missing; `cargo xtask capsules` builds it", module.display());
-            return Err(failure(Code::Missing, text));
-        }
-        let privileges = wanted.privileges.clone();
-        let mut bundle = build::build(&build::Options { module, privileges, ..Default::default() })?;
-        if let Some(principal) = wanted.principal.map(|p| &lab.principals[p].name) {
-            bundle.sign(principal, &self.folder.principal_key(principal)?, Default::default())?;
-        }
-        inject::inject(&mut Remote::login(&self.target(node)?)?, &bundle, PATIENCE)
-    }
-
     fn flows(&self) -> Result<Vec<(String, Vec<FlowInfo>)>> {
         let flows = |node: &super::state::NodeState| {
             let flows = Remote::login(&self.target(&node.name)?)?.flows()?;

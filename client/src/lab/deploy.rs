@@ -96,6 +96,7 @@ struct Deployment<'a> {
     plan: Plan,
     sockets: PathBuf,
     backend: Backend,
+    server: Option<std::net::SocketAddr>,
 }
 
 /// The deadline of an event on a node under translation.
@@ -165,7 +166,7 @@ impl<'a> Deployment<'a> {
             }
         });
         folder.save(&state)?;
-        Ok(Self { folder, state, plan, sockets, backend })
+        Ok(Self { folder, state, plan, sockets, backend, server: lab.defaults.server })
     }
 
     fn bring_up(&mut self, options: &Options) -> Result<()> {
@@ -251,6 +252,7 @@ impl<'a> Deployment<'a> {
             nodes: self.plan.nodes.iter().enumerate().map(node).collect(),
             gateway: GATEWAY,
             gateway_mac: GATEWAY_MAC,
+            server: self.server,
             ports: folder.join("ports.json"),
             counters: folder.join("links.json"),
         }

@@ -10,6 +10,7 @@ pub mod deploy;
 pub mod destroy;
 pub mod graph;
 pub mod guard;
+pub mod injects;
 pub mod inspect;
 pub mod principals;
 pub mod process;

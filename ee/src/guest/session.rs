@@ -6,7 +6,7 @@ use wasmtime::Linker;
 use super::memory::{GuestSlice, copy};
 use super::{Guest, moved, number, plain, touching};
 use crate::abi::{self, Error, MODULE, cost};
-use crate::sandbox::{Effect, OpenSession, TeamState};
+use crate::sandbox::{Effect, OpenSession, Outlet, TeamState};
 
 pub(super) fn link(l: &mut Linker<TeamState>) -> wasmtime::Result<()> {
     l.func_wrap(MODULE, "session_read", |g: Guest<'_>, session: u32, at: u32, ptr: u32, len: u32| {
@@ -29,7 +29,8 @@ pub(super) fn link(l: &mut Linker<TeamState>) -> wasmtime::Result<()> {
             if !outlet.take(packet.len()) {
                 return Err(Error::NoRoom);
             }
-            s.charge_effect(packet.len()).inspect_err(|_| outlet.packet_gone(packet.len()))?;
+            let bytes = packet.len() + Outlet::FRAMING;
+            s.charge_effect(bytes).inspect_err(|_| outlet.packet_gone(packet.len()))?;
             s.effects.push(Effect::Reply { session, packet: packet.to_vec() });
             Ok(0)
         })

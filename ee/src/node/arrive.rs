@@ -221,7 +221,9 @@ impl Node {
                 _ => return,
             };
             let before = download.retries();
-            let request = download.request(now.mono, &mut flow.sources);
+            let team = flow.team.as_ref().and_then(|(team, _)| self.teams.get(*team));
+            let pay = |bytes| team.is_none_or(|team| team.accounts().download().spend(bytes).is_ok());
+            let request = download.request(now.mono, &mut flow.sources, pay);
             let repeated = download.retries() - before;
             flow.arrival.retries += repeated;
             let id = download_id(REQUEST, &flow.hash, part.as_ref());

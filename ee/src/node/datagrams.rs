@@ -12,18 +12,21 @@ use std::time::Duration;
 
 use nodeos::net::{Correspondent, Datagram};
 use nodeos::platform::{Instant, Now};
-use nodeos::team::TeamId;
+use nodeos::team::{Resource, TeamId};
 use wire::datagram::{CREDIT, FromProgram, HEADER, IDLE_SECONDS, Said, Token, answer};
 use wire::id::sha256;
 
 use super::Node;
-use super::sessions::{MAX_SESSIONS, ProgramEnd, SessionError, SessionId};
+use super::sessions::{MAX_SESSIONS, ProgramEnd, SessionError, SessionId, session_team};
+use crate::attempts::origin;
 use crate::counters::Count;
 
 /// Sessions by datagrams at a time.
 const MAX_DIALOGS: usize = MAX_SESSIONS / 2;
-/// Those of one address.
-const MAX_PER_ADDRESS: usize = 32;
+/// Those of one address, or of one IPv6 network of 64 bits.
+const MAX_PER_ORIGIN: usize = 32;
+/// Bytes of a frame in front of what is said in it: Ethernet, IPv4 or IPv6, and UDP.
+const UDP_HEADS: (usize, usize) = (42, 62);
 /// A program that says nothing for so long has lost its session.
 const IDLE: Duration = Duration::from_secs(IDLE_SECONDS);
 /// A cookie holds for this and the next such period.
@@ -44,6 +47,9 @@ struct Dialog {
     heard: Instant,
     /// Bytes that it may still be sent until it is heard again.
     credit: usize,
+    /// What the team's rate has not let pass yet, and when it lets the first pass.
+    waiting: VecDeque<Vec<u8>>,
+    later: Option<Instant>,
 }
 
 /// The sessions by datagrams of a node.
@@ -63,14 +69,21 @@ impl Dialogs {
         Self { secret, tokens: 0, list: Vec::new(), spent: VecDeque::new() }
     }
 
-    /// When the next silent program loses its session.
+    /// When the next silent program loses its session, or the next packet may be sent.
     pub(super) fn deadline(&self) -> Option<Instant> {
-        self.list.iter().map(|d| d.heard + IDLE).min()
+        self.list.iter().flat_map(|d| [Some(d.heard + IDLE), d.later]).flatten().min()
     }
 
-    /// Whether half of what a program may be sent until it is heard again is left.
+    /// Whether one more program from there may have a session.
+    fn has_place(&self, from: IpAddr) -> bool {
+        let theirs = |d: &&Dialog| origin(d.program.address.ip()) == origin(from);
+        self.list.len() < MAX_DIALOGS && self.list.iter().filter(theirs).count() < MAX_PER_ORIGIN
+    }
+
+    /// Whether half of what a program may be sent until it is heard again is left, without what waits for it already.
     pub(super) fn has_credit(&self, token: Token) -> bool {
-        self.list.iter().any(|d| d.token == token && d.credit >= CREDIT / 2)
+        let owed = |d: &Dialog| d.waiting.iter().map(|packet| HEADER + packet.len()).sum::<usize>();
+        self.list.iter().any(|d| d.token == token && d.credit >= CREDIT / 2 + owed(d))
     }
 
     /// What shows that whoever sends it reads what is sent to this address. Secret and message have a fixed length, so
@@ -109,6 +122,9 @@ impl Node {
         while let Some(session) = self.dialogs.list.iter().find(silent).map(|d| d.session) {
             self.session_close(now, session);
         }
+        let due = |d: &&Dialog| d.later.is_some_and(|at| at <= now.mono);
+        let due: Vec<Token> = self.dialogs.list.iter().filter(due).map(|d| d.token).collect();
+        due.into_iter().for_each(|token| self.flush_dialog(now, token));
     }
 
     fn datagram(&mut self, now: Now, Datagram { from, payload }: Datagram) {
@@ -153,15 +169,17 @@ impl Node {
         flow: &str,
         cookie: Token,
     ) -> Result<Vec<u8>, SessionError> {
-        let mine = self.dialogs.list.iter().filter(|d| d.program.address.ip() == from.address.ip()).count();
-        if self.dialogs.list.len() >= MAX_DIALOGS || mine >= MAX_PER_ADDRESS {
+        if !self.dialogs.has_place(from.address.ip()) {
             return Err(SessionError::NodeFull);
         }
         let token = self.dialogs.token().ok_or(SessionError::NodeFull)?;
         let (session, hash) = self.open_session(flow, ProgramEnd::Datagrams(token))?;
         let opened = answer(&format!("ok {token} {hash}"));
         let (program, heard, credit) = (*from, now.mono, CREDIT);
-        let dialog = Dialog { token, session, program, cookie, opened: opened.clone(), heard, credit };
+        let (waiting, later) = (VecDeque::new(), None);
+        let opened_with = opened.clone();
+        let dialog =
+            Dialog { token, session, program, cookie, opened: opened_with, heard, credit, waiting, later };
         self.dialogs.list.push(dialog);
         Ok(opened)
     }
@@ -193,18 +211,59 @@ impl Node {
         }
     }
 
-    /// Sends a reply of the guest; what the program has no credit for is lost, as any datagram may be.
-    pub(super) fn dialog_reply(&mut self, team: TeamId, token: Token, packet: &[u8]) {
-        let len = HEADER + packet.len();
-        let dialog = self.dialogs.find(token).filter(|d| d.credit >= len);
-        let program = dialog.map(|dialog| {
-            dialog.credit -= len;
-            dialog.program
-        });
-        let bytes = Said::Packet(token, packet).encode();
-        if !program.is_some_and(|program| self.send_dialog(team, &program, &bytes)) {
-            self.counters.add(Count::DatagramsDropped);
+    /// Sends a reply of the guest, which its session has been charged for.
+    pub(super) fn dialog_reply(&mut self, now: Now, token: Token, packet: Vec<u8>) {
+        if let Some(dialog) = self.dialogs.find(token) {
+            dialog.waiting.push_back(packet);
+            self.flush_dialog(now, token);
         }
+    }
+
+    /// Sends what the team's rate on the link lets pass; what the program has no credit for is lost, as any datagram
+    /// may be, and so is what can never pass.
+    fn flush_dialog(&mut self, now: Now, token: Token) {
+        while let Some(dialog) = self.dialogs.find(token) {
+            dialog.later = dialog.later.filter(|at| now.mono < *at);
+            let Some(packet) = dialog.waiting.front().filter(|_| dialog.later.is_none()) else { return };
+            let (session, program, len) = (dialog.session, dialog.program, HEADER + packet.len());
+            let bytes = Said::Packet(token, packet).encode();
+            let (team, mut sent) = (session_team(self, session), false);
+            if self.dialogs.find(token).is_some_and(|d| d.credit >= len) {
+                match self.takes_rate(now, team, &program, len) {
+                    Err(Some(later)) => {
+                        self.dialogs.find(token).into_iter().for_each(|d| d.later = Some(later));
+                        return self.short_of(now, team, Resource::Rate);
+                    }
+                    Err(None) => {}
+                    Ok(()) => sent = self.send_dialog(team, &program, &bytes),
+                }
+            }
+            if !sent {
+                self.counters.add(Count::DatagramsDropped);
+            }
+            if let Some(dialog) = self.dialogs.find(token) {
+                dialog.credit -= if sent { len } else { 0 };
+                dialog.waiting.pop_front();
+            }
+            self.packet_gone(session, len - HEADER);
+        }
+    }
+
+    /// Takes a datagram of so many bytes out of the team's rate; else, when it may pass, if ever.
+    fn takes_rate(
+        &mut self,
+        now: Now,
+        team: TeamId,
+        to: &Correspondent,
+        len: usize,
+    ) -> Result<(), Option<Instant>> {
+        let Some(member) = self.teams.get_mut(team) else { return Ok(()) };
+        let bytes = len + if to.address.is_ipv6() { UDP_HEADS.1 } else { UDP_HEADS.0 };
+        if !member.bandwidth().take(now.mono, to.link, bytes) {
+            return Err(member.bandwidth().when(now.mono, to.link, bytes));
+        }
+        member.counters.sent += bytes as u64;
+        Ok(())
     }
 
     /// A session is over: its program is told, and its cookie opens no other.
@@ -227,5 +286,47 @@ impl Node {
     fn send_dialog(&mut self, team: TeamId, to: &Correspondent, bytes: &[u8]) -> bool {
         let payload = self.platform.buffers.copy_of(bytes);
         payload.is_some_and(|payload| self.net.send_datagram(team, to, payload).is_ok())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use nodeos::link::{LinkId, Mac};
+
+    use super::*;
+
+    fn dialog(n: u64, from: IpAddr) -> Dialog {
+        let address = SocketAddr::new(from, 5000);
+        Dialog {
+            token: Token(n.to_be_bytes()),
+            session: SessionId(1),
+            program: Correspondent { link: LinkId(0), address, station: Mac([0; 6]) },
+            cookie: Token([0; 8]),
+            opened: vec![],
+            heard: Instant::ZERO,
+            credit: 0,
+            waiting: VecDeque::new(),
+            later: None,
+        }
+    }
+
+    #[test]
+    fn one_network_of_ipv6_has_as_many_places_as_one_address() {
+        let mut dialogs = Dialogs::new(None);
+        let host = |net: u64, host: u64| {
+            IpAddr::from(std::net::Ipv6Addr::from_bits(u128::from(net) << 64 | u128::from(host)))
+        };
+        for n in 0..MAX_PER_ORIGIN as u64 {
+            assert!(dialogs.has_place(host(7, n)));
+            dialogs.list.push(dialog(n, host(7, n)));
+        }
+        assert!(!dialogs.has_place(host(7, 1 << 63)) && dialogs.has_place(host(8, 0)));
+        // Networks that are many have half of the node's sessions together.
+        let taken = (8..).take_while(|net| {
+            let place = dialogs.has_place(host(*net, 0));
+            dialogs.list.push(dialog(*net, host(*net, 0)));
+            place
+        });
+        assert_eq!(taken.count(), MAX_DIALOGS - MAX_PER_ORIGIN);
     }
 }

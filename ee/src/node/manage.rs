@@ -24,7 +24,7 @@ use wire::{CONTROL_PORT, METRICS_PORT, SESSION_PORT};
 
 use super::authority::{Access, described, what};
 use super::{End, Node};
-use crate::attempts::Attempts;
+use crate::attempts::{Attempts, origin};
 #[cfg(doc)]
 use crate::config::ADMIN;
 use crate::config::{ConfigError, NodeConfig};
@@ -102,7 +102,8 @@ impl Clients {
 
     /// Whether somebody at this address may begin to log in: others must have room, too.
     fn admits(&mut self, now: Instant, from: IpAddr) -> bool {
-        let strangers = self.list.iter().filter(|c| c.principal.is_none() && c.from == from).count();
+        let theirs = |c: &&Client| c.principal.is_none() && origin(c.from) == origin(from);
+        let strangers = self.list.iter().filter(theirs).count();
         self.list.len() < MAX_CLIENTS && strangers < MAX_STRANGERS && self.attempts.begin(now, from)
     }
 

@@ -124,8 +124,9 @@ impl Node {
                 }
             },
         };
-        // The end of a session must not be lost: the guest would hold it for ever.
-        let must = matches!(event, Event::Session { what: SessionInput::Close, .. });
+        // The end of a session must not be lost: the guest would hold it for ever. Nor must what was due: there is room.
+        let closes = matches!(event, Event::Session { what: SessionInput::Close, .. });
+        let must = closes || matches!(event, Event::Timer(_) | Event::Expiry { .. });
         let queued = Queued { event: Some(event), charge };
         let queued = if must {
             self.sched.push_always(team, queued).is_ok()
@@ -368,7 +369,7 @@ impl Node {
             };
             let mut room = true;
             for _ in 0..DUE_PER_TEAM {
-                room = self.has_room(handle);
+                room = self.has_room(handle) && self.has_slot(handle);
                 if !room {
                     break;
                 }
@@ -392,6 +393,12 @@ impl Node {
         let own = |t: &Team| self.sched.queued(team) < usize::from(t.budget.queue);
         let ends = self.endings.contains_key(&handle);
         !ends && self.teams.get(team).is_some_and(own) && self.sched.has_room(team)
+    }
+
+    /// Whether what is due finds a slot in a flow's queue, which has room.
+    fn has_slot(&mut self, handle: Handle) -> bool {
+        let team = self.flow_and_team(handle).map(|(_, team)| team);
+        team.is_some_and(|team| self.sched.has_slot(team))
     }
 
     /// Carries out what an event wanted; whether that was the flow's end, too.

@@ -15,12 +15,13 @@ use nodeos::account::Charge;
 use nodeos::net::StreamId;
 use nodeos::platform::{Instant, Now};
 use nodeos::slab::{Handle, Slab};
-use nodeos::team::TeamId;
+use nodeos::team::{Resource, TeamId};
 use wire::datagram::Token;
 use wire::id::TupleHash;
 use wire::session::{MAX_PACKET, Reader, frame, parse_open};
 
 use super::Node;
+use crate::attempts::origin;
 use crate::counters::Count;
 use crate::flow::Selected;
 use crate::sandbox::{Event, Outlet, SessionInput};
@@ -34,8 +35,10 @@ pub(super) const MAX_SESSIONS: usize = 256;
 const MAX_STRANGERS: usize = 208;
 /// Packets of one program before others have their turn.
 const PACKETS_PER_TURN: usize = 8;
-/// Bytes in front of a packet on a stream.
-const FRAMING: u64 = 2;
+/// Bytes that are written to a stream at a time, and what is charged beside them as their frame's headers: Ethernet, IPv4
+/// or IPv6, and TCP.
+const SEGMENT: usize = 1024;
+const TCP_HEADS: (usize, usize) = (54, 74);
 /// How long a program may take to say which flow it wants; and to read anything of what it is owed after its session's
 /// end, for which nobody pays.
 const OPEN_TIME: Duration = Duration::from_secs(10);
@@ -113,6 +116,12 @@ struct Line {
     /// What it asked for while the flow was busy.
     wanted: Option<String>,
     output: VecDeque<u8>,
+    /// Of its first bytes: so many are the node's own words.
+    own: usize,
+    /// Whose flow's session it has, or had: that team pays for what is sent.
+    team: Option<TeamId>,
+    /// Before that its rate lets nothing pass.
+    later: Option<Instant>,
     session: Option<SessionId>,
     /// When it connected; after its session's end, when something was last written.
     since: Instant,
@@ -155,7 +164,9 @@ impl Sessions {
 
     /// When a program that has not said which flow it wants, or does not read the last of it, is sent away.
     pub(super) fn deadline(&self) -> Option<Instant> {
-        self.lines.iter().filter(|l| l.session.is_none()).map(|l| l.since + OPEN_TIME).min()
+        let ends = |l: &Line| l.session.is_none().then(|| l.since + OPEN_TIME);
+        let writes = |l: &Line| l.later.filter(|_| !l.output.is_empty());
+        self.lines.iter().flat_map(|l| [ends(l), writes(l)]).flatten().min()
     }
 
     /// The flow that a session is of.
@@ -185,7 +196,7 @@ impl Line {
 }
 
 /// The team of a session's flow, which pays for what is sent; the node's own if it is gone.
-fn session_team(node: &Node, id: SessionId) -> TeamId {
+pub(super) fn session_team(node: &Node, id: SessionId) -> TeamId {
     let flow = node.sessions.flow(id).and_then(|flow| node.flow_and_team(flow));
     flow.map_or(TeamId::ROOT, |(_, team)| team)
 }
@@ -213,7 +224,7 @@ impl Node {
             Some(Session { end: ProgramEnd::Local(packets), charge, outlet, .. }) => {
                 let packet = packets.pop_front();
                 if let Some(packet) = &packet {
-                    charge.shrink(packet.len() as u64 + FRAMING);
+                    charge.shrink(packet.len() as u64 + Outlet::FRAMING as u64);
                     outlet.packet_gone(packet.len());
                 }
                 self.tell_room(id);
@@ -282,12 +293,15 @@ impl Node {
     /// the session.
     pub(super) fn session_reply(&mut self, now: Now, id: SessionId, packet: Vec<u8>) {
         let Some(session) = self.sessions.get_mut(id) else { return };
+        let paid = session.charge.grow(packet.len() as u64 + Outlet::FRAMING as u64).is_ok();
         if let ProgramEnd::Datagrams(token) = session.end {
+            if paid {
+                return self.dialog_reply(now, token, packet);
+            }
             session.outlet.packet_gone(packet.len());
-            let team = session_team(self, id);
-            return self.dialog_reply(team, token, &packet);
+            return self.counters.add(Count::DatagramsDropped);
         }
-        if session.charge.grow(packet.len() as u64 + FRAMING).is_err() {
+        if !paid {
             return self.session_close(now, id);
         }
         match &mut session.end {
@@ -299,6 +313,14 @@ impl Node {
                 self.flush_line(now, stream);
             }
             ProgramEnd::Datagrams(_) => {}
+        }
+    }
+
+    /// A packet for a program behind datagrams has gone out, or never will.
+    pub(super) fn packet_gone(&mut self, id: SessionId, len: usize) {
+        if let Some(session) = self.sessions.get_mut(id) {
+            session.charge.shrink(len as u64 + Outlet::FRAMING as u64);
+            session.outlet.packet_gone(len);
         }
     }
 
@@ -330,7 +352,8 @@ impl Node {
 
     /// A program connected.
     pub(super) fn line_opened(&mut self, now: Now, stream: StreamId, from: IpAddr) {
-        let strangers = self.sessions.lines.iter().filter(|l| l.is_idle() && l.from == from).count();
+        let theirs = |l: &&Line| l.is_idle() && origin(l.from) == origin(from);
+        let strangers = self.sessions.lines.iter().filter(theirs).count();
         if strangers >= MAX_STRANGERS {
             self.counters.add(Count::SessionsRefused);
             return self.net.abort(now.mono, stream);
@@ -342,6 +365,9 @@ impl Node {
             unread: false,
             wanted: None,
             output: VecDeque::new(),
+            own: 0,
+            team: None,
+            later: None,
             session: None,
             since: now.mono,
             closing: false,
@@ -393,9 +419,11 @@ impl Node {
                         return Ok(());
                     }
                     let (id, hash) = opened?;
+                    let team = session_team(self, id);
                     if let Some(line) = self.sessions.line(stream) {
-                        line.session = Some(id);
+                        (line.session, line.team) = (Some(id), Some(team));
                         line.output.extend(format!("ok {hash}\n").into_bytes());
+                        line.own = line.output.len();
                     }
                     continue;
                 }
@@ -448,15 +476,31 @@ impl Node {
         Ok(n > 0)
     }
 
+    /// Writes what a stream takes and the team's rate on the link lets pass.
     fn flush_line(&mut self, now: Now, stream: StreamId) {
         let Some(line) = self.sessions.lines.iter_mut().find(|l| l.stream == stream) else { return };
-        let before = line.output.len();
-        loop {
+        let (before, mut short) = (line.output.len(), None);
+        line.later = line.later.filter(|at| now.mono < *at);
+        while line.later.is_none() {
             let (front, _) = line.output.as_slices();
-            if front.is_empty() {
+            let most = if line.own > 0 { line.own } else { SEGMENT };
+            let len = front.len().min(most).min(self.net.room(stream));
+            if len == 0 {
                 break;
             }
-            let n = self.net.write(now.mono, stream, front);
+            if line.own == 0
+                && let Some((team, member)) = line.team.and_then(|t| Some((t, self.teams.get_mut(t)?)))
+            {
+                let bytes = len + if line.from.is_ipv6() { TCP_HEADS.1 } else { TCP_HEADS.0 };
+                if !member.bandwidth().take(now.mono, stream.link(), bytes) {
+                    let when = member.bandwidth().when(now.mono, stream.link(), bytes);
+                    (line.later, short) = (Some(when.unwrap_or(now.mono + OPEN_TIME)), Some(team));
+                    break;
+                }
+                member.counters.sent += bytes as u64;
+            }
+            let n = self.net.write(now.mono, stream, &front[..len]);
+            line.own = line.own.saturating_sub(n);
             line.output.drain(..n);
             if n == 0 {
                 break;
@@ -472,6 +516,9 @@ impl Node {
             session.charge.shrink(session.charge.bytes().saturating_sub(SESSION_CHARGE + owed as u64));
             session.outlet.gone(before - owed);
             self.tell_room(id);
+        }
+        if let Some(team) = short {
+            self.short_of(now, team, Resource::Rate);
         }
         if owed == 0 && closing {
             self.net.close(now.mono, stream);

@@ -6,9 +6,6 @@ use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
 /// Bytes that may wait for a program to read them.
 const MAX_WAITING: u32 = 64 * 1024;
-/// Bytes in front of a packet.
-const FRAMING: u32 = 2;
-
 /// One session's replies, for both sides.
 #[derive(Debug, Clone)]
 pub struct Outlet(Arc<State>);
@@ -26,6 +23,9 @@ struct State {
 }
 
 impl Outlet {
+    /// Bytes in front of a packet, which are charged with it.
+    pub const FRAMING: usize = 2;
+
     /// Of a session by a stream of bytes, or beside the node.
     pub fn stream() -> Self {
         Self::new(wire::session::MAX_PACKET as u32, false)
@@ -53,7 +53,7 @@ impl Outlet {
 
     /// Room for a packet of `len` bytes is taken, if there is any.
     pub fn take(&self, len: usize) -> bool {
-        let bytes = u32::try_from(len).unwrap_or(u32::MAX).saturating_add(FRAMING);
+        let bytes = u32::try_from(len.saturating_add(Self::FRAMING)).unwrap_or(u32::MAX);
         let waiting = self.0.waiting.load(Ordering::Relaxed).saturating_add(bytes);
         let fits = waiting <= MAX_WAITING;
         match fits {
@@ -65,7 +65,7 @@ impl Outlet {
 
     /// A packet of `len` bytes has gone out, or never will.
     pub fn packet_gone(&self, len: usize) {
-        self.gone(len.saturating_add(FRAMING as usize));
+        self.gone(len.saturating_add(Self::FRAMING));
     }
 
     /// So many bytes, those in front of packets included, have gone out.

@@ -264,6 +264,11 @@ impl Running {
         self.set(self.event.min(event));
     }
 
+    /// What one event has, in units.
+    pub fn allowance(&self) -> u64 {
+        self.allowance
+    }
+
     fn set(&mut self, event: Duration) {
         self.event = event;
         let micros = u64::try_from(self.event.as_micros()).unwrap_or(u64::MAX);

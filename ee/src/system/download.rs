@@ -145,10 +145,19 @@ impl Download {
         self.bytes
     }
 
-    /// The next request to send now; call until `None`.
-    pub fn request(&mut self, now: Instant, sources: &mut Sources) -> Result<Option<Ask>, GaveUp> {
-        if now >= self.progress + PATIENCE && (self.only.is_none() || !self.ask_another(now, sources)) {
-            return Err(GaveUp);
+    /// The next request to send now; call until `None`. `pay` is asked whether all the object's bytes may come once
+    /// more, when they are asked of another source than before.
+    pub fn request(
+        &mut self,
+        now: Instant,
+        sources: &mut Sources,
+        pay: impl FnOnce(u64) -> bool,
+    ) -> Result<Option<Ask>, GaveUp> {
+        if now >= self.progress + PATIENCE {
+            let other = self.only.is_some() && self.next_source(sources).is_some();
+            if !other || !pay(u64::from(self.total())) || !self.ask_another(now, sources) {
+                return Err(GaveUp);
+            }
         }
         for at in 0..sources.list.len() {
             if sources.list[at].is_late(now) || self.help(sources, at).is_some_and(|due| due <= now) {
@@ -264,15 +273,24 @@ impl Download {
 
     /// Begins anew with the next source alone that is no liar; `false` if there is none.
     fn ask_another(&mut self, now: Instant, sources: &mut Sources) -> bool {
-        let len = self.givers.len().max(self.evidence.as_ref().map_or(0, |e| e.givers.len()));
-        let total = self.bytes.len().max(self.evidence.as_ref().map_or(0, |e| e.bytes.len()));
-        let from = self.only.map_or(0, |only| only + 1);
-        let Some(next) = (from..sources.list.len()).find(|at| !sources.list[*at].liar) else { return false };
+        let total = self.total();
+        let Some(next) = self.next_source(sources) else { return false };
         sources.list.iter_mut().for_each(|s| s.asked.clear());
-        (self.bytes, self.givers) = (vec![0; total], vec![0; len]);
-        self.missing = vec![Range { start: 0, end: total as u32 }];
-        (self.left, self.asked_to, self.only, self.progress) = (total as u32, 0, Some(next), now);
+        (self.bytes, self.givers) = (vec![0; total as usize], vec![0; (total as usize).div_ceil(BLOCK)]);
+        self.missing = vec![Range { start: 0, end: total }];
+        (self.left, self.asked_to, self.only, self.progress) = (total, 0, Some(next), now);
         true
+    }
+
+    /// The next source that may be asked alone.
+    fn next_source(&self, sources: &Sources) -> Option<usize> {
+        let from = self.only.map_or(0, |only| only + 1);
+        (from..sources.list.len()).find(|at| !sources.list[*at].liar)
+    }
+
+    /// The object's bytes, which are away while they are evidence.
+    fn total(&self) -> u32 {
+        self.bytes.len().max(self.evidence.as_ref().map_or(0, |e| e.bytes.len())) as u32
     }
 
     /// When an idle source does what this one owes: when nothing is left to ask for, and it would have answered by now.
@@ -351,7 +369,7 @@ mod tests {
 
     /// Everything that is asked for now.
     fn asks(d: &mut Download, sources: &mut Sources, now: Instant) -> Vec<Ask> {
-        std::iter::from_fn(|| d.request(now, sources).unwrap()).collect()
+        std::iter::from_fn(|| d.request(now, sources, |_| true).unwrap()).collect()
     }
 
     fn answer(d: &mut Download, sources: &mut Sources, now: Instant, ask: &Ask, object: &[u8]) -> Chunk {
@@ -365,7 +383,7 @@ mod tests {
         let mut now = Instant::ZERO;
         let mut requests = 0;
         let gave_up = loop {
-            match d.request(now, &mut s) {
+            match d.request(now, &mut s, |_| true) {
                 Err(GaveUp) => break now,
                 Ok(Some(_)) => requests += 1,
                 Ok(None) => now = d.deadline(&s).unwrap(),
@@ -398,6 +416,39 @@ mod tests {
         assert_eq!(say(0, 2, 60), Chunk::Ignored);
         assert_eq!(say(50, 3, 50), Chunk::Complete);
         assert_eq!(d.into_bytes()[49..61], [1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 3]);
+    }
+
+    #[test]
+    fn another_source_is_asked_alone_at_the_flows_expense() {
+        for pays in [true, false] {
+            let object = vec![7; 20_000];
+            let (mut d, mut s) = (Download::new(20_000, Instant::ZERO), from(&[A, B]));
+            let both = asks(&mut d, &mut s, Instant::ZERO);
+            for ask in &both {
+                answer(&mut d, &mut s, Instant::ZERO, ask, &object);
+            }
+            let rest = asks(&mut d, &mut s, Instant::ZERO);
+            for ask in &rest {
+                answer(&mut d, &mut s, Instant::ZERO, ask, &object);
+            }
+            assert_eq!(d.left, 0);
+            assert_eq!(d.wrong(Instant::ZERO, &mut s, || None), Wrong { liar: None, again: true });
+            // The first is silent. For the second all comes once more.
+            let (mut now, mut paid) = (Instant::ZERO, vec![]);
+            let end = loop {
+                let asked = d.request(now, &mut s, |bytes| {
+                    paid.push(bytes);
+                    pays
+                });
+                match asked {
+                    Ok(Some(ask)) if ask.from == B => break Ok(ask.range.start),
+                    Ok(Some(_)) => {}
+                    Ok(None) => now = d.deadline(&s).unwrap(),
+                    Err(GaveUp) => break Err(GaveUp),
+                }
+            };
+            assert_eq!((end, paid), (if pays { Ok(0) } else { Err(GaveUp) }, vec![20_000]));
+        }
     }
 
     #[test]
@@ -453,9 +504,9 @@ mod tests {
             Refusal::Later,
             "it starts anew and will have it again"
         );
-        assert_eq!(d.request(Instant::ZERO, &mut s), Ok(None));
+        assert_eq!(d.request(Instant::ZERO, &mut s, |_| true), Ok(None));
         assert_eq!(d.deadline(&s), Some(Instant::ZERO + LONGEST_WAIT));
-        assert!(d.request(Instant::ZERO + LONGEST_WAIT, &mut s).unwrap().is_some());
+        assert!(d.request(Instant::ZERO + LONGEST_WAIT, &mut s, |_| true).unwrap().is_some());
     }
 
     #[test]
@@ -520,7 +571,7 @@ mod tests {
             let mut blamed = Vec::new();
             let mut ended = false;
             for _ in 0..200_000 {
-                match d.request(now, &mut s) {
+                match d.request(now, &mut s, |_| true) {
                     Err(GaveUp) => { ended = true; break }
                     Ok(Some(ask)) => {
                         let who = usize::from(ask.from.0);

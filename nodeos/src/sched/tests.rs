@@ -246,6 +246,13 @@ fn slots_of_a_queue_are_paid_for() {
     scheduler.push(id, 9).unwrap();
     assert_eq!(scheduler.remove(id), [9]);
     assert_eq!(account.used(), 0);
+    // Where nothing can be paid for what is due finds a slot in an empty queue, and only there.
+    let poor = Account::root(0);
+    scheduler.add(id, None, Shares::default(), 100);
+    scheduler.charge_queue(id, &poor).unwrap();
+    assert!(scheduler.push(id, 1).is_err() && scheduler.has_slot(id));
+    scheduler.push_always(id, 1).unwrap();
+    assert!(!scheduler.has_slot(id) && scheduler.next() == Some((id, 1)) && scheduler.has_slot(id));
     // A rush leaves nothing behind.
     let account = Account::root(1 << 20);
     scheduler.add(id, None, Shares::default(), 1000);

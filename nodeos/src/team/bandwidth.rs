@@ -259,18 +259,23 @@ impl Bandwidth {
             }
             put_back(own);
         }
-        self.refused(now, &[(own, bytes), (&self.sum, bytes), (&self.packets, 1)]);
+        self.refused(now, LinkId(link), bytes);
         false
+    }
+
+    /// The first moment at which a frame of `bytes` passes on `link`; `None` if that never comes.
+    pub fn when(&self, now: Instant, LinkId(link): LinkId, bytes: usize) -> Option<Instant> {
+        let own = self.links.get(usize::from(link))?;
+        let buckets = [(own, bytes), (&self.sum, bytes), (&self.packets, 1)];
+        let mut wanted = buckets.into_iter().filter_map(|(bucket, amount)| Some((bucket.as_ref()?, amount)));
+        wanted.try_fold(now, |at, (bucket, amount)| Some(at.max(bucket.when(now, amount)?)))
     }
 
     /// A frame was refused: until when it would have had to wait.
     #[cold]
-    fn refused(&self, now: Instant, buckets: &[(&Option<Bucket>, usize)]) {
-        let mut wanted = buckets.iter().filter_map(|(bucket, amount)| Some((bucket.as_ref()?, *amount)));
-        let Some(until) = wanted.try_fold(now, |at, (bucket, n)| Some(at.max(bucket.when(now, n)?))) else {
-            // It never passes: that is not for want of time.
-            return;
-        };
+    fn refused(&self, now: Instant, link: LinkId, bytes: usize) {
+        // What never passes does not pass for want of time.
+        let Some(until) = self.when(now, link, bytes) else { return };
         let mut short = self.short.lock();
         let from = short.until.max(now);
         short.sum += until.since(from);
@@ -401,6 +406,24 @@ mod tests {
         assert!(child.take(Instant(9_000_000), LINK, 1000) && !child.take(Instant(9_000_000), LINK, 500));
         assert_eq!(child.short(Instant(99_000_000)), Duration::from_millis(500));
         assert_eq!(team.short(Instant(99_000_000)), Duration::from_millis(200));
+    }
+
+    #[test]
+    fn what_waits_passes_when_it_was_told() {
+        let bandwidth = Bandwidth::root(1, &Budget { packets: 10, ..budget(1000) });
+        let (link, mut now, mut passed) = (LinkId(0), Instant(0), 0);
+        for _ in 0..200 {
+            let at = bandwidth.when(now, link, 500).unwrap();
+            assert!(
+                at == now || !bandwidth.take(Instant(at.0 - 1), link, 500),
+                "it would have passed earlier"
+            );
+            assert!(bandwidth.take(at, link, 500), "{at:?}");
+            (now, passed) = (at, passed + 1);
+        }
+        assert!(now.0 / 500_000 >= passed - 10, "{now:?}");
+        assert_eq!(bandwidth.when(now, link, 1 << 30), None);
+        assert_eq!(bandwidth.when(now, LinkId(1), 1), None);
     }
 
     #[test]

@@ -28,7 +28,7 @@
 //! | deadline passed, trap     | -                     | none: the end at once              | its state is no longer known       |
 //!
 //! Only what the team itself has used up, or asked for beyond its own bound, counts: what others have used up above it
-//! is refused as well, and is no strike.
+//! is refused as well, and is no strike. Of what teams share, whoever has half of it or more has used it up himself.
 //!
 //! What follows from strikes has degrees:
 //!
@@ -219,7 +219,8 @@ impl Team {
     }
 
     /// Notes that it was refused more of `resource`, so many times since the last call. What did not fit above it,
-    /// because others have used it up, is refused as well, but does not count against it.
+    /// because others have used it up, is refused as well, but does not count against it; it does if half of what is
+    /// there above is its own.
     pub fn refused(&mut self, now: Instant, resource: Resource, times: u16) -> Verdict {
         self.counters.refused += u64::from(times);
         let in_all = match resource {

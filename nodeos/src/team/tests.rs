@@ -408,3 +408,34 @@ fn who_takes_an_ended_teams_place_has_spent_what_that_one_did() {
     teams.end(NOW, c);
     assert_eq!(teams.get(root).unwrap().account().used(), idle);
 }
+
+/// A principal's total, and three flows that share it.
+#[test]
+fn who_fills_a_shared_total_alone_is_struck_and_those_beside_it_are_not() {
+    let mut teams = Teams::new(budget(1 << 20), 8, 1).unwrap();
+    let total = create_top(&mut teams, "total", budget(100_000)).unwrap();
+    let [hog, half, small] =
+        ["hog", "half", "small"].map(|name| create(&mut teams, total, name, budget(1 << 20)).unwrap());
+    // The charges that a team got, in pieces of 1000 bytes, and what the policy says of those that it did not.
+    let mut ask = |team: TeamId, times: u16| {
+        let team = teams.get_mut(team).unwrap();
+        let charges: Vec<_> = (0..times).filter_map(|_| team.account().charge(1000).ok()).collect();
+        let refused = times - charges.len() as u16;
+        (charges, team.refused(NOW, Resource::Memory, refused))
+    };
+    let (some, verdict) = ask(small, 10);
+    assert_eq!((some.len(), verdict), (10, Verdict::Go));
+    let (all, verdict) = ask(hog, 200);
+    assert!(all.len() > 70 && matches!(verdict, Verdict::Throttle(_)), "{} {verdict:?}", all.len());
+    for _ in 0..100 {
+        assert_eq!(ask(small, 100).1, Verdict::Go, "others have used it up");
+    }
+    // Two that have about half each: none of them has the other's, and whoever has less than half is not to blame.
+    drop(all);
+    let (halfs, _) = ask(half, 45);
+    assert_eq!(halfs.len(), 45);
+    let (rest, verdict) = ask(hog, 60);
+    assert!(rest.len() < 45 && verdict == Verdict::Go, "{} {verdict:?}", rest.len());
+    assert_eq!(ask(half, 100).1, Verdict::Go);
+    drop(some);
+}

@@ -1,7 +1,8 @@
 //! The lab file: TOML in, TOML out.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::fmt::Write;
+use std::net::SocketAddr;
 use std::ops::Range;
 use std::time::Duration;
 
@@ -37,6 +38,7 @@ struct FileDefaults {
     memory: Option<Size>,
     team: Section,
     protect: Option<bool>,
+    server: Option<SocketAddr>,
 }
 
 #[derive(Deserialize)]
@@ -51,6 +53,8 @@ struct FileNode {
     agent: Option<Spanned<FileAgent>>,
     #[serde(default)]
     policy: Option<String>,
+    #[serde(default)]
+    start: Vec<String>,
 }
 
 #[derive(Deserialize)]
@@ -106,6 +110,10 @@ struct FileInject {
     principal: Option<Spanned<String>>,
     #[serde(default)]
     privileges: Vec<String>,
+    #[serde(default)]
+    companions: BTreeMap<String, String>,
+    #[serde(default)]
+    params: BTreeMap<String, String>,
 }
 
 /// Reads a lab file.
@@ -157,13 +165,15 @@ impl File {
             .into_iter()
             .map(|i| {
                 let principal = i.principal.as_ref().map(signer).transpose()?;
-                Ok(Inject { node: find(&i.node)?, protocol: i.protocol, principal, privileges: i.privileges })
+                let FileInject { protocol, node, privileges, companions, params, .. } = i;
+                Ok(Inject { protocol, node: find(&node)?, principal, privileges, companions, params })
             })
             .collect::<Result<_, LabError>>()?;
         let defaults = Defaults {
             memory: self.defaults.memory.map_or(DEFAULT_MEMORY, |m| m.0),
             team: self.defaults.team,
             protect: self.defaults.protect.unwrap_or(true),
+            server: self.defaults.server,
         };
         Ok(Lab { name: self.name.into_inner(), defaults, nodes, links, principals, injects })
     }
@@ -182,7 +192,8 @@ impl FileNode {
             return Err(LabError::at(flaw.into(), text, agent.span().start));
         }
         let (memory, disk) = (self.memory.map(|m| m.0), self.disk.map(|d| d.0));
-        Ok(Node { name: self.name.into_inner(), memory, disk, policy: self.policy })
+        let FileNode { name, policy, start, .. } = self;
+        Ok(Node { name: name.into_inner(), memory, disk, policy, start })
     }
 }
 
@@ -245,6 +256,9 @@ pub(super) fn print(lab: &Lab) -> String {
     if !lab.defaults.protect {
         line(format_args!("protect = false"));
     }
+    if let Some(server) = lab.defaults.server {
+        line(format_args!("server = \"{server}\""));
+    }
     if lab.defaults.team != Section::default() {
         line(format_args!("\n[defaults.team]\n{}", team_lines(&lab.defaults.team)));
     }
@@ -258,6 +272,10 @@ pub(super) fn print(lab: &Lab) -> String {
         }
         if let Some(policy) = &node.policy {
             line(format_args!("agent = \"source-based\"\npolicy = {}", quoted(policy)));
+        }
+        if !node.start.is_empty() {
+            let names: Vec<String> = node.start.iter().map(|flow| quoted(flow)).collect();
+            line(format_args!("start = [{}]", names.join(", ")));
         }
     }
     for link in &lab.links {
@@ -292,6 +310,13 @@ pub(super) fn print(lab: &Lab) -> String {
         if !inject.privileges.is_empty() {
             let names: Vec<String> = inject.privileges.iter().map(|p| quoted(p)).collect();
             line(format_args!("privileges = [{}]", names.join(", ")));
+        }
+        for (key, table) in [("companions", &inject.companions), ("params", &inject.params)] {
+            let pairs: Vec<String> =
+                table.iter().map(|(n, v)| format!("{} = {}", quoted(n), quoted(v))).collect();
+            if !pairs.is_empty() {
+                line(format_args!("{key} = {{ {} }}", pairs.join(", ")));
+            }
         }
     }
     out
@@ -375,7 +400,14 @@ node = "a"
         assert_eq!((ab.shape.rate, ab.shape.delay), (Some(12_500_000), Duration::from_millis(1)));
         assert_eq!((ab.shape.loss, ab.shape.queue), (0.005, DEFAULT_QUEUE));
         assert!(lab.links[1].udp);
-        let inject = Inject { protocol: "hello".into(), node: 0, principal: None, privileges: vec![] };
+        let inject = Inject {
+            protocol: "hello".into(),
+            node: 0,
+            principal: None,
+            privileges: vec![],
+            companions: BTreeMap::new(),
+            params: BTreeMap::new(),
+        };
         assert_eq!(lab.injects, [inject]);
         let team = lab.defaults.team.0;
         assert_eq!((team.memory, team.timers), (Some(2 << 20), None));
@@ -414,6 +446,33 @@ node = "a"
             let e = Lab::parse(&text.replacen(from, to, 1)).unwrap_err();
             assert!(e.line == line && e.text.contains(what), "{from} -> {to}: {e}");
         }
+    }
+
+    #[test]
+    fn what_a_node_starts_comes_from_a_server_of_this_machine() {
+        let text = LINE3
+            .replacen("memory = \"48M\"", "memory = \"48M\"\nserver = \"127.0.0.1:3325\"", 1)
+            .replacen("name = \"b\"", "name = \"b\"\nstart = [\"hello\"]", 1);
+        let lab = Lab::parse(&text).unwrap();
+        assert_eq!((lab.nodes[1].start.join(" "), lab.nodes[0].start.len()), ("hello".into(), 0));
+        assert_eq!(Lab::parse(&lab.to_toml()).unwrap(), lab);
+        for other in ["\"192.0.2.1:3325\"", "\"127.0.0.1\""] {
+            assert!(Lab::parse(&text.replacen("\"127.0.0.1:3325\"", other, 1)).is_err(), "{other}");
+        }
+        assert!(Lab::parse(&text.replacen("server = \"127.0.0.1:3325\"", "", 1)).is_err());
+    }
+
+    #[test]
+    fn what_is_injected_has_companions_and_settings() {
+        let text = LINE3.to_string()
+            + "companions = { pathfinder = \"way\", \"pathfinder/clock\" = \"clock\" }\nparams = { poll-frequency = \"1000\" }\n";
+        let lab = Lab::parse(&text).unwrap();
+        let inject = &lab.injects[0];
+        assert_eq!(inject.companions.get("pathfinder").map(String::as_str), Some("way"));
+        assert_eq!((inject.companions.len(), inject.params["poll-frequency"].as_str()), (2, "1000"));
+        assert_eq!(Lab::parse(&lab.to_toml()).unwrap(), lab);
+        let e = Lab::parse(&text.replace("\"1000\"", "1000")).unwrap_err();
+        assert!(e.line == 32 && e.text.contains("string"), "{e}");
     }
 
     #[test]

@@ -16,8 +16,9 @@ mod plan;
 mod share;
 mod topology;
 
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashSet};
 use std::fmt;
+use std::net::SocketAddr;
 
 pub use plan::{End, GATEWAY, GATEWAY_MAC, Keys, LinkPlan, Nic, NodePlan, Plan, mac_text};
 
@@ -68,11 +69,13 @@ pub struct Defaults {
     pub team: Section,
     /// Links are protected.
     pub protect: bool,
+    /// A protocol server on this machine, which deployed nodes reach as the gateway's.
+    pub server: Option<SocketAddr>,
 }
 
 impl Default for Defaults {
     fn default() -> Self {
-        Self { memory: DEFAULT_MEMORY, team: Section::default(), protect: true }
+        Self { memory: DEFAULT_MEMORY, team: Section::default(), protect: true, server: None }
     }
 }
 
@@ -88,6 +91,8 @@ pub struct Node {
     /// The policy of its Auth Agent, which then is `source-based`: the name of a file. Without one the
     /// agent is `everything`.
     pub policy: Option<String>,
+    /// The flows that it fetches from [`Defaults::server`] when it starts: names, or hashes.
+    pub start: Vec<String>,
 }
 
 /// A principal whose key comes with a lab, so that its policies can name it and its flows be signed.
@@ -140,6 +145,10 @@ pub struct Inject {
     pub principal: Option<usize>,
     /// Privileges to ask for; one with a question mark behind it is optional.
     pub privileges: Vec<String>,
+    /// The protocols that serve it, by interface; a companion's own as `OUTER/INNER`.
+    pub companions: BTreeMap<String, String>,
+    /// Settings other than the protocols' own, as `bees flow build --param` has them.
+    pub params: BTreeMap<String, String>,
 }
 
 impl Lab {
@@ -196,6 +205,12 @@ impl Lab {
             check_name(&node.name, "node").map_err(fail)?;
             if !names.insert(&node.name) {
                 return Err(fail(format!("two nodes are named \"{}\"", node.name)));
+            }
+            if !node.start.is_empty() && self.defaults.server.is_none_or(|server| !server.ip().is_loopback())
+            {
+                return Err(fail(
+                    "what it starts comes from the server of [defaults], on this machine".into(),
+                ));
             }
             if node.disk.is_some_and(|bytes| !(MIN_DISK..=MAX_DISK).contains(&bytes)) {
                 return Err(fail("a disk has 64K to 64M".into()));

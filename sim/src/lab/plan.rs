@@ -144,6 +144,10 @@ fn node_plan(
     let mut line = |t: std::fmt::Arguments<'_>| writeln!(text, "{t}").unwrap_or_default();
     line(format_args!("[node]\nname = \"{}\"\nidentity = \"{}\"", node.name, hex(&keys.identities[n])));
     line(format_args!("{agent}\n\n[control]\nadmin = \"{}\"\nmetrics = true", hex(&keys.admin)));
+    if !node.start.is_empty() {
+        let start = toml::Value::from(node.start.clone());
+        line(format_args!("\n[server]\naddress = \"{GATEWAY}:{}\"\nstart = {start}", wire::SERVER_PORT));
+    }
     line(format_args!("\n[team]\n{}", super::file::team_lines(&lab.defaults.team)));
     line(format_args!("\n[[link]]\nname = \"{MANAGEMENT}\"\nmac = \"{}\"", mac_text(nics[n][0].mac)));
     line(format_args!("address = \"{management}/16\"\nmanagement = true"));
@@ -243,6 +247,19 @@ mod tests {
         assert_eq!(config(0)["node"]["agent"].as_str(), Some("everything"));
         assert_eq!(config(1)["node"]["agent"].as_str(), Some("source-based"));
         assert_eq!(config(1)["node"]["policy"].as_str(), Some(text));
+    }
+
+    #[test]
+    fn a_server_is_reached_through_the_gateway() {
+        let mut lab = Lab::line(2);
+        lab.nodes[1].start = vec!["hello".into(), "ping".into()];
+        assert!(lab.plan(&keys(2)).is_err(), "there is no server");
+        lab.defaults.server = Some(([127, 0, 0, 1], 4000).into());
+        let plan = lab.plan(&keys(2)).unwrap();
+        let config: toml::Table = plan.nodes[1].config.parse().unwrap();
+        assert_eq!(config["server"]["address"].as_str(), Some("10.255.255.254:3325"));
+        assert_eq!(config["server"]["start"].as_array().unwrap().len(), 2);
+        assert!(!plan.nodes[0].config.contains("[server]"));
     }
 
     #[test]

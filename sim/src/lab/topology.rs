@@ -9,8 +9,9 @@ use crate::random::Random;
 impl Lab {
     /// `n` nodes and no links yet.
     pub fn empty(name: &str, n: usize) -> Self {
-        let nodes =
-            (1..=n).map(|i| Node { name: format!("n{i}"), memory: None, disk: None, policy: None }).collect();
+        let nodes = (1..=n)
+            .map(|i| Node { name: format!("n{i}"), memory: None, disk: None, policy: None, start: vec![] })
+            .collect();
         Self {
             name: name.into(),
             defaults: Defaults::default(),

@@ -60,6 +60,8 @@ pub struct Gateway {
     sockets: SocketSet<'static>,
     frames: Frames,
     next_port: u16,
+    /// Waits for the node to connect, and the port where.
+    listener: Option<(SocketHandle, u16)>,
 }
 
 /// A connection to a service of the node.
@@ -87,7 +89,7 @@ impl Gateway {
         });
         let span = u64::from(PORTS.end - PORTS.start);
         let next_port = PORTS.start + (seed % span) as u16;
-        Self { ends, interface, sockets: SocketSet::new(Vec::new()), frames, next_port }
+        Self { ends, interface, sockets: SocketSet::new(Vec::new()), frames, next_port, listener: None }
     }
 
     /// A frame came from the node.
@@ -146,17 +148,28 @@ impl Gateway {
         (sound && DATAGRAM_PORTS.contains(&port)).then(|| (port, segment.payload()))
     }
 
+    /// Lets the node connect to a port of ours; [`Gateway::accept`] gives the connections.
+    pub fn listen(&mut self, port: u16) {
+        let mut socket = socket();
+        // Refused only for an open socket or port 0, and it is neither.
+        let _ = socket.listen(port);
+        self.listener = Some((self.sockets.add(socket), port));
+    }
+
+    /// A connection that the node has opened.
+    pub fn accept(&mut self, now: u64) -> Option<Connection> {
+        let (handle, port) = self.listener?;
+        let socket = self.sockets.get_mut::<tcp::Socket<'static>>(handle);
+        if matches!(socket.state(), State::Listen | State::SynReceived) {
+            return None;
+        }
+        self.listen(port);
+        Some(Connection { handle, port, opened: now, attempted: now, established: true, ended: false })
+    }
+
     /// Starts a connection to `port` of the node.
     pub fn open(&mut self, now: u64, port: u16) -> Connection {
-        let mut socket = tcp::Socket::new(
-            tcp::SocketBuffer::new(vec![0; BUFFER]),
-            tcp::SocketBuffer::new(vec![0; BUFFER]),
-        );
-        socket.set_nagle_enabled(false);
-        socket.set_ack_delay(None);
-        socket.set_keep_alive(Some(KEEP_ALIVE));
-        socket.set_timeout(Some(TIMEOUT));
-        let handle = self.sockets.add(socket);
+        let handle = self.sockets.add(socket());
         let mut connection =
             Connection { handle, port, opened: now, attempted: now, established: false, ended: false };
         self.attempt(&mut connection, now);
@@ -270,6 +283,16 @@ impl Connection {
     }
 }
 
+fn socket() -> tcp::Socket<'static> {
+    let buffer = || tcp::SocketBuffer::new(vec![0; BUFFER]);
+    let mut socket = tcp::Socket::new(buffer(), buffer());
+    socket.set_nagle_enabled(false);
+    socket.set_ack_delay(None);
+    socket.set_keep_alive(Some(KEEP_ALIVE));
+    socket.set_timeout(Some(TIMEOUT));
+    socket
+}
+
 /// The stack's network device: two queues.
 #[derive(Debug, Default)]
 struct Frames {
@@ -381,6 +404,37 @@ pub(super) mod tests {
             }
             self.interface.poll(instant(now), &mut self.frames, &mut self.sockets);
             self.frames.sent.drain(..)
+        }
+    }
+
+    #[test]
+    fn a_node_connects_as_often_as_it_likes() {
+        let (mut gateway, mut node, mut now) = (Gateway::new(ENDS, 7, 0), Node::new(), 0);
+        gateway.listen(3325);
+        for port in [50_000, 50_001] {
+            let mut client = socket();
+            client.connect(node.interface.context(), (ENDS.gateway, 3325), port).unwrap();
+            let client = node.sockets.add(client);
+            let connection = loop {
+                now += 1000;
+                assert!(now < 1_000_000, "not connected after {now} us");
+                node.exchange(now, &mut gateway);
+                gateway.poll(now);
+                if let Some(connection) = gateway.accept(now) {
+                    break connection;
+                }
+            };
+            assert!(gateway.accept(now).is_none());
+            assert_eq!(gateway.socket(&connection).send_slice(b"hello"), Ok(5));
+            let mut got = [0; 8];
+            while !node.sockets.get_mut::<tcp::Socket<'static>>(client).can_recv() {
+                now += 1000;
+                assert!(now < 1_000_000, "nothing came in {now} us");
+                gateway.poll(now);
+                node.exchange(now, &mut gateway);
+            }
+            let socket = node.sockets.get_mut::<tcp::Socket<'static>>(client);
+            assert_eq!((socket.recv_slice(&mut got), &got[..5]), (Ok(5), &b"hello"[..]));
         }
     }
 

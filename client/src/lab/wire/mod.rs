@@ -3,14 +3,15 @@
 //! For each link it owns two Unix datagram sockets, one per end; a datagram is a frame, which is what
 //! QEMU's `-netdev dgram` and `bees-node --link unix:` speak. [`sim::medium`] says what rate, delay and
 //! loss make of a frame, [`flight`] holds it until it arrives, and what arrives is written to the link's
-//! capture. [`gateway`] carries TCP from ports on 127.0.0.1 to the nodes' management addresses. Nothing
+//! capture. [`gateway`] carries TCP from ports on 127.0.0.1 to the nodes' management addresses, and from nodes to a
+//! protocol server on this machine. Nothing
 //! of it needs root. [`process`] is the loop around them; it sleeps when nothing is on the way.
 
 pub mod flight;
 pub mod gateway;
 pub mod process;
 
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -29,6 +30,9 @@ pub struct WirePlan {
     pub gateway: Ipv4Addr,
     /// And its MAC address.
     pub gateway_mac: [u8; 6],
+    /// A protocol server on this machine, which nodes reach at the gateway's address.
+    #[serde(default)]
+    pub server: Option<SocketAddr>,
     /// Where to write the ports, once they are open.
     pub ports: PathBuf,
     /// Where to write the links' counters.

@@ -34,6 +34,8 @@ const PORT_ATTEMPTS: usize = 32;
 const MAX_CAPTURE: u64 = 256 << 20;
 /// A program that has ended its side may go on listening to silence for so long, in microseconds.
 const LISTEN_ONLY: u64 = 60_000_000;
+/// A protocol server on this machine takes a connection in this time.
+const CONNECT: std::time::Duration = std::time::Duration::from_millis(100);
 /// The counters are written this often at most, in microseconds.
 const COUNTERS_EVERY: u64 = 500_000;
 /// The kernel may wake us so much later than asked, in nanoseconds; its default is 50 us.
@@ -93,6 +95,8 @@ struct Node {
     /// Listeners on this machine, and the node's port each leads to.
     services: [(TcpListener, u16); 3],
     connections: Vec<Piped>,
+    /// The protocol server that the node may connect to.
+    server: Option<std::net::SocketAddr>,
     /// Sessions by datagrams, on the port of those over TCP.
     datagrams: UdpSocket,
     /// Who sent datagrams, each from its own port of the gateway; and when last.
@@ -319,9 +323,14 @@ impl Node {
             node: plan.address,
         };
         let seed = wire.seed ^ u64::from(plan.address.to_bits()) << 16;
+        let mut gateway = Gateway::new(ends, seed, now);
+        if wire.server.is_some() {
+            gateway.listen(wire::SERVER_PORT);
+        }
         Ok(Self {
             socket: Socket::open(&plan.sockets)?,
-            gateway: Gateway::new(ends, seed, now),
+            gateway,
+            server: wire.server,
             services: [
                 (listen()?, wire::CONTROL_PORT),
                 (sessions, wire::SESSION_PORT),
@@ -352,6 +361,7 @@ impl Node {
         for _ in 0..2 {
             let now = clock.now();
             self.gateway.poll(now);
+            self.connect(now);
             for piped in &mut self.connections {
                 piped.pump(&mut self.gateway, now);
             }
@@ -408,15 +418,27 @@ impl Node {
                 // A program that is gone already, or no descriptors left: the next round tries again.
                 let Ok((stream, _)) = listener.accept() else { break };
                 if stream.set_nonblocking(true).is_ok() && stream.set_nodelay(true).is_ok() {
-                    self.connections.push(Piped {
-                        stream,
-                        connection: self.gateway.open(now, *port),
-                        read_ended: false,
-                        write_ended: false,
-                        broken: false,
-                        blocked: false,
-                        active: now,
-                    });
+                    let connection = self.gateway.open(now, *port);
+                    self.connections.push(Piped::new(stream, connection, now));
+                }
+            }
+        }
+    }
+
+    /// Takes what the node opened on to the protocol server.
+    fn connect(&mut self, now: u64) {
+        let Some(server) = self.server else { return };
+        while let Some(connection) = self.gateway.accept(now) {
+            let room = self.connections.len() < MAX_CONNECTIONS;
+            // It is on this machine: there, or refused at once.
+            let stream = if room { TcpStream::connect_timeout(&server, CONNECT).ok() } else { None };
+            let ready = |s: &TcpStream| s.set_nonblocking(true).is_ok() && s.set_nodelay(true).is_ok();
+            match stream.filter(ready) {
+                Some(stream) => self.connections.push(Piped::new(stream, connection, now)),
+                None => {
+                    self.gateway.socket(&connection).abort();
+                    self.gateway.poll(now);
+                    self.gateway.remove(connection);
                 }
             }
         }
@@ -440,6 +462,11 @@ fn listen_twice(listen: impl Fn() -> Result<TcpListener>) -> Result<(TcpListener
 }
 
 impl Piped {
+    fn new(stream: TcpStream, connection: Connection, active: u64) -> Self {
+        let (read_ended, write_ended, broken, blocked) = (false, false, false, false);
+        Self { stream, connection, read_ended, write_ended, broken, blocked, active }
+    }
+
     /// Moves bytes both ways, as far as both sides have room.
     fn pump(&mut self, gateway: &mut Gateway, now: u64) {
         if !gateway.look_after(&mut self.connection, now) && !gateway.socket(&self.connection).can_recv() {
@@ -584,6 +611,7 @@ mod tests {
             }],
             gateway: ENDS.gateway,
             gateway_mac: ENDS.gateway_mac,
+            server: None,
             ports: scratch.0.join("ports.json"),
             counters: scratch.0.join("links.json"),
         };

@@ -226,6 +226,31 @@ fn who_has_no_room_for_what_is_due_is_not_looked_at_again_and_again() {
     assert_eq!(node.teams.iter().map(|(_, team)| team.counters.events).sum::<u64>(), before + 1);
 }
 
+/// A queue that was long gives its slots back. A team without memory for new ones loses no timer.
+#[test]
+fn what_is_due_is_not_lost_for_want_of_memory() {
+    let mut now = Now::mono(Instant(0));
+    let mut node = node(Arc::new(Still), Metering::Fuel, "queue = 200");
+    let set = "(drop (call $timer_set (i64.const 9000) (i64.const 0) (i64.const 0)))
+        (drop (call $timer_set (i64.const 9000) (i64.const 0) (i64.const 1)))";
+    let handle = started(&mut node, now, plain(1, set));
+    let session = node.session_open(now, "p1").unwrap();
+    while node.session_send(now, session, b"x").is_ok() {}
+    while node.poll(now) {}
+    let (_, team) = node.flow_and_team(handle).unwrap();
+    let account = node.teams.get(team).unwrap().account().clone();
+    let _all = account.charge(account.left()).unwrap();
+    let events = |node: &Node| node.teams.get(team).unwrap().counters.events;
+    let before = events(&node);
+    now.mono.0 = 10_000;
+    assert!(node.session_send(now, session, b"x").is_err(), "it has no memory for anything else");
+    for _ in 0..5 {
+        while node.poll(now) {}
+        now.mono = now.mono + NO_ROOM;
+    }
+    assert_eq!(events(&node) - before, 2, "one after the other");
+}
+
 #[test]
 fn no_more_flows_are_looked_at_for_what_is_due_than_a_poll_has_time_for() {
     let mut now = Now::mono(Instant(0));

@@ -522,3 +522,22 @@ fn a_companion_that_calls_nobody_runs_on_a_fiber_too() {
         assert_eq!((outcome.end, b.numbers()), (Ok(()), vec![16]), "{metering:?}");
     }
 }
+
+/// Who used much of an event's time is all of its protocols together, measured against all of that time.
+#[test]
+fn a_team_is_near_its_time_when_all_protocols_together_are() {
+    let boot = r#"(func (export "on_boot") (param i32) (local $n i32)
+        (loop $l (local.set $n (i32.add (local.get $n) (i32.const 1)))
+            (br_if $l (i32.lt_u (local.get $n) (i32.const 3000)))))"#;
+    let booted = |micros: u64| {
+        let two = [boot.to_string(), companion("(i32.const 0)") + boot];
+        let mut b = chain(Metering::Fuel, &two, |setup| setup.budget.event = Duration::from_micros(micros));
+        let outcome = b.deliver(Event::Boot);
+        assert_eq!(outcome.end, Ok(()));
+        (outcome.units, outcome.near)
+    };
+    let (units, _) = booted(1_000_000);
+    let micros = |percent: u64| units * 100 / percent;
+    // The second had only what the first one left, which it used most of.
+    assert_eq!((booted(micros(65)), booted(micros(85))), ((units, false), (units, true)));
+}
