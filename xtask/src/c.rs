@@ -10,7 +10,7 @@ use crate::root;
 use crate::toolchain::Toolchain;
 
 /// As `capsules/c/bees.h` says, and what `capsules/.cargo/config.toml` says to rustc.
-const FLAGS: [&str; 16] = [
+const FLAGS: [&str; 17] = [
     "--target=wasm32",
     "-mcpu=mvp",
     "-mbulk-memory",
@@ -26,6 +26,7 @@ const FLAGS: [&str; 16] = [
     "-Wl,--strip-all",
     "-Wl,--stack-first",
     "-Wl,-zstack-size=8192",
+    "-Wl,--export=__stack_pointer",
     "-Wl,--initial-memory=65536",
     "-Wl,--max-memory=65536",
 ];

@@ -81,8 +81,8 @@ macro_rules! protocol {
         #[allow(unsafe_code)]
         mod module {
             use $crate::{
-                Call, Capsule, Companion, Flow, Protocol, Session, SessionEvent, Timer, companion, flow::State,
-                node::Resource, sys,
+                Call, Capsule, Companion, Flow, Handover, Protocol, Session, SessionEvent, Takeover, Timer, companion,
+                flow::State, handover, node::Resource, sys,
             };
 
             use super::*;
@@ -164,6 +164,17 @@ macro_rules! protocol {
             #[unsafe(no_mangle)]
             extern "C" fn on_stop() {
                 PROTOCOL.with(|p| p.stop());
+            }
+
+            #[unsafe(no_mangle)]
+            extern "C" fn on_handover() -> i32 {
+                handover::result(PROTOCOL.look(|p| p.handover(&mut Handover::begin())))
+            }
+
+            #[unsafe(no_mangle)]
+            extern "C" fn on_takeover(capsule: u32, len: u32) -> i32 {
+                let mut from = Takeover::begin(len as usize);
+                handover::result(PROTOCOL.with(|p| p.takeover(Capsule::of_event(capsule), &mut from)))
             }
         }
     };
