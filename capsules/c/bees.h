@@ -1,6 +1,6 @@
 /* The guest interface, version 1, for protocols in C. docs/abi says what each function does; echo.c is an example.
  *
- *     clang --target=wasm32 -mcpu=mvp -mbulk-memory -O2 -ffreestanding -fno-builtin -nostdlib -Wl,--no-entry \
+ *     clang --target=wasm32 -mcpu=mvp -mbulk-memory -mmutable-globals -O2 -ffreestanding -fno-builtin -nostdlib -Wl,--no-entry \
  *           -Wl,--export=bees_inbox -Wl,--strip-all -Wl,--stack-first -Wl,-zstack-size=8192 \
  *           -Wl,--export=__stack_pointer -Wl,--initial-memory=65536 -Wl,--max-memory=65536 -o mine.wasm mine.c
  *

@@ -10,10 +10,11 @@ use crate::root;
 use crate::toolchain::Toolchain;
 
 /// As `capsules/c/bees.h` says, and what `capsules/.cargo/config.toml` says to rustc.
-const FLAGS: [&str; 17] = [
+const FLAGS: [&str; 18] = [
     "--target=wasm32",
     "-mcpu=mvp",
     "-mbulk-memory",
+    "-mmutable-globals",
     "-O2",
     "-ffreestanding",
     "-fno-builtin",
