@@ -1,8 +1,8 @@
 /* The guest interface, version 1, for protocols in C. docs/abi says what each function does; echo.c is an example.
  *
- *     clang --target=wasm32 -mcpu=mvp -mbulk-memory -O2 -ffreestanding -fno-builtin -nostdlib -Wl,--no-entry \
+ *     clang --target=wasm32 -mcpu=mvp -mbulk-memory -mmutable-globals -O2 -ffreestanding -fno-builtin -nostdlib -Wl,--no-entry \
  *           -Wl,--export=bees_inbox -Wl,--strip-all -Wl,--stack-first -Wl,-zstack-size=8192 \
- *           -Wl,--initial-memory=65536 -Wl,--max-memory=65536 -o mine.wasm mine.c
+ *           -Wl,--export=__stack_pointer -Wl,--initial-memory=65536 -Wl,--max-memory=65536 -o mine.wasm mine.c
  *
  * or `cargo xtask protocol build FOLDER`. One file of the protocol contains BEES_PROTOCOL, which defines the marker and
  * the inbox, and BEES_DESCRIPTION, which says what the protocol is. Handlers are defined with BEES_EXPORT; those that
@@ -95,6 +95,8 @@ BEES_EXPORT(on_warning) void on_warning(enum bees_resource resource);
 BEES_EXPORT(on_companion) int32_t on_companion(bees_handle capsule, bees_handle from, uint32_t operation, uint32_t len); /* >= 0, or an error */
 BEES_EXPORT(on_flow) void on_flow(bees_handle flow, enum bees_flow_state state);
 BEES_EXPORT(on_stop) void on_stop(void);
+BEES_EXPORT(on_handover) int32_t on_handover(void); /* 0, or the flow keeps its state; it may fail, so it only looks */
+BEES_EXPORT(on_takeover) int32_t on_takeover(bees_handle capsule, uint32_t len); /* 0, or the version before goes on */
 
 /* Capsule. */
 BEES_IMPORT(capsule_len) int32_t bees_capsule_len(bees_handle capsule); /* length of the payload */
@@ -185,6 +187,11 @@ BEES_IMPORT(companion_read) int32_t bees_companion_read(uint32_t offset, void *t
 BEES_IMPORT(companion_reply) int32_t bees_companion_reply(const void *answer, uint32_t len); /* 0 */
 BEES_IMPORT(companion_answer) int32_t bees_companion_answer(uint32_t offset, void *to, uint32_t len); /* bytes copied */
 BEES_IMPORT(companion_deny) int32_t bees_companion_deny(bees_handle companion, bees_handle neighbor); /* 0 */
+
+/* From one version of the flow to the next: on_handover writes, on_takeover reads. */
+BEES_IMPORT(handover_write) int32_t bees_handover_write(const void *from, uint32_t len); /* 0 */
+BEES_IMPORT(handover_read) int32_t bees_handover_read(uint32_t offset, void *to, uint32_t len); /* bytes copied */
+BEES_IMPORT(handover_session) int32_t bees_handover_session(bees_handle session); /* the session that had this number in the version before */
 
 /* Flows below this one: for flows with the privilege "flows". Bits of give: 1 << a resource. */
 BEES_IMPORT(flow_start) int32_t bees_flow_start(bees_handle flows, const void *tuple, uint32_t len, uint32_t give); /* a flow */

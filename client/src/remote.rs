@@ -378,6 +378,8 @@ mod tests {
             capsules: (0, 0, 0),
             sessions: 0,
             crashes: vec![],
+            replaces: None,
+            replaced_by: None,
         }
     }
 

@@ -408,6 +408,9 @@ pub const IMPORTS: &[Signature] = signatures! {
     companion_reply(I32, I32) -> I32;
     companion_answer(I32, I32, I32) -> I32;
     companion_deny(I32, I32) -> I32;
+    handover_write(I32, I32) -> I32;
+    handover_read(I32, I32, I32) -> I32;
+    handover_session(I32) -> I32;
 };
 
 /// What a module may export for the node to call.
@@ -421,6 +424,8 @@ pub const HANDLERS: &[Signature] = signatures! {
     on_companion(I32, I32, I32, I32) -> I32;
     on_flow(I32, I32);
     on_stop();
+    on_handover() -> I32;
+    on_takeover(I32, I32) -> I32;
 };
 
 #[cfg(test)]

@@ -117,6 +117,16 @@ counters! {
     FlowsStarted = "flows_started",
     /// A flow ended.
     FlowsEnded = "flows_ended",
+    /// A flow took over from an earlier version of itself.
+    FlowsReplaced = "flows_replaced",
+    /// A flow was refused because it may not take over from the one that it names. The principal erred.
+    ReplacementsRefused = "principal_replacements_refused",
+    /// A flow ended because it did not come to take over; the earlier version goes on.
+    ReplacementsFailed = "replacements_failed",
+    /// A capsule of an earlier version was given to the flow that took over from it.
+    CapsulesTaken = "capsules_taken_over",
+    /// A capsule of an earlier version was dropped because its type has no successor.
+    CapsulesWithoutSuccessor = "capsules_without_successor",
     /// A module failed the static checks or did not compile. The principal erred.
     BadModule = "principal_bad_modules",
     /// Guest code trapped. The guest erred.

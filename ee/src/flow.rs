@@ -115,6 +115,23 @@ pub struct Flow {
     pub usual: u64,
     /// Units of work that were done for it before it had a team.
     pub owed: u64,
+    /// The earlier versions that it took over from here, the last one first.
+    pub took: Vec<Predecessor>,
+    /// Capsules with identifiers of these: those that it got, and those without a successor.
+    pub drained: (u64, u64),
+}
+
+/// An earlier version of a flow.
+#[derive(Debug)]
+pub struct Predecessor {
+    /// Its name.
+    pub hash: TupleHash,
+    /// Until when its identifiers are the later one's.
+    pub until: Instant,
+    /// These identifiers; none when that time is over.
+    pub ids: Vec<CapsuleId>,
+    /// What is paid for them.
+    pub charge: Charge,
 }
 
 /// A tuple with the bytes it came in, which are forwarded unchanged (D7).
@@ -174,6 +191,11 @@ pub enum Stage {
     Compile {
         /// The job.
         job: JobId,
+    },
+    /// It could run, and waits for the flow that it takes over from.
+    Standby {
+        /// The team's code and state.
+        sandbox: Box<Sandbox>,
     },
     /// Running.
     Running {
@@ -242,6 +264,13 @@ impl Flows {
             self.ended.remove(oldest.unwrap_or(0));
         }
         self.ended.push_back(info);
+    }
+
+    /// A flow that has just ended has this one in its place.
+    pub fn note_successor(&mut self, old: &TupleHash, new: TupleHash) {
+        if let Some(info) = self.ended.iter_mut().rfind(|info| info.hash == *old) {
+            info.replaced_by = Some(new);
+        }
     }
 
     /// Forgets that flows of this hash ended: it is started again.
@@ -320,6 +349,8 @@ const MIN_DIGITS: usize = 8;
 const FLOW_BYTES: u64 = 8 * 1024;
 /// Bytes of an entry of a hash table for each of its own, at most: directly after it has grown.
 const HASHED: usize = 3;
+/// Bytes of an identifier and of whose it is.
+const NAMED: usize = size_of::<CapsuleId>() + size_of::<Handle>() * 4;
 /// Entries of the table of teams for each flow, at most: one team above each flow's own, and as much again directly after
 /// the table has grown.
 const TEAMS: usize = 4;
@@ -332,6 +363,11 @@ pub fn tuple_bytes(len: usize) -> u64 {
     2 * len as u64 + FLOW_BYTES
 }
 
+/// What so many identifiers take that a flow gets capsules by: in its record, and in the node's table.
+pub fn ids_bytes(ids: usize) -> u64 {
+    (size_of::<Predecessor>() * 2 + ids * (HASHED * NAMED + 2 * size_of::<CapsuleId>())) as u64
+}
+
 /// What a flow is charged from its grant on: the tuple's bytes, what was read from them, the flow's record, its
 /// grant and its identifiers.
 pub fn flow_bytes(data: &TupleData, grant: &Grant, source: &Source) -> u64 {
@@ -340,13 +376,12 @@ pub fn flow_bytes(data: &TupleData, grant: &Grant, source: &Source) -> u64 {
     // The tuple and each part have one by which others ask for them, and one by which they came, if they did.
     let ways = if matches!(source, Source::Neighbor(_)) { 2 } else { 1 };
     let ids = kinds + ways * (1 + data.parts.len());
-    let named = size_of::<CapsuleId>() + size_of::<Handle>() * 4;
     let record = size_of::<Flow>()
         + size_of::<Sandbox>()
         + HASHED * (size_of::<TupleHash>() + size_of::<Handle>())
         + TEAMS * size_of::<Option<(TeamId, Handle)>>()
         + 2 * size_of::<(Instant, Handle)>()
-        + ids * (HASHED * named + 2 * size_of::<CapsuleId>())
+        + ids * (HASHED * NAMED + 2 * size_of::<CapsuleId>())
         + kinds * size_of::<CapsuleId>()
         + data.parts.len() * (size_of::<Part>() + size_of::<PartData>() + SHARED + size_of::<usize>());
     (record + data.bytes.len() + SHARED + read_from(&data.tuple, data.bytes.len()) + held_by(grant)) as u64
@@ -426,6 +461,8 @@ impl Flow {
             capsules: (0, 0, 0),
             usual: u64::MAX,
             owed: 0,
+            took: Vec::new(),
+            drained: (0, 0),
         }
     }
 
@@ -455,6 +492,7 @@ impl Flow {
             Stage::Judging => FlowState::Judging,
             Stage::Download { .. } | Stage::Fetch { .. } => FlowState::Download,
             Stage::Compile { .. } => FlowState::Compile,
+            Stage::Standby { .. } => FlowState::Standby,
             Stage::Running { .. } => FlowState::Running,
         }
     }
@@ -463,6 +501,14 @@ impl Flow {
     #[inline]
     pub fn knows(&self, neighbor: &str) -> bool {
         self.team.as_ref().is_some_and(|(_, grant)| grant.neighbors.includes(neighbor))
+    }
+
+    /// Its code, as soon as it could run.
+    pub fn started(&mut self) -> Option<&mut Sandbox> {
+        match &mut self.stage {
+            Stage::Running { sandbox, .. } | Stage::Standby { sandbox } => Some(sandbox),
+            _ => None,
+        }
     }
 
     /// The running code.

@@ -4,6 +4,7 @@ use std::collections::HashMap;
 
 use nodeos::slab::Handle;
 use wire::id::CapsuleId;
+use wire::replace::Place;
 
 use crate::hash::Keyed;
 
@@ -18,6 +19,13 @@ pub enum Target {
         protocol: u8,
         /// The capsule type.
         kind: u8,
+    },
+    /// A capsule type of a flow that another one took over from.
+    Replaced {
+        /// That other one.
+        flow: Handle,
+        /// What it is there, by protocol and type; `None`: nothing any more.
+        to: Option<Place>,
     },
     /// "Which flow does this identifier belong to?"
     TranslationRequest,

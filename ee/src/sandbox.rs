@@ -9,6 +9,7 @@ mod clamp;
 mod effects;
 mod event;
 mod fiber;
+mod handover;
 mod mailbox;
 mod outlet;
 mod protocols;
@@ -37,8 +38,10 @@ use wire::tuple::Tuple;
 use self::event::{Doing, brief};
 pub use self::event::{Effect, Event, GuestFault, Outcome, Refused, SessionInput};
 use self::fiber::{Background, Fiber};
+pub use self::handover::{KnownSession, MAX_STATE, State};
 pub(crate) use self::mailbox::charge as charge_on_fiber;
 pub use self::outlet::Outlet;
+pub use self::protocols::Given;
 pub(crate) use self::protocols::{Call, head};
 use self::run::{LOOKS, Program, Protocol, Running};
 pub use self::setup::{Setup, StartError};
@@ -102,6 +105,8 @@ pub struct Sandbox {
     budget: Budget,
     warned: bool,
     ended: bool,
+    /// It is not asked for its state again.
+    failed_to_hand_over: bool,
     /// The event that it was given last.
     doing: Doing,
     /// What it said last before it failed.
@@ -151,7 +156,7 @@ impl Sandbox {
                 let over = state.charged > state.allowance
                     || state.seen >= LOOKS && state.meter.count() >= state.deadline;
                 Ok(match over {
-                    true if state.mailbox.is_some() => UpdateDeadline::Yield(1),
+                    true if state.mailbox.is_some() && !state.at_once => UpdateDeadline::Yield(1),
                     true => UpdateDeadline::Interrupt,
                     false => UpdateDeadline::Continue(1),
                 })
@@ -176,6 +181,7 @@ impl Sandbox {
             budget,
             warned,
             ended: false,
+            failed_to_hand_over: false,
             doing: Doing::Boot,
             said: None,
             _code: code.to_vec(),
@@ -236,7 +242,8 @@ impl Sandbox {
             Err((units, fault)) => {
                 self.said = state.effects.last_words(state.done);
                 state.effects.truncate(state.done);
-                self.ended = true;
+                // Whoever fails to give its state away has it still.
+                self.ended = self.doing != Doing::HandOver;
                 (units, Err(fault))
             }
         };

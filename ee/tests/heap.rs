@@ -206,6 +206,7 @@ fn flows_are_accounted_for(companions: usize) {
 fn the_heap_is_accounted_for() {
     flows_are_accounted_for(0);
     flows_are_accounted_for(3);
+    versions_leave_nothing_on_the_heap();
     let engine = Engine::new(Metering::Epoch).unwrap();
     let module: Arc<[u8]> = wat::parse_str(RELAY).unwrap().into();
     let compile_of = |module: &Arc<[u8]>| {
@@ -306,4 +307,29 @@ fn the_heap_is_accounted_for() {
     );
     assert!(many_taken as u64 <= many_own, "{many_taken} bytes, {many_own} charged");
     assert!(many_compiled as u64 <= many_beside, "{many_compiled} bytes, {many_beside} charged");
+}
+
+/// However often a flow is replaced by its next version, one of them is there.
+fn versions_leave_nothing_on_the_heap() {
+    const KEEPS: &str = r#"
+        (func (export "on_handover") (result i32) (call $handover_write (i32.const 0) (i32.const 60000)))
+        (func (export "on_takeover") (param i32 i32) (result i32) (i32.const 0))"#;
+    let mut world = World::line(2);
+    let module = guest::module(KEEPS);
+    let mut last: Option<TupleHash> = None;
+    let mut used = Vec::new();
+    for number in 0..80u8 {
+        let flow = guest::flow("keeps", module.clone(), |body| {
+            body.nonce = [number; 16];
+            body.replaces = last;
+            let how = wire::replace::Replacement { handover: true, types: vec![((0, 0), (0, 0))] };
+            body.extensions.extend(last.map(|_| how.extension()));
+        });
+        last = Some(world.start(0, &flow));
+        world.run(Duration::from_secs(601));
+        used.push(HEAP.current_usage());
+    }
+    assert_eq!(world.count(0, "flows_replaced"), 79);
+    // What the node remembers of flows that ended is full; each version takes more than twice the bound.
+    assert!(used[79] < used[70] + 64 * 1024, "{used:?}");
 }

@@ -17,7 +17,7 @@ use crate::id::{CapsuleId, PartHash, TupleHash};
 use crate::tuple::Scheme;
 
 /// The control protocol written here.
-pub const VERSION: u16 = 3;
+pub const VERSION: u16 = 4;
 /// The longest message, in bytes: what fits one Noise message.
 pub const MAX_MESSAGE: usize = 60_000;
 /// The longest piece of a part in one [`Request::PartPut`], in bytes.
@@ -499,6 +499,23 @@ pub struct FlowInfo {
     pub sessions: u32,
     /// How it failed here lately, in this life and in earlier ones, oldest first; few are kept.
     pub crashes: Vec<Crash>,
+    /// The flow that it takes over from, and what came of that here.
+    pub replaces: Option<Replaced>,
+    /// The flow that took over from it here.
+    pub replaced_by: Option<TupleHash>,
+}
+
+/// What a flow has from the one that it takes over from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Replaced {
+    /// The other flow.
+    pub flow: TupleHash,
+    /// That one was here, and this one runs in its place.
+    pub here: bool,
+    /// Identifiers that it still takes for the other one, and for those before that.
+    pub identifiers: u32,
+    /// Capsules with these that it got, and that were dropped because their type has no successor.
+    pub capsules: (u64, u64),
 }
 
 /// How a guest failed: it trapped (a panic is a trap), or ran past the deadline of its event.
@@ -537,6 +554,8 @@ pub enum FlowState {
     Running,
     /// It ended, and why.
     Ended(String),
+    /// It could run, and waits for the flow that it takes over from.
+    Standby,
 }
 
 /// How long each stage of a flow's arrival took, and what crossed the link for it.

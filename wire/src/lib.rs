@@ -13,10 +13,12 @@
 //! | [`system`]  | payloads of the system protocols (translation, download)              | capsules                      |
 //! | [`describe`]  | what a module says about itself                                      | a custom section of the module |
 //! | [`grant`]   | what an Auth Agent gives a flow                                       | inside a node, agent to agent |
+//! | [`replace`](mod@replace) | how a flow takes over from an earlier version of itself           | inside the tuple              |
 //! | [`revoke`]  | a signed revocation of a flow                                         | agent to agent, control       |
 //! | [`control`] | requests and answers of the `bees` command                            | Noise over TCP 3322           |
 //! | [`session`] | how a program talks to a protocol                                     | TCP 3323                      |
 //! | [`datagram`] | the same, by datagrams                                              | UDP 3323                      |
+//! | [`scheme`](mod@scheme) | how signatures are made                                    | tuples, revocations, control  |
 //! | [`server`]  | how protocols are fetched                                             | TCP 3325                      |
 //! | [`http`]    | requests for the node's metrics                                       | TCP 3324                      |
 //! | [`statement`] | what guests have signed, and what opens a sealed envelope            | capsules                      |
@@ -42,7 +44,9 @@ pub mod id;
 pub mod integrity;
 pub mod limits;
 pub mod link;
+pub mod replace;
 pub mod revoke;
+pub mod scheme;
 pub mod server;
 pub mod session;
 pub mod statement;

@@ -18,6 +18,8 @@ pub use crate::budget::Budgets;
 use crate::budget::Kind;
 use crate::id::{CapsuleId, PartHash, Path, TupleHash, md5, sha256};
 use crate::limits::{Derivation, Limits};
+use crate::replace::Replacement;
+pub use crate::scheme::Scheme;
 
 /// The tuple format written here.
 pub const VERSION: u8 = 1;
@@ -249,6 +251,8 @@ impl Extension {
     pub const NODES: u16 = 1;
     /// Budgets that the request has no place for: those from [`Kind::Code`] on, in the encoding of [`Budgets`].
     pub const BUDGETS: u16 = 2;
+    /// How the flow takes over from the one that [`Body::replaces`] names: a [`Replacement`].
+    pub const REPLACE: u16 = 4;
 
     /// The tuple is meant for the nodes of these names and no other.
     pub fn nodes(names: &[impl AsRef<str>]) -> Self {
@@ -272,6 +276,7 @@ impl Extension {
     fn check(&self) -> Result<(), Error> {
         match self.tag {
             Self::NODES => {}
+            Self::REPLACE => return Replacement::of(&self.value).map(drop),
             // What it could say has been taken out of it.
             Self::BUDGETS => return Err(Error::Malformed),
             other => return Err(Error::Extension(other)),
@@ -301,34 +306,6 @@ pub enum Credentials {
         /// The signature.
         signature: Vec<u8>,
     },
-}
-
-/// Signature schemes (D7).
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub enum Scheme {
-    /// Ed25519 (RFC 8032).
-    Ed25519,
-    /// RSA-PSS with SHA-256 (RFC 8017).
-    RsaPssSha256,
-}
-
-impl Scheme {
-    /// The scheme of this number, as guests and proofs write it.
-    pub const fn of(number: u8) -> Option<Self> {
-        match number {
-            0 => Some(Self::Ed25519),
-            1 => Some(Self::RsaPssSha256),
-            _ => None,
-        }
-    }
-
-    /// Its number.
-    pub const fn number(self) -> u8 {
-        match self {
-            Self::Ed25519 => 0,
-            Self::RsaPssSha256 => 1,
-        }
-    }
 }
 
 /// Why a tuple was refused. Whoever made the tuple erred.
@@ -473,12 +450,24 @@ impl Body {
             return Err(Error::Version(self.version));
         }
         self.extensions.iter().try_for_each(Extension::check)?;
-        bound("extensions", self.extensions.len() <= 1)?;
+        bound("extensions", self.extensions.is_sorted_by(|a, b| a.tag < b.tag))?;
         bound("protocols", (1..=MAX_PROTOCOLS).contains(&self.protocols.len()))?;
         bound("privileges", self.request.privileges.len() <= MAX_ITEMS)?;
         self.request.privileges.iter().try_for_each(|p| name("privilege", &p.name))?;
         self.protocols.iter().try_for_each(Protocol::check)?;
-        self.check_tree()
+        self.check_tree()?;
+        self.extension(Extension::REPLACE).map_or(Ok(()), |value| Replacement::of(value)?.check(self))
+    }
+
+    fn extension(&self, tag: u16) -> Option<&[u8]> {
+        self.extensions.iter().find(|e| e.tag == tag).map(|e| &*e.value)
+    }
+
+    /// The flow that this one takes over from, and how. Without the extension it hands nothing over, and no capsule type
+    /// of the other one lives on.
+    pub fn replacement(&self) -> Option<(TupleHash, Replacement)> {
+        let how = self.extension(Extension::REPLACE).and_then(|value| Replacement::of(value).ok());
+        self.replaces.map(|hash| (hash, how.unwrap_or_default()))
     }
 
     /// The names of the nodes that the tuple is meant for; `None`: any node.
@@ -574,7 +563,7 @@ impl Part {
     }
 }
 
-fn encode<T: Serialize>(value: &T) -> Vec<u8> {
+pub(crate) fn encode<T: Serialize>(value: &T) -> Vec<u8> {
     postcard::to_allocvec(value).expect("plain data in memory can always be encoded")
 }
 
@@ -583,11 +572,11 @@ fn name(what: &'static str, text: &str) -> Result<(), Error> {
     bound(what, !text.is_empty() && text.len() <= MAX_NAME && printable)
 }
 
-fn bound(what: &'static str, holds: bool) -> Result<(), Error> {
+pub(crate) fn bound(what: &'static str, holds: bool) -> Result<(), Error> {
     if holds { Ok(()) } else { Err(Error::Bound(what)) }
 }
 
-fn reference(what: &'static str, holds: bool) -> Result<(), Error> {
+pub(crate) fn reference(what: &'static str, holds: bool) -> Result<(), Error> {
     if holds { Ok(()) } else { Err(Error::Reference(what)) }
 }
 

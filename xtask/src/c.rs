@@ -10,10 +10,11 @@ use crate::root;
 use crate::toolchain::Toolchain;
 
 /// As `capsules/c/bees.h` says, and what `capsules/.cargo/config.toml` says to rustc.
-const FLAGS: [&str; 16] = [
+const FLAGS: [&str; 18] = [
     "--target=wasm32",
     "-mcpu=mvp",
     "-mbulk-memory",
+    "-mmutable-globals",
     "-O2",
     "-ffreestanding",
     "-fno-builtin",
@@ -26,6 +27,7 @@ const FLAGS: [&str; 16] = [
     "-Wl,--strip-all",
     "-Wl,--stack-first",
     "-Wl,-zstack-size=8192",
+    "-Wl,--export=__stack_pointer",
     "-Wl,--initial-memory=65536",
     "-Wl,--max-memory=65536",
 ];

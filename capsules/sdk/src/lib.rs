@@ -19,6 +19,7 @@
 //! | [`blob`]      | what the node keeps for this flow, over its own restart, too                        |
 //! | [`companion`] | [`Companion`]: the other protocols of the same flow                                   |
 //! | [`flow`]      | flows below this one                                                                |
+//! | [`handover`](mod@handover) | from one version of a protocol to the next, while it runs                       |
 //! | [`privilege`] | [`Sensors`] and [`NodeKey`]: what an Auth Agent may grant                            |
 //! | [`pathfinder`](mod@pathfinder) | the interface of the companion that knows the way to a server                     |
 //! | [`envelope`]  | capabilities for other flows                                                        |
@@ -41,6 +42,7 @@ pub mod envelope;
 mod error;
 mod export;
 pub mod flow;
+pub mod handover;
 pub mod neighbor;
 pub mod node;
 pub mod pathfinder;
@@ -59,6 +61,7 @@ pub use capsule::{Capsule, Operation};
 pub use companion::{Call, Companion};
 pub use error::Error;
 pub use flow::{Flow, Flows};
+pub use handover::{Handover, Takeover};
 pub use neighbor::{Neighbor, Neighborhood};
 pub use privilege::{NodeKey, Sensors};
 pub use session::{Session, SessionEvent};
@@ -122,4 +125,18 @@ pub trait Protocol {
 
     /// The flow ends; a small budget is left for this call.
     fn stop(&mut self) {}
+
+    /// The next version of this protocol is about to take over: writes what it must know. It goes on as it is if this
+    /// fails, or the next version does not take over, so it only looks; companions cannot be called.
+    fn handover(&self, to: &mut Handover) -> Result<(), Error> {
+        let _ = to;
+        Err(Error::NotFound)
+    }
+
+    /// Instead of [`boot`](Self::boot), where the version before handed its state over. Sessions are open as they were;
+    /// timers and soft state are not there. With an error the version before goes on, and this one ends.
+    fn takeover(&mut self, capsule: Option<Capsule>, from: &mut Takeover) -> Result<(), Error> {
+        let _ = (capsule, from);
+        Err(Error::NotFound)
+    }
 }

@@ -42,6 +42,11 @@ impl Session {
         done(sys::session_close(self.0))
     }
 
+    /// Its number, to be handed over ([`Takeover::session`](crate::handover::Takeover::session)).
+    pub fn number(self) -> u32 {
+        self.0
+    }
+
     /// The handle that the node gave, for [`protocol!`](crate::protocol).
     #[doc(hidden)]
     pub fn from_bits(bits: u32) -> Self {

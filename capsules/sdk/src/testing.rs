@@ -15,6 +15,7 @@
 
 mod calls;
 mod companions;
+mod handover;
 mod privileged;
 
 use std::any::Any;
@@ -105,6 +106,7 @@ pub struct Node {
     depleted: u64,
     max_payload: usize,
     team: Team,
+    passing: handover::Passing,
     more: privileged::Privileged,
 }
 
@@ -175,6 +177,7 @@ impl<P: Protocol + 'static> Network<P> {
             depleted: 0,
             max_payload: 1400,
             team: Team::default(),
+            passing: Default::default(),
             more: Default::default(),
         });
         node.seat(Team::new(self.description, Box::new(protocol), companions));

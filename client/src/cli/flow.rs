@@ -1,11 +1,11 @@
-//! `bees flow build|sign|verify|dump|inject|show|stop|revoke`.
+//! `bees flow build|sign|verify|dump|inject|replace|show|stop|revoke`.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::Result;
 use serde_json::{Value, json};
-use wire::control::{Answer, Arrival, Crash, FlowInfo, FlowState, Request};
+use wire::control::{Answer, Arrival, Crash, FlowInfo, FlowState, Replaced, Request};
 use wire::id::TupleHash;
 use wire::tuple::{Tuple, Validity};
 use wire::utc::Utc;
@@ -15,7 +15,7 @@ use super::policy::read_policy;
 use crate::exit::{Code, failure};
 use crate::flow::inject::{inject, state_text};
 use crate::flow::verify::Against;
-use crate::flow::{Bundle, build, dump, read, sign, verify};
+use crate::flow::{Bundle, build, dump, read, replace, sign, verify};
 use crate::keys::{KeyFile, load_public};
 use crate::output::{Cell, Colour, Output, Table, bytes, or_dash, pairs, progress, us};
 use crate::remote::Remote;
@@ -77,6 +77,21 @@ pub enum Verb {
         /// Files with parts that are not beside the tuple
         #[arg(long = "part", value_name = "FILE")]
         parts: Vec<PathBuf>,
+        /// How long the flow may take until it runs, in seconds
+        #[arg(long, default_value_t = 30, value_name = "SECONDS")]
+        patience: u64,
+    },
+    /// Put the next version of a running flow in its place: built, injected, and taken over to with the state
+    Replace {
+        /// The flow, by its hash, the hash's first digits, or its name
+        flow: String,
+        #[command(flatten)]
+        options: Box<build::Options>,
+        #[command(flatten)]
+        manner: replace::Manner,
+        /// Sign it with the key in this file, for the principal that --principal or the file names
+        #[arg(long, value_name = "KEY")]
+        sign: Option<PathBuf>,
         /// How long the flow may take until it runs, in seconds
         #[arg(long, default_value_t = 30, value_name = "SECONDS")]
         patience: u64,
@@ -146,6 +161,24 @@ pub fn run(access: &Access, verb: &Verb, output: Output) -> Result<()> {
         Verb::Inject { file, params, parts, patience } => {
             let bundle = bundle(file, params, parts)?;
             let flow = inject(&mut access.login()?, &bundle, Duration::from_secs(*patience))?;
+            if output.is_json() {
+                output.value(&flow_value(&flow))
+            } else {
+                output.text(&format!("{}\n", flow.hash))
+            }
+        }
+        Verb::Replace { flow, options, manner, sign, patience } => {
+            let mut remote = access.login()?;
+            let hash = remote.find_flow(flow)?.hash;
+            let Answer::Tuple(bytes) = remote.ask(&Request::FlowTuple { flow: hash })? else {
+                return Err(remote.nonsense());
+            };
+            let mut bundle = replace::build(&Tuple::decode(&bytes)?, hash, options, manner)?;
+            if let Some(key) = sign {
+                let (key, principal) = access.flow_signer(Some(key))?;
+                bundle.sign(&principal, &key, options.validity.into())?;
+            }
+            let flow = inject(&mut remote, &bundle, Duration::from_secs(*patience))?;
             if output.is_json() {
                 output.value(&flow_value(&flow))
             } else {
@@ -362,6 +395,16 @@ fn flow_text(f: &FlowInfo) -> String {
         ("capsules", format!("{done} processed, {sent} sent, {refused} refused")),
         ("sessions", f.sessions.to_string()),
     ];
+    if let Some(Replaced { flow, here, identifiers, capsules: (taken, dropped) }) = &f.replaces {
+        let text = match here {
+            true => format!(
+                "{flow:.8}, {identifiers} identifiers still taken: {taken} capsules, {dropped} dropped"
+            ),
+            false => format!("{flow:.8}, which was not here"),
+        };
+        rows.push(("replaces", text));
+    }
+    rows.extend(f.replaced_by.map(|flow| ("replaced", format!("by {flow}"))));
     if let Some(grant) = &f.grant {
         rows.push(("granted", dump::grant_text(grant)));
     }
@@ -378,6 +421,7 @@ pub fn flow_value(f: &FlowInfo) -> Value {
         FlowState::Judging => ("judging", None),
         FlowState::Download => ("download", None),
         FlowState::Compile => ("compile", None),
+        FlowState::Standby => ("standby", None),
         FlowState::Running => ("running", None),
         FlowState::Ended(why) => ("ended", Some(why)),
     };
@@ -396,6 +440,11 @@ pub fn flow_value(f: &FlowInfo) -> Value {
         "capsules": { "processed": f.capsules.0, "sent": f.capsules.1, "refused": f.capsules.2 },
         "sessions": f.sessions,
         "crashes": crashes,
+        "replaces": f.replaces.map(|r| json!({
+            "flow": r.flow.to_string(), "here": r.here, "identifiers": r.identifiers,
+            "taken": r.capsules.0, "dropped": r.capsules.1,
+        })),
+        "replaced_by": f.replaced_by.map(|flow| flow.to_string()),
     })
 }
 
@@ -429,6 +478,8 @@ mod tests {
                 why: "guest trapped".into(),
                 said: Some("hello panicked at src/lib.rs:7".into()),
             }],
+            replaces: None,
+            replaced_by: None,
         }
     }
 

@@ -43,7 +43,7 @@ pub struct Options {
     /// A node that the flow is for, by its name; any node without one
     #[arg(long = "for-node", value_name = "NODE")]
     pub nodes: Vec<String>,
-    /// The flow that this one takes over from
+    /// The flow that this one takes over from, with nothing of it: `bees flow replace` hands its state over
     #[arg(long, value_name = "HASH", value_parser = |s: &str| s.parse::<wire::id::TupleHash>().map_err(|e| e.to_string()))]
     pub replaces: Option<wire::id::TupleHash>,
 }
@@ -68,8 +68,8 @@ impl From<Period> for Validity {
 /// `NAME=VALUE` of a command line.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Pair {
-    name: String,
-    value: String,
+    pub(super) name: String,
+    pub(super) value: String,
 }
 
 impl Pair {

@@ -7,6 +7,7 @@ use wire::budget::{Amount, Kind};
 use wire::grant::{Grant, Neighbors};
 use wire::id::{CapsuleId, TupleHash};
 use wire::limits::{MAX_DEPTH, Operation, worst_case};
+use wire::replace::Place;
 use wire::tuple::{Budgets, Coupling, Credentials, Part, Protocol, Provider, Tuple};
 use wire::utc::Utc;
 
@@ -22,6 +23,7 @@ pub fn text(tuple: &Tuple, encoded: &[u8]) -> String {
     tree.line(1, format!("nonce {}", hex(&tuple.body.nonce)));
     if let Some(replaces) = tuple.body.replaces {
         tree.line(1, format!("replaces {replaces}"));
+        tree.line(2, replacement(tuple));
     }
     let validity = tuple.body.validity;
     match (validity.from, validity.until) {
@@ -57,6 +59,22 @@ pub fn text(tuple: &Tuple, encoded: &[u8]) -> String {
     tree.out
 }
 
+/// How it takes over, and what lives on: types are numbered by protocol and type, for the old version's names are not
+/// in the tuple.
+fn replacement(tuple: &Tuple) -> String {
+    let how = tuple.body.replacement().map(|(_, how)| how).unwrap_or_default();
+    let state = if how.handover { "with its state" } else { "without its state" };
+    let name = |(protocol, kind): Place| {
+        let protocol = &tuple.body.protocols[usize::from(protocol)];
+        format!("{}.{}", protocol.name, protocol.capsules[usize::from(kind)].name)
+    };
+    let types: Vec<_> = how.types.iter().map(|((p, k), new)| format!("{p}.{k} as {}", name(*new))).collect();
+    match types.is_empty() {
+        true => format!("{state}; no capsule type lives on"),
+        false => format!("{state}; capsule types that live on: {}", types.join(", ")),
+    }
+}
+
 /// What a protocol is to the flow.
 fn role(tuple: &Tuple, at: usize) -> String {
     let name = &tuple.body.protocols[at].name;
@@ -78,6 +96,7 @@ pub fn value(tuple: &Tuple, encoded: &[u8]) -> Value {
     json!({
         "hash": hash.to_string(), "len": encoded.len(), "version": body.version, "nonce": hex(&body.nonce),
         "replaces": body.replaces.map(|r| r.to_string()),
+        "takeover": body.replacement().map(|(_, how)| json!({ "handover": how.handover, "types": how.types })),
         "valid_from": body.validity.from, "valid_until": body.validity.until, "nodes": body.nodes(),
         "signed": match &tuple.credentials {
             Credentials::None => Value::Null,

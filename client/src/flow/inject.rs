@@ -52,6 +52,7 @@ pub fn state_text(state: &FlowState) -> String {
         FlowState::Judging => "being judged".into(),
         FlowState::Download => "downloading its parts".into(),
         FlowState::Compile => "being compiled".into(),
+        FlowState::Standby => "waiting to take over".into(),
         FlowState::Running => "running".into(),
         FlowState::Ended(why) => format!("ended: {why}"),
     }

@@ -4,6 +4,7 @@
 pub mod build;
 pub mod dump;
 pub mod inject;
+pub mod replace;
 pub mod sign;
 pub mod verify;
 

@@ -11,6 +11,7 @@ mod companion;
 mod crypto;
 mod envelope;
 mod flow;
+mod handover;
 mod integrity;
 mod key;
 pub(crate) mod memory;
@@ -48,13 +49,14 @@ pub(crate) fn link(linker: &mut Linker<TeamState>, calls: Calls) -> wasmtime::Re
     sensor::link(linker)?;
     blob::link(linker)?;
     envelope::link(linker)?;
-    flow::link(linker)
+    flow::link(linker)?;
+    handover::link(linker)
 }
 
 /// Charges `units`, or ends the guest: its event has used its budget up.
 fn charge(guest: &mut Guest<'_>, units: u64) -> wasmtime::Result<()> {
     let state = guest.data_mut();
-    if state.mailbox.is_some() {
+    if state.mailbox.is_some() && !state.at_once {
         return charge_on_fiber(guest, units);
     }
     state.charged += units;

@@ -140,6 +140,11 @@ impl Node {
                 false => self.questions.refuse(now.mono, claim.id),
             };
         }
+        if self.successor_of(&tuple).is_some() {
+            // Its time is over here.
+            self.counters.add(Count::Refused);
+            return self.questions.refuse(now.mono, claim.id);
+        }
         if let Some(known) = self.flows.by_hash(&tuple) {
             return self.join(now, from, known, question, claim);
         }

@@ -13,7 +13,7 @@ use nodeos::slab::Handle;
 use wire::control::{Answer, Erred, FlowInfo, MAX_POLICY, Request};
 use wire::id::TupleHash;
 use wire::revoke::Revocation;
-use wire::tuple::{Credentials, Scheme, Validity};
+use wire::tuple::{Credentials, Scheme, Tuple, Validity};
 
 use super::manage::failed;
 use super::{Node, label};
@@ -95,12 +95,12 @@ impl Node {
             _ if Self::is_own_area(request) => rights.has(Right::Reconfigure),
             Request::FlowStop { flow, .. }
             | Request::FlowLimit { flow, .. }
-            | Request::BlobRemove { area: flow, .. } => {
-                let own = || self.flows.by_hash(flow).is_some_and(|h| self.is_own(h, principal));
-                rights.has(Right::StopAny) || rights.has(right) && own()
-            }
+            | Request::BlobRemove { area: flow, .. } => self.may_stop(now, principal, flow),
             Request::FlowInject { tuple } => {
-                let banned = || self.bans.holds_for(now.mono, &TupleHash::of(tuple), principal);
+                // Nor does what is kept away come back as the next version of itself.
+                let before = Tuple::decode(tuple).ok().and_then(|tuple| tuple.body.replaces);
+                let mut hashes = before.into_iter().chain([TupleHash::of(tuple)]);
+                let mut banned = || hashes.any(|hash| self.bans.holds_for(now.mono, &hash, principal));
                 rights.has(right) && (rights.has(Right::StopAny) || !banned())
             }
             Request::FlowRevoke { .. } => rights.has(right) || rights.has(Right::StopAny),
@@ -113,6 +113,13 @@ impl Node {
             self.audit(now, || format!("deny {principal}: no right to {}", what(request)));
         }
         may
+    }
+
+    /// Whether a principal may end a flow.
+    pub(super) fn may_stop(&self, now: Now, principal: &str, flow: &TupleHash) -> bool {
+        let rights = self.rights(now, principal);
+        let own = || self.flows.by_hash(flow).is_some_and(|handle| self.is_own(handle, principal));
+        rights.has(Right::StopAny) || rights.has(Right::Stop) && own()
     }
 
     /// Whether a principal may see this flow.

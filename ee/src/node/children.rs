@@ -40,6 +40,9 @@ impl Node {
         if self.flows.by_hash(&hash).is_some() {
             return Err("it is here already".into());
         }
+        if self.successor_of(&hash).is_some() {
+            return Err("a later version of it took its place".into());
+        }
         // What its clean-up starts would outlive it.
         let lives = self.flows.get_mut(parent).and_then(|f| f.sandbox()).is_some_and(|s| !s.has_ended());
         let (_, team) = self.flow_and_team(parent).filter(|_| lives).ok_or("it has ended itself")?;

@@ -261,7 +261,7 @@ impl Node {
             return Err(format!("it gave another flow than {selector}").into());
         }
         self.fetches.wanted.pop_front();
-        if self.flows.by_hash(&hash).is_some() {
+        if self.flows.by_hash(&hash).is_some() || self.successor_of(&hash).is_some() {
             return Ok(());
         }
         let flow = Flow::new(hash, Source::Server, Stage::Judging, now.mono);

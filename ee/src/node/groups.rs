@@ -89,7 +89,7 @@ impl Node {
     }
 
     /// The flow that started another.
-    fn parent_of(&self, flow: &Flow) -> Option<TupleHash> {
+    pub(super) fn parent_of(&self, flow: &Flow) -> Option<TupleHash> {
         let Source::Flow { parent, .. } = flow.source else { return None };
         self.flows.get(parent).map(|parent| parent.hash)
     }

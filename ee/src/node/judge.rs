@@ -206,7 +206,7 @@ impl Node {
         self.sched.lower_queue(team, most_waiting(&budget));
         let Some(flow) = self.flows.get_mut(handle) else { return };
         let mut fits = Ok(());
-        if let Some(sandbox) = flow.sandbox() {
+        if let Some(sandbox) = flow.started() {
             gone.into_iter().for_each(|id| sandbox.neighbor_gone(id));
             fits = sandbox.clamp(&lower, &budget);
         }
@@ -228,11 +228,22 @@ impl Node {
         let Some(flow) = self.flows.get_mut(handle) else { return };
         flow.arrival.judge_us = now.mono.since(flow.since).as_micros() as u64;
         flow.since = now.mono;
-        let Some(data) = &mut flow.tuple else { return };
+        let Some(data) = &flow.tuple else { return };
         if let Err((erred, why)) = admissible(&data.tuple, &grant) {
             return self.end_flow(now, handle, End::failed(erred, why));
         }
-        let (name, bytes) = (data.tuple.main().name.clone(), flow_bytes(data, &grant, &flow.source));
+        if let Err((erred, why)) = self.may_replace(now, handle) {
+            self.counters.add(Count::FlowsRefused);
+            self.counters.add(Count::ReplacementsRefused);
+            return self.end_flow(now, handle, End::failed(erred, why));
+        }
+        if self.is_succeeded(now, handle) {
+            return;
+        }
+        let Some(flow) = self.flows.get(handle) else { return };
+        let Some(data) = &flow.tuple else { return };
+        let name = data.tuple.main().name.clone();
+        let bytes = flow_bytes(data, &grant, &flow.source);
         let budget = self.most_for(handle).clamp(&grant.budgets);
         let place = match self.place_of(now, handle, budget) {
             Some(place) => place,

@@ -144,7 +144,7 @@ impl Node {
         let before = self.platform.meter.count();
         match Sandbox::start(&self.platform.engine, &flow.code, setup, now) {
             Ok(sandbox) => {
-                flow.enter(Stage::Running { sandbox: Box::new(sandbox), wake: None }, now.mono);
+                flow.enter(Stage::Standby { sandbox: Box::new(sandbox) }, now.mono);
             }
             Err(error) => {
                 self.keep_away(now, handle);
@@ -156,17 +156,21 @@ impl Node {
         if let Some((team, _)) = flow.team {
             self.charge_units(team, self.own_part(units), Labour::Start);
         }
-        let Some(flow) = self.flows.get_mut(handle) else { return };
-        let (waiting, source) = (std::mem::take(&mut flow.waiting), flow.source.clone());
-        flow.sources = Sources::default();
-        let (name, bytes) = (label(flow), flow.arrival.bytes);
-        let line = format!("flow {name} runs, {}, {bytes} bytes fetched", origin(self, &source));
-        self.log.flow(now.mono, || line);
-        self.counters.add(Count::FlowsStarted);
-        self.tell_parent(&source, ChildState::Running);
+        match self.may_replace(now, handle) {
+            Err((erred, why)) => self.end_flow(now, handle, End::failed(erred, why)),
+            Ok(()) if self.stands_by(handle) => self.swaps.push(handle),
+            Ok(()) => self.starts_anew(now, handle),
+        }
+    }
+
+    /// A flow that nothing is in the way of any more runs: its boot event, then the capsules that waited.
+    pub(super) fn starts_anew(&mut self, now: Now, handle: Handle) {
+        self.leave_standby(handle);
+        self.runs(now, handle);
         self.claim_area(now, handle);
         self.push_event(handle, Event::Boot);
-        for capsule in waiting {
+        let waiting = self.flows.get_mut(handle).map(|flow| std::mem::take(&mut flow.waiting));
+        for capsule in waiting.into_iter().flatten() {
             // The wait was the neighbor's; from here on it is the team's.
             drop(capsule.charge);
             match self.registry.find(&capsule.id) {
@@ -174,6 +178,27 @@ impl Node {
                 None => self.questions.refuse(now.mono, capsule.id),
             }
         }
+    }
+
+    /// It is given events from now on.
+    pub(super) fn leave_standby(&mut self, handle: Handle) {
+        let Some(flow) = self.flows.get_mut(handle) else { return };
+        flow.stage = match std::mem::replace(&mut flow.stage, Stage::Judging) {
+            Stage::Standby { sandbox } => Stage::Running { sandbox, wake: None },
+            other => other,
+        };
+    }
+
+    /// Says that a flow runs.
+    pub(super) fn runs(&mut self, now: Now, handle: Handle) {
+        let Some(flow) = self.flows.get_mut(handle) else { return };
+        let source = flow.source.clone();
+        flow.sources = Sources::default();
+        let (name, bytes) = (label(flow), flow.arrival.bytes);
+        let line = format!("flow {name} runs, {}, {bytes} bytes fetched", origin(self, &source));
+        self.log.flow(now.mono, || line);
+        self.counters.add(Count::FlowsStarted);
+        self.tell_parent(&source, ChildState::Running);
     }
 
     fn setup(&self, handle: Handle) -> Option<Setup> {
@@ -242,6 +267,7 @@ impl Node {
             self.registry.remove(id);
             self.questions.refuse(now.mono, *id);
         }
+        self.forget_taken(handle, &flow);
         for capsule in &flow.waiting {
             self.questions.refuse(now.mono, capsule.id);
         }
@@ -325,6 +351,8 @@ impl Node {
             capsules: flow.capsules,
             sessions: self.sessions.count(handle),
             crashes: self.crashes.of(&flow.hash).cloned().collect(),
+            replaces: flow.replaced(),
+            replaced_by: None,
         })
     }
 }

@@ -412,6 +412,11 @@ impl Node {
         if self.flows.by_hash(&hash).is_some() {
             return failed(Erred::Operator, "this flow is here already");
         }
+        if let Some(new) = self.successor_of(&hash) {
+            let why =
+                format!("flow {new:.8} took over from it here; to go back build it anew, replacing that one");
+            return failed(Erred::Operator, why);
+        }
         // Until the flow's own team pays, the uploads' account does.
         let Ok(charge) = self.uploads.account().charge(tuple_bytes(bytes.len())) else {
             return failed(Erred::Operator, "too much waits to be injected");

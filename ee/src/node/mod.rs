@@ -15,6 +15,7 @@
 //! | `children` | flows that a flow starts below itself                            |
 //! | `groups`   | teams above those of flows: of a principal, of the system            |
 //! | `store`    | blobs, and the device that they are written to                   |
+//! | `replace`  | a new version of a running flow takes over from it              |
 //! | `run`      | events to teams, their effects to links and sessions             |
 //! | `throttle` | teams that go on with less for a while                           |
 //! | `serve`    | answers to other nodes' translation and download requests        |
@@ -38,6 +39,7 @@ mod launch;
 mod manage;
 mod metrics;
 pub(crate) mod protect;
+mod replace;
 mod run;
 mod sense;
 mod serve;
@@ -186,6 +188,10 @@ pub struct Node {
     compiling: Vec<Compilation>,
     /// Flows whose code is there, and that are about to be started.
     ready: VecDeque<Handle>,
+    /// Flows that stand by to take over from the one that they name.
+    swaps: Vec<Handle>,
+    /// Until when flows get capsules of the one that they took over from: an entry for each that they did.
+    drains: BTreeSet<(Instant, Handle)>,
     /// A secret, and how many numbers were made of it.
     nonces: ([u8; 16], u64),
 }
@@ -290,6 +296,8 @@ impl Node {
             channels: None,
             compiling: Vec::new(),
             ready: VecDeque::new(),
+            swaps: Vec::new(),
+            drains: BTreeSet::new(),
             nonces: (secret, 0),
             memory,
             platform,
@@ -369,7 +377,8 @@ impl Node {
         self.uploads.due(now.mono);
         self.sense(now);
         self.throttles_due(now);
-        let more = self.timers_due(now) | self.start_ready(now) | self.run_teams(now);
+        self.drains_due(now);
+        let more = self.timers_due(now) | self.start_ready(now) | self.run_teams(now) | self.swaps_due(now);
         self.store_due(now);
         self.net.poll(now.mono);
         more || self.clients.have_requests() || self.lines_wait()
@@ -408,6 +417,7 @@ impl Node {
             self.agent.deadline(),
             self.wakes.first().map(|(at, _)| *at),
             self.throttles.deadline(),
+            self.drains_deadline(),
             self.clients.deadline(),
             self.sessions.deadline(),
             self.dialogs.deadline(),
@@ -437,6 +447,9 @@ impl Node {
         match self.registry.find(&id) {
             Some(Target::Flow { flow, protocol, kind }) => {
                 self.for_flow(now, (flow, protocol, kind), from, id, mark, payload);
+            }
+            Some(Target::Replaced { flow, to }) => {
+                self.for_successor(now, (flow, to), from, id, mark, payload);
             }
             Some(Target::TranslationRequest | Target::DownloadRequest { .. }) | None if short => {
                 self.neighbors[from].refused += 1;

@@ -49,6 +49,13 @@ pub(super) struct Queued {
     charge: Option<Charge>,
 }
 
+impl Queued {
+    /// What is still to be begun; whoever was to pay for it pays no more.
+    pub(super) fn into_event(self) -> Option<Event> {
+        self.event
+    }
+}
+
 /// What a team is charged from the start for queueing the ends of so many sessions, which must not be lost.
 pub(super) fn ends_of_sessions(sessions: u16) -> u64 {
     Scheduler::<Queued>::slot_bytes(usize::from(sessions).min(MAX_SESSIONS)) as u64
@@ -101,6 +108,18 @@ impl Node {
     /// Queues an event for a flow's team, and charges the team for what it holds. What does not fit is
     /// dropped and counted.
     pub(super) fn push_event(&mut self, handle: Handle, event: Event) -> bool {
+        // The end of a session must not be lost: the guest would hold it for ever. Nor must what was due: there is room.
+        let closes = matches!(event, Event::Session { what: SessionInput::Close, .. });
+        let must = closes || matches!(event, Event::Timer(_) | Event::Expiry { .. });
+        self.push(handle, event, must)
+    }
+
+    /// The same for what waited for an earlier version of the flow: it is no more than had room there.
+    pub(super) fn push_moved(&mut self, handle: Handle, event: Event) -> bool {
+        self.push(handle, event, true)
+    }
+
+    fn push(&mut self, handle: Handle, event: Event, must: bool) -> bool {
         let Some((_, team)) = self.flow_and_team(handle) else { return false };
         let Some(member) = self.teams.get_mut(team) else { return false };
         if self.endings.contains_key(&handle) {
@@ -124,9 +143,6 @@ impl Node {
                 }
             },
         };
-        // The end of a session must not be lost: the guest would hold it for ever. Nor must what was due: there is room.
-        let closes = matches!(event, Event::Session { what: SessionInput::Close, .. });
-        let must = closes || matches!(event, Event::Timer(_) | Event::Expiry { .. });
         let queued = Queued { event: Some(event), charge };
         let queued = if must {
             self.sched.push_always(team, queued).is_ok()
@@ -270,7 +286,7 @@ impl Node {
 
     /// What a guest was refused counts against it (the policy is [`nodeos::team`]'s); not in its clean-up, which
     /// is the end anyway.
-    fn conduct(&mut self, now: Now, handle: Handle, refused: &Refused) {
+    pub(super) fn conduct(&mut self, now: Now, handle: Handle, refused: &Refused) {
         let Some((_, team)) = self.flow_and_team(handle) else { return };
         let lives = self.flows.get_mut(handle).and_then(|f| f.sandbox()).is_some_and(|s| !s.has_ended());
         let Some(member) = self.teams.get_mut(team).filter(|_| lives) else { return };
@@ -402,7 +418,7 @@ impl Node {
     }
 
     /// Carries out what an event wanted; whether that was the flow's end, too.
-    fn effects(&mut self, now: Now, handle: Handle) -> bool {
+    pub(super) fn effects(&mut self, now: Now, handle: Handle) -> bool {
         let mut ends = false;
         // What is carried out may end the flow.
         while let Some(sandbox) = self.flows.get_mut(handle).and_then(|f| f.sandbox())
@@ -488,7 +504,7 @@ impl Node {
 
     /// Logs and remembers how a guest failed.
     #[cold]
-    fn crashed(&mut self, now: Now, handle: Handle, fault: &GuestFault) -> Option<Crash> {
+    pub(super) fn crashed(&mut self, now: Now, handle: Handle, fault: &GuestFault) -> Option<Crash> {
         let flow = self.flows.get_mut(handle)?;
         let (name, hash) = (label(flow), flow.hash);
         let sandbox = flow.sandbox()?;

@@ -343,6 +343,25 @@ impl Node {
         takes && session.outlet.must_tell() && self.has_room(session.flow)
     }
 
+    /// A flow's sessions go on with the one that takes over from it, if that one has sessions and can pay for them; the
+    /// others end with the old one.
+    pub(super) fn move_sessions(&mut self, from: Handle, to: Handle) {
+        let Some((flow, team)) = self.flow_and_team(to) else { return };
+        let takes = flow.tuple.as_ref().is_some_and(|t| t.tuple.main().session);
+        let Some(team) = self.teams.get(team).filter(|_| takes) else { return };
+        let (account, mut room) = (team.account().clone(), team.budget.sessions);
+        let its: Vec<Handle> =
+            self.sessions.slab.iter().filter(|(_, s)| s.flow == from).map(|(handle, _)| handle).collect();
+        for handle in its {
+            let Some(session) = self.sessions.slab.get_mut(handle).filter(|_| room > 0) else { break };
+            let [charge, input] = [&session.charge, &session.input].map(|paid| account.charge(paid.bytes()));
+            if let (Ok(charge), Ok(input)) = (charge, input) {
+                (session.flow, session.charge, session.input) = (to, charge, input);
+                room -= 1;
+            }
+        }
+    }
+
     /// A flow ended: so do its sessions.
     pub(super) fn close_sessions(&mut self, now: Now, flow: Handle) {
         let gone: Vec<Handle> =

@@ -10,7 +10,7 @@ use wire::tuple::Tuple;
 
 #[cfg(doc)]
 use super::Sandbox;
-use super::{NeighborId, Outlet, SessionId};
+use super::{Given, NeighborId, Outlet, SessionId};
 use crate::abi;
 use crate::cap::ChildState;
 use crate::soft::Fired;
@@ -56,6 +56,10 @@ pub enum Event {
     },
     /// The flow ends. Nothing runs after it.
     Stop,
+    /// The next version of the flow takes over: from [`Sandbox::hand_over`].
+    HandOver,
+    /// The flow takes over from the version before: from [`Sandbox::take_over`].
+    TakeOver(Box<Given>),
 }
 
 /// What a guest is doing, for a report about how it failed.
@@ -69,6 +73,8 @@ pub(super) enum Doing {
     Warning,
     Flow,
     Stop,
+    HandOver,
+    TakeOver,
 }
 
 impl Doing {
@@ -82,6 +88,8 @@ impl Doing {
             Event::Warning(_) => Self::Warning,
             Event::Flow { .. } => Self::Flow,
             Event::Stop => Self::Stop,
+            Event::HandOver => Self::HandOver,
+            Event::TakeOver(_) => Self::TakeOver,
         }
     }
 
@@ -104,6 +112,8 @@ impl Doing {
             Self::Warning => "warning",
             Self::Flow => "flow",
             Self::Stop => "stop",
+            Self::HandOver => "handover",
+            Self::TakeOver => "takeover",
         };
         name.into()
     }
@@ -171,6 +181,8 @@ pub enum GuestFault {
     Deadline,
     /// It has ended before; nothing ran.
     Ended,
+    /// It does not hand its state over, or does not take over what it was given: the number that its handler gave.
+    Refused(i32),
 }
 
 impl fmt::Display for GuestFault {
@@ -179,6 +191,7 @@ impl fmt::Display for GuestFault {
             Self::Trap(text) => write!(f, "guest trapped: {text}"),
             Self::Deadline => f.write_str("guest ran past the deadline of its event"),
             Self::Ended => f.write_str("guest has ended"),
+            Self::Refused(code) => write!(f, "guest refused ({code})"),
         }
     }
 }

@@ -83,7 +83,9 @@ impl Sandbox {
         let last = matches!(event, Event::Stop);
         let slice = if last { self.budget.event / STOP_PART } else { self.budget.event };
         let slices = self.budget.background.as_nanos().div_ceil(slice.as_nanos().max(1)).max(1);
-        let one = last || !background.granted;
+        let at_once = matches!(event, Event::HandOver | Event::TakeOver(_));
+        program.run.store.data_mut().at_once = at_once;
+        let one = last || at_once || !background.granted;
         let micros = u64::try_from(slice.as_micros()).unwrap_or(u64::MAX);
         let left = if one { 1 } else { u32::try_from(slices).unwrap_or(u32::MAX) };
         let fiber = Fiber {

@@ -16,6 +16,7 @@ use nodeos::slab::Handle;
 use wasmtime::{Memory, TypedFunc};
 use wire::tuple::{Events, Provider, Tuple};
 
+use super::handover::{KnownSession, State};
 use super::state::TeamState;
 use crate::abi::{self, Error, INBOX, MAX_MESSAGE};
 use crate::cap::{Caps, ChildState, CompanionId, Neighbors};
@@ -67,6 +68,15 @@ struct Frame {
     input: Vec<u8>,
     reply: Vec<u8>,
     charge: Charge,
+}
+
+/// What a version of a flow takes over.
+#[derive(Debug, Default)]
+pub struct Given {
+    /// The states of its protocols, by their positions here.
+    pub states: Vec<Option<State>>,
+    /// The sessions that the version before knows.
+    pub sessions: Vec<KnownSession>,
 }
 
 /// A call that is about to be made.
@@ -183,6 +193,10 @@ impl TeamState {
 
     /// Prepares a call of the protocol that `cap` names, with `message`; it runs from now on.
     pub(crate) fn call(&mut self, cap: u32, operation: u32, message: &[u8]) -> Result<Call, Error> {
+        // Whoever hands its state over may fail and go on; its companions could not.
+        if self.is_giving() {
+            return Err(Error::Unavailable);
+        }
         let (caller, down) = (self.current, self.caps.companion(cap)?);
         let here = &self.instances[caller];
         let to = match down {

@@ -8,7 +8,7 @@ use std::time::Duration;
 use nodeos::buf::Buf;
 use nodeos::platform::Interrupter;
 use nodeos::slab::Handle;
-use wasmtime::{Func, Instance, Memory, Store, TypedFunc, Val, WasmParams, WasmResults};
+use wasmtime::{Func, Global, Instance, Memory, Store, TypedFunc, Val, WasmParams, WasmResults};
 use wire::tuple::Events;
 
 use super::event::{brief, fault};
@@ -42,6 +42,8 @@ pub(super) struct Protocol {
     pub inbox: usize,
     pub handlers: Handlers,
     pub events: Events,
+    /// Where its stack ends, if the module says.
+    pub stack: Option<Global>,
 }
 
 /// The handlers that a module has, found once.
@@ -54,6 +56,8 @@ pub(super) struct Handlers {
     pub warning: Option<TypedFunc<i32, ()>>,
     flow: Option<TypedFunc<(u32, i32), ()>>,
     stop: Option<TypedFunc<(), ()>>,
+    pub handover: Option<TypedFunc<(), i32>>,
+    pub takeover: Option<TypedFunc<(u32, u32), i32>>,
 }
 
 /// How often a guest is looked at within its event's time.
@@ -102,11 +106,13 @@ impl Program {
                 for at in 0..self.instances.len() {
                     let Some(f) = &self.instances[at].handlers.stop else { continue };
                     self.run.store.data_mut().enter(at);
-                    all += self.run.part(f, (), all).await?;
+                    all += self.run.part(f, (), all).await?.0;
                     self.run.store.data_mut().leave();
                 }
                 Ok(all)
             }
+            Event::HandOver => self.hand_over().await,
+            Event::TakeOver(given) => self.take_over(*given).await,
         }
     }
 
@@ -114,11 +120,7 @@ impl Program {
     async fn boot(&mut self) -> Result<u64, (u64, GuestFault)> {
         let mut all = 0;
         for (at, protocol) in self.instances.iter().enumerate().rev() {
-            let Some(f) = &protocol.handlers.boot else { continue };
-            let state = self.run.store.data_mut();
-            state.enter(at);
-            let capsule = state.fresh(protocol.events.boot);
-            all += self.run.part(f, capsule, all).await?;
+            all += self.run.boot(at, protocol, all).await?;
             self.run.store.data_mut().leave();
         }
         Ok(all)
@@ -275,19 +277,33 @@ impl Running {
         self.allowance = micros.saturating_mul(self.store.data().per_micro);
     }
 
-    /// A call that has what earlier ones left of an event's time; the units that it took.
-    async fn part<P: Params>(
+    /// Starts the protocol at `at`, in what earlier ones left of an event's time; the units that it took.
+    pub async fn boot(
         &mut self,
-        f: &TypedFunc<P, ()>,
-        params: P,
+        at: usize,
+        protocol: &Protocol,
         before: u64,
     ) -> Result<u64, (u64, GuestFault)> {
+        let Some(f) = &protocol.handlers.boot else { return Ok(0) };
+        let state = self.store.data_mut();
+        state.enter(at);
+        let capsule = state.fresh(protocol.events.boot);
+        self.part(f, capsule, before).await.map(|(units, ())| units)
+    }
+
+    /// A call that has what earlier ones left of an event's time; the units that it took.
+    pub async fn part<P: Params, R: Answer>(
+        &mut self,
+        f: &TypedFunc<P, R>,
+        params: P,
+        before: u64,
+    ) -> Result<(u64, R), (u64, GuestFault)> {
         let whole = self.event;
         let took = Duration::from_micros(before / self.store.data().per_micro);
         self.set(whole.saturating_sub(took));
         let result = self.call(f, params).await;
         self.set(whole);
-        result.map(|(units, ())| units).map_err(|(units, fault)| (before + units, fault))
+        result.map_err(|(units, fault)| (before + units, fault))
     }
 
     /// One guest call, measured and bounded. On a fiber the slices are measured, not the call.
@@ -345,8 +361,24 @@ impl Running {
             let state = self.store.data_mut();
             state.read_mail();
             if state.metering == Metering::Epoch {
-                f.call_async(&mut self.store, &params, &mut results).await?;
-                return Ok(results);
+                let result = f.call_async(&mut self.store, &params, &mut results).await;
+                let state = self.store.data();
+                if let Some(mailbox) = state.mailbox.as_ref().filter(|_| state.at_once) {
+                    mailbox.open().charged = state.charged;
+                }
+                return result.map(|()| results);
+            }
+            if state.at_once {
+                let took = state.mailbox.as_ref().map_or(0, |mailbox| mailbox.open().fuel);
+                let left = state.allowance.saturating_sub(took);
+                self.store.set_fuel(left)?;
+                self.store.fuel_async_yield_interval(None)?;
+                let result = f.call_async(&mut self.store, &params, &mut results).await;
+                let fuel = left - self.store.get_fuel()?.min(left);
+                if let Some(mailbox) = &self.store.data().mailbox {
+                    mailbox.open().fuel += fuel;
+                }
+                return result.map(|()| results);
             }
             state.interval = state.allowance;
             let interval = state.interval;
@@ -370,12 +402,12 @@ impl Running {
 type Pending<'a> = Pin<Box<dyn Future<Output = wasmtime::Result<Vec<Val>>> + Send + 'a>>;
 
 /// What a handler takes, one by one.
-trait Params: WasmParams {
+pub(super) trait Params: WasmParams {
     fn list(self) -> Vec<Val>;
 }
 
 /// What it gives.
-trait Answer: WasmResults {
+pub(super) trait Answer: WasmResults {
     fn of(list: &[Val]) -> Self;
 }
 
@@ -398,6 +430,12 @@ impl Params for u32 {
 impl Params for i32 {
     fn list(self) -> Vec<Val> {
         vec![Val::I32(self)]
+    }
+}
+
+impl Params for (u32, u32) {
+    fn list(self) -> Vec<Val> {
+        [self.0, self.1].map(int).into()
     }
 }
 
@@ -452,7 +490,8 @@ impl Protocol {
         let state = &mut store.data_mut().instances[at];
         (state.memory, state.inbox, state.entry) = (Some(memory), inbox, entry);
         let events = state.events;
-        Ok(Self { memory, inbox, handlers, events })
+        let stack = Self::stack_pointer(instance, store);
+        Ok(Self { memory, inbox, handlers, events, stack })
     }
 
     /// Lets `fill` write what a handler is about; the inbox lies in the memory, as admission saw.
@@ -475,7 +514,14 @@ impl Handlers {
             warning: get(instance, store, "on_warning")?,
             flow: get(instance, store, "on_flow")?,
             stop: get(instance, store, "on_stop")?,
+            handover: get(instance, store, "on_handover")?,
+            takeover: get(instance, store, "on_takeover")?,
         })
+    }
+
+    /// Whether programs can talk to it.
+    pub fn hears_programs(&self) -> bool {
+        self.session.is_some()
     }
 }
 

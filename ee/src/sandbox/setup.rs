@@ -220,6 +220,8 @@ pub(super) fn state(
         slice: 0,
         later: 0,
         interval: 1,
+        at_once: false,
+        handover: None,
         integrity: Integrity::new(account.charge(0)?),
         effects: Effects::new(account)?,
         lent: account.charge(0)?,

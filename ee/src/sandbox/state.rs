@@ -14,6 +14,7 @@ use wire::id::TupleHash;
 use wire::tuple::{Protocol, Tuple};
 
 use super::effects::Effects;
+use super::handover::Handover;
 use super::mailbox::Mailbox;
 use super::protocols::{Calls, InstanceState};
 use super::{Effect, NeighborId, Outlet, Refused, SessionId, StartError};
@@ -100,6 +101,10 @@ pub struct TeamState {
     pub(super) later: u64,
     /// After how much fuel it yields.
     pub(super) interval: u64,
+    /// The running event does not yield: it is over within one slice, or fails.
+    pub(crate) at_once: bool,
+    /// In the handlers that are about it, and until what they gave is taken.
+    pub(super) handover: Option<Box<Handover>>,
 
     /// Without a mailbox; else it is there.
     pub(super) integrity: Integrity,

@@ -278,6 +278,21 @@ pub fn blob_remove(blobs: u32, name: &[u8]) -> i32 {
 }
 
 /// See `docs/abi`.
+pub fn handover_write(bytes: &[u8]) -> i32 {
+    with_node(|n| n.handover_write(bytes))
+}
+
+/// See `docs/abi`.
+pub fn handover_read(offset: u32, buffer: &mut [u8]) -> i32 {
+    with_node(|n| n.handover_read(offset, buffer))
+}
+
+/// See `docs/abi`.
+pub fn handover_session(session: u32) -> i32 {
+    with_node(|n| n.handover_session(session))
+}
+
+/// See `docs/abi`.
 pub fn flow_start(flows: u32, tuple: &[u8], give: u32) -> i32 {
     with_node(|n| n.flow_start(flows, tuple, give))
 }

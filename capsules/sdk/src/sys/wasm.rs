@@ -123,6 +123,9 @@ mod raw {
         pub fn companion_reply(answer: *const u8, answer_len: usize) -> i32;
         pub fn companion_answer(offset: i32, buffer: *mut u8, buffer_len: usize) -> i32;
         pub fn companion_deny(companion: i32, neighbor: i32) -> i32;
+        pub fn handover_write(bytes: *const u8, bytes_len: usize) -> i32;
+        pub fn handover_read(offset: i32, buffer: *mut u8, buffer_len: usize) -> i32;
+        pub fn handover_session(session: i32) -> i32;
         pub fn flow_start(flows: i32, tuple: *const u8, tuple_len: usize, give: i32) -> i32;
         pub fn flow_state(flow: i32) -> i32;
         pub fn flow_stop(flow: i32, kill: i32) -> i32;
@@ -513,6 +516,24 @@ pub fn companion_deny(companion: u32, neighbor: u32) -> i32 {
 }
 
 /// See `docs/abi`.
+pub fn handover_write(bytes: &[u8]) -> i32 {
+    // Safety: pointer and length are those of a live slice.
+    unsafe { raw::handover_write(bytes.as_ptr(), bytes.len()) }
+}
+
+/// See `docs/abi`.
+pub fn handover_read(offset: u32, buffer: &mut [u8]) -> i32 {
+    // Safety: pointer and length are those of a live slice.
+    unsafe { raw::handover_read(offset as i32, buffer.as_mut_ptr(), buffer.len()) }
+}
+
+/// See `docs/abi`.
+pub fn handover_session(session: u32) -> i32 {
+    // Safety: the node checks every handle.
+    unsafe { raw::handover_session(session as i32) }
+}
+
+/// See `docs/abi`.
 pub fn flow_start(flows: u32, tuple: &[u8], give: u32) -> i32 {
     // Safety: the node checks every handle; pointers and lengths are those of live slices.
     unsafe { raw::flow_start(flows as i32, tuple.as_ptr(), tuple.len(), give as i32) }
@@ -619,6 +640,16 @@ impl<T> Global<T> {
         let result = f(unsafe { &mut *self.value.get() });
         self.busy.set(false);
         result
+    }
+
+    /// Looks at the value. Nothing is left of it if that does not come to its end: other handlers run all the same.
+    pub fn look<R>(&self, f: impl FnOnce(&T) -> R) -> R {
+        if self.busy.get() {
+            core::arch::wasm32::unreachable();
+        }
+        // Safety: `busy` is false, so nobody has the value to change it; the node enters no handler inside another one,
+        // and the one that looks can call no companion that would.
+        f(unsafe { &*self.value.get() })
     }
 }
 

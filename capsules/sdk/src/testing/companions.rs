@@ -161,6 +161,22 @@ impl Node {
         self.team.seats[0].own = Own::of(self.description);
     }
 
+    /// The same, and what there was, for [`go_back`](Self::go_back).
+    pub(super) fn put_aside(&mut self, team: Team) -> Team {
+        let mut before = std::mem::replace(&mut self.team, team);
+        self.exchange(0);
+        std::mem::swap(&mut before.seats[0].own, &mut self.team.seats[0].own);
+        self.team.seats[0].own = Own::of(self.description);
+        before
+    }
+
+    /// What was put aside is there again.
+    pub(super) fn go_back(&mut self, before: Team) {
+        self.team = before;
+        self.exchange(0);
+        self.team.seats[0].own = Own::of(self.description);
+    }
+
     fn switch(&mut self, to: usize) {
         if to != self.team.current {
             self.exchange(self.team.current);
