@@ -408,6 +408,9 @@ pub const IMPORTS: &[Signature] = signatures! {
     companion_reply(I32, I32) -> I32;
     companion_answer(I32, I32, I32) -> I32;
     companion_deny(I32, I32) -> I32;
+    neighbor_watch(I32, I64, I64) -> I32;
+    neighbor_unwatch(I32) -> I32;
+    neighbor_alive(I32) -> I32;
 };
 
 /// What a module may export for the node to call.
@@ -421,6 +424,7 @@ pub const HANDLERS: &[Signature] = signatures! {
     on_companion(I32, I32, I32, I32) -> I32;
     on_flow(I32, I32);
     on_stop();
+    on_neighbor(I32, I32);
 };
 
 #[cfg(test)]

@@ -153,6 +153,10 @@ counters! {
     DatagramsDropped = "session_datagrams_dropped",
     /// The protocol server was not reached, or did not do as it was asked.
     FetchesFailed = "server_fetches_failed",
+    /// A neighbor that the operator watches did not answer any more.
+    NeighborsDown = "neighbors_down",
+    /// A neighbor poked more often than it is answered. The peer erred, or somebody else.
+    PokesLimited = "peer_pokes_limited",
     /// A frame could not be sent: no buffer, or no room for it on the link.
     SendDropped = "send_dropped",
     /// A change of the store could not be read from its device.

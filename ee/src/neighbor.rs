@@ -5,17 +5,21 @@ use std::sync::Arc;
 
 use authagent::link::Link;
 use nodeos::account::{Account, Charge};
+use nodeos::bucket::TokenBucket;
 use nodeos::buf::Buf;
 use nodeos::channel::{Address, OutChannel};
+use nodeos::config::LivenessConfig;
 use nodeos::link::LinkId;
 use nodeos::platform::Instant;
 use nodeos::team::TeamId;
 use wire::MIN_DATAGRAM;
 use wire::capsule::HEADER_LEN;
-use wire::control::{NeighborInfo, Protection};
+use wire::control::{Alive, NeighborInfo, Protection};
 
 /// Bytes of an Ethernet header (IEEE 802.3).
 const ETHERNET_HEADER: u16 = 14;
+/// Pokes of one neighbor that are answered in a second.
+const POKES: u64 = 32;
 
 use crate::hash::Keyed;
 pub use crate::sandbox::NeighborId;
@@ -43,6 +47,10 @@ pub struct Neighbor {
     pub refused: u64,
     /// When it was last heard.
     pub last_heard: Option<Instant>,
+    /// How the operator watches it, if he does.
+    pub liveness: Option<LivenessConfig>,
+    /// How often it is answered when it asks whether this node is there.
+    pub pokes: TokenBucket,
     /// What stands between its address and this node.
     pub guard: Guard,
     /// Packets that wait until it has proven who it is.
@@ -111,7 +119,7 @@ impl Neighbors {
     }
 
     /// What `bees neighbor show` prints of one.
-    pub fn info(neighbor: &Neighbor, link: &str, now: Instant) -> NeighborInfo {
+    pub fn info(neighbor: &Neighbor, link: &str, now: Instant, alive: Option<Alive>) -> NeighborInfo {
         NeighborInfo {
             name: neighbor.name.to_string(),
             link: link.to_string(),
@@ -122,6 +130,7 @@ impl Neighbors {
             refused: neighbor.refused,
             last_heard_us: neighbor.last_heard.map(|t| now.since(t).as_micros() as u64),
             protection: neighbor.guard.protection(now),
+            alive,
         }
     }
 }
@@ -146,6 +155,8 @@ impl Neighbor {
             sent: 0,
             refused: 0,
             last_heard: None,
+            liveness: None,
+            pokes: TokenBucket::new(POKES, POKES),
             guard: Guard::None,
             waiting: VecDeque::new(),
         }

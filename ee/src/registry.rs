@@ -23,6 +23,10 @@ pub enum Target {
     TranslationRequest,
     /// The answer to a question of ours.
     TranslationResponse,
+    /// "Are you there?"
+    Poke,
+    /// A poke of ours that comes back.
+    PokeReturned,
     /// Our Auth Agent, from a neighbor's.
     Agent,
     /// Somebody downloads an object of a flow from us.

@@ -17,7 +17,7 @@ use crate::id::{CapsuleId, PartHash, TupleHash};
 use crate::tuple::Scheme;
 
 /// The control protocol written here.
-pub const VERSION: u16 = 3;
+pub const VERSION: u16 = 4;
 /// The longest message, in bytes: what fits one Noise message.
 pub const MAX_MESSAGE: usize = 60_000;
 /// The longest piece of a part in one [`Request::PartPut`], in bytes.
@@ -163,6 +163,11 @@ pub enum Request {
         /// Of this identifier.
         capsule: CapsuleId,
     },
+    /// What happened to neighbors that are watched or discovered, with a number of at least this.
+    NeighborEvents {
+        /// Number of the first one wanted.
+        from: u64,
+    },
 }
 
 /// What a node answers.
@@ -206,6 +211,8 @@ pub enum Answer {
     },
     /// To [`Request::ChannelShow`].
     Channels(Page<ChannelInfo>),
+    /// To [`Request::NeighborEvents`].
+    NeighborEvents(Vec<NeighborEvent>),
 }
 
 /// Who is to blame for an error.
@@ -390,6 +397,57 @@ pub struct NeighborInfo {
     pub last_heard_us: Option<u64>,
     /// Whether the link to it is protected.
     pub protection: Protection,
+    /// Whether it is there, if it is watched.
+    pub alive: Option<Alive>,
+}
+
+/// What is known of a neighbor that is watched.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Alive {
+    /// It returns pokes.
+    pub up: bool,
+    /// Microseconds since it began to, or stopped.
+    pub since_us: u64,
+    /// Microseconds that a poke takes there and back, if one came back since.
+    pub rtt_us: Option<u64>,
+}
+
+/// Something happened to a neighbor.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NeighborEvent {
+    /// Its number, from 0.
+    pub number: u64,
+    /// When, in microseconds since the node's start of time.
+    pub at_us: u64,
+    /// The neighbor.
+    pub name: String,
+    /// What happened to it.
+    pub news: NeighborNews,
+}
+
+/// What may happen to a neighbor.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum NeighborNews {
+    /// It does not answer any more.
+    Dead,
+    /// It answers again.
+    Alive,
+    /// It was discovered.
+    Found,
+    /// It was discovered once, and nothing has been heard of it for too long.
+    Gone,
+}
+
+impl NeighborNews {
+    /// A word for it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Dead => "dead",
+            Self::Alive => "alive",
+            Self::Found => "found",
+            Self::Gone => "gone",
+        }
+    }
 }
 
 /// Whether and how the link to a neighbor is protected.
@@ -674,6 +732,7 @@ mod tests {
             },
             Request::ChannelRemove { from: "a".into(), capsule: CapsuleId([4; 16]) },
             Request::BlobRemove { area: TupleHash([3; 32]), name: Some(alloc::vec![0xff]) },
+            Request::NeighborEvents { from: 7 },
         ];
         for r in all {
             assert_eq!(decode::<Request>(&encode(&r)), Some(r));

@@ -17,6 +17,26 @@ pub struct Neighbor(u32);
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Neighborhood(u32);
 
+/// What happened to a neighbor: [`Protocol::neighbor`](crate::Protocol::neighbor).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum News {
+    /// One that is watched does not answer any more.
+    Dead,
+    /// It answers again.
+    Alive,
+    /// The node discovered one, and the flow may reach it.
+    Found,
+    /// Nothing has been heard of one that was discovered for too long. Its capabilities are void.
+    Gone,
+}
+
+impl News {
+    /// The news of this number.
+    pub fn of(number: u32) -> Option<Self> {
+        [Self::Dead, Self::Alive, Self::Found, Self::Gone].get(number as usize).copied()
+    }
+}
+
 /// The members of a neighborhood at one moment.
 #[derive(Debug, Clone, Copy)]
 pub struct Members {
@@ -63,6 +83,32 @@ impl Neighbor {
     /// does not come (back) there.
     pub fn serve(&self, serve: bool) -> Result<(), Error> {
         done(sys::neighbor_serve(self.0, serve))
+    }
+
+    /// Has the node ask the neighbor every `poke_us` microseconds whether it is there, and count it as dead when it has
+    /// not answered for `expire_us`: [`Protocol::neighbor`](crate::Protocol::neighbor) tells of that, and of its
+    /// return. This flow pays for the questions.
+    pub fn watch(&self, poke_us: u64, expire_us: u64) -> Result<(), Error> {
+        done(sys::neighbor_watch(
+            self.0,
+            poke_us.min(i64::MAX as u64) as i64,
+            expire_us.min(i64::MAX as u64) as i64,
+        ))
+    }
+
+    /// The same as often as the node's operator thinks right.
+    pub fn watch_as_usual(&self) -> Result<(), Error> {
+        self.watch(0, 0)
+    }
+
+    /// Whether it is there does not matter any more.
+    pub fn unwatch(&self) -> Result<(), Error> {
+        done(sys::neighbor_unwatch(self.0))
+    }
+
+    /// Whether it is alive, as far as this protocol was told. Of one that is not watched: [`Error::NotFound`].
+    pub fn is_alive(&self) -> Result<bool, Error> {
+        check(sys::neighbor_alive(self.0)).map(|alive| alive == 1)
     }
 
     /// From now on this flow's capsules to the neighbor are marked under `key` (16 to 64 bytes), and those from it
@@ -118,5 +164,86 @@ impl Members {
     /// Whether there are none.
     pub fn is_empty(&self) -> bool {
         self.len == 0
+    }
+}
+
+#[cfg(all(test, not(target_arch = "wasm32")))]
+mod tests {
+    use super::*;
+    use crate::describe::{Description, Events};
+    use crate::testing::{Link, Network};
+    use crate::{Capsule, Protocol, Session, SessionEvent};
+
+    const DESCRIPTION: Description = Description {
+        name: "watcher",
+        capsules: &[],
+        events: Events { boot: None, timer: None, session: None },
+        session: true,
+        params: &[],
+        companions: &[],
+    };
+
+    /// Watches its neighbors when it is asked to.
+    #[derive(Default)]
+    struct Watcher {
+        seen: Vec<(Neighbor, News, Result<bool, Error>)>,
+    }
+
+    impl Protocol for Watcher {
+        fn session(&mut self, _: Option<Capsule>, _: Session, event: SessionEvent<'_>) {
+            let SessionEvent::Packet(op, _) = event else { return };
+            let members = Neighborhood::all().and_then(|all| all.members()).unwrap();
+            for neighbor in members.iter() {
+                if op == b"watch" {
+                    assert_eq!(neighbor.is_alive(), Err(Error::NotFound));
+                    assert_eq!(neighbor.watch(1000, 2000), Err(Error::BadArgument));
+                    assert_eq!(neighbor.watch(1_000_000, 1_999_999), Err(Error::BadArgument));
+                    assert_eq!(neighbor.watch_as_usual(), Ok(()));
+                    assert_eq!(neighbor.watch(1_000_000, 2_000_000), Ok(()));
+                    assert_eq!(neighbor.is_alive(), Ok(true));
+                } else {
+                    assert_eq!(neighbor.unwatch(), Ok(()));
+                }
+            }
+        }
+
+        fn neighbor(&mut self, neighbor: Neighbor, news: News) {
+            self.seen.push((neighbor, news, neighbor.is_alive()));
+        }
+    }
+
+    #[test]
+    fn who_watches_hears_of_deaths_and_everybody_of_those_who_come_and_go() {
+        let mut net = Network::new(&DESCRIPTION, 1);
+        let (a, b, c) = (
+            net.node("a", Watcher::default()),
+            net.node("b", Watcher::default()),
+            net.node("c", Watcher::default()),
+        );
+        net.link(a, b, Link { delay_us: 1000, loss: 0.0 });
+        let session = net.open(a);
+        net.neighbor_is(a, "b", News::Dead);
+        net.send(session, b"watch");
+        net.neighbor_is(a, "b", News::Dead);
+        net.neighbor_is(a, "b", News::Alive);
+        net.send(session, b"leave");
+        net.neighbor_is(a, "b", News::Dead);
+        net.link(a, c, Link { delay_us: 1000, loss: 0.0 });
+        net.neighbor_is(a, "c", News::Found);
+        net.neighbor_is(a, "c", News::Gone);
+        let (b, c) = (Neighbor(1), Neighbor(2));
+        assert_eq!(
+            net.protocol(a).seen,
+            [
+                (b, News::Dead, Ok(false)),
+                (b, News::Alive, Ok(true)),
+                (c, News::Found, Err(Error::NotFound)),
+                (c, News::Gone, Err(Error::NotFound)),
+            ]
+        );
+        // What is gone is no member any more.
+        net.send(session, b"watch");
+        net.neighbor_is(a, "c", News::Dead);
+        assert_eq!(net.protocol(a).seen.len(), 4);
     }
 }

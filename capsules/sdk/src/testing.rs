@@ -28,6 +28,7 @@ use self::companions::Team;
 pub(crate) use self::companions::companion_call;
 use crate::describe::Description;
 use crate::flow::{Flow, State};
+use crate::neighbor::{Neighbor, News};
 use crate::node::mix;
 use crate::{Capsule, Error, INBOX, Protocol, Session, SessionEvent, Timer};
 
@@ -97,6 +98,10 @@ pub struct Node {
     packet: Vec<u8>,
     sessions: BTreeMap<u32, Vec<Vec<u8>>>,
     params: BTreeMap<String, Vec<u8>>,
+    /// Protocols that watch ports: whether there is anybody alive.
+    watched: BTreeMap<(usize, usize), bool>,
+    /// Ports behind which nobody is any more.
+    gone: BTreeSet<usize>,
     /// Ports that the running protocol may not know of.
     denied: BTreeSet<usize>,
     /// Ports, protocols, types and payloads.
@@ -169,6 +174,8 @@ impl<P: Protocol + 'static> Network<P> {
             packet: vec![],
             sessions: BTreeMap::new(),
             params: BTreeMap::new(),
+            watched: BTreeMap::new(),
+            gone: BTreeSet::new(),
             denied: BTreeSet::new(),
             out: vec![],
             log: vec![],
@@ -320,6 +327,27 @@ impl<P: Protocol + 'static> Network<P> {
     pub fn flow_is(&mut self, at: usize, tuple: &[u8], state: State) {
         for flow in self.at(at).flow_is(tuple, state) {
             self.call(at, 0, |p| p.flow(Flow::from_bits(flow), state));
+        }
+    }
+
+    /// Something happened to a neighbor of a node, by that one's name: deaths and returns are told to protocols that
+    /// watch it. Links carry on as they are.
+    pub fn neighbor_is(&mut self, at: usize, neighbor: &str, news: News) {
+        let named = |(name, ..): &(String, usize, usize, usize)| name == neighbor;
+        let port =
+            self.at(at).ports.iter().rposition(named).unwrap_or_else(|| panic!("no neighbor {neighbor}"));
+        if news == News::Found {
+            self.at(at).gone.remove(&port);
+        }
+        for member in 0..self.at(at).team.seats.len() {
+            self.call(at, member, |p| {
+                let number =
+                    Neighbor::from_bits(port as u32 + 1).filter(|_| with_node(|n| n.hears(port, news)));
+                number.into_iter().for_each(|neighbor| p.neighbor(neighbor, news));
+            });
+        }
+        if news == News::Gone {
+            self.at(at).gone.insert(port);
         }
     }
 

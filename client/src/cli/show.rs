@@ -27,6 +27,15 @@ pub enum Node {
     Log(Log),
 }
 
+/// Verbs of neighbors.
+#[derive(Debug, Clone, Copy, clap::Subcommand)]
+pub enum Neighbor {
+    /// Show them
+    Show,
+    /// Print when one that is watched dies or returns
+    Watch,
+}
+
 /// What of the log to show.
 #[derive(Debug, Clone, Copy, clap::Args)]
 pub struct Log {
@@ -129,7 +138,9 @@ pub fn neighbor(access: &Access, output: Output) -> Result<()> {
             json!({
                 "name": n.name, "link": n.link, "address": n.address, "max_payload": n.max_payload,
                 "received": n.received, "sent": n.sent, "refused": n.refused, "last_heard_us": n.last_heard_us,
-                "protection": n.protection.name(),
+                "protection": n.protection.name(), "alive": n.alive.map(|a| json!({
+                    "up": a.up, "since_us": a.since_us, "rtt_us": a.rtt_us,
+                })),
             })
         };
         all.iter().map(neighbor).collect()
@@ -145,6 +156,9 @@ pub fn neighbor(access: &Access, output: Output) -> Result<()> {
             ">REFUSED",
             ">LAST HEARD",
             "PROTECTION",
+            "STATE",
+            ">SINCE",
+            ">RTT",
         ]);
         for n in &all {
             let words = [
@@ -157,11 +171,42 @@ pub fn neighbor(access: &Access, output: Output) -> Result<()> {
                 n.refused.to_string(),
                 n.last_heard_us.map_or("never".into(), us),
                 n.protection.name().to_string(),
+                n.alive.map_or("-", |a| if a.up { "alive" } else { "dead" }).into(),
+                or_dash(n.alive.map(|a| us(a.since_us))),
+                or_dash(n.alive.and_then(|a| a.rtt_us).map(us)),
             ];
             t.row(words.map(Into::into));
         }
         t
     })
+}
+
+/// Prints what happens to neighbors as it happens, those happenings first that the node remembers.
+pub fn watch(access: &Access, output: Output) -> Result<()> {
+    let mut remote = access.login()?;
+    let mut from = 0;
+    loop {
+        let Answer::NeighborEvents(events) = remote.ask(&Request::NeighborEvents { from })? else {
+            return Err(remote.nonsense());
+        };
+        for e in events {
+            from = e.number.saturating_add(1);
+            if output.is_json() {
+                let news = e.news.name();
+                output.value(
+                    &json!({ "number": e.number, "at_us": e.at_us, "neighbor": e.name, "news": news }),
+                )?;
+            } else {
+                output.text(&format!(
+                    "{:>12.6}  {} {}\n",
+                    e.at_us as f64 / 1e6,
+                    plain(&e.name),
+                    e.news.name()
+                ))?;
+            }
+        }
+        std::thread::sleep(Duration::from_millis(200));
+    }
 }
 
 pub fn protocol(access: &Access, output: Output) -> Result<()> {

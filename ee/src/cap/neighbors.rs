@@ -11,8 +11,27 @@ use crate::sandbox::{NeighborId, NeighborRef};
 pub(crate) struct Neighbor {
     pub is: NeighborRef,
     gone: bool,
+    /// Whether it is alive, as the guest was told; `None` while it is not watched.
+    alive: Option<bool>,
     /// The capability that asking for it gives.
     pub(super) cap: Option<Handle>,
+}
+
+impl Neighbor {
+    /// It is watched from now on, and counts as alive; or not any more.
+    pub fn watch(&mut self, watched: bool) {
+        self.alive = watched.then_some(self.alive.unwrap_or(true));
+    }
+
+    /// The guest is told whether it is alive.
+    pub fn seems(&mut self, alive: bool) {
+        self.alive = self.alive.map(|_| alive);
+    }
+
+    /// Whether it is alive, as the guest was told, if it is watched.
+    pub fn alive(&self) -> Option<bool> {
+        self.alive
+    }
 }
 
 /// The neighbors that a team may know of, and its bandwidth on each link.
@@ -37,7 +56,7 @@ impl Neighbors {
         for (at, r) in refs.iter().enumerate() {
             by_id[usize::from(r.id.0)] = at as u16;
         }
-        let list = refs.into_iter().map(|is| Neighbor { is, gone: false, cap: None }).collect();
+        let list = refs.into_iter().map(|is| Neighbor { is, gone: false, alive: None, cap: None }).collect();
         Self { list, by_id: by_id.into(), bandwidth }
     }
 
@@ -55,7 +74,7 @@ impl Neighbors {
         self.list.get(usize::from(at)).filter(|n| !n.gone).ok_or(Error::BadHandle)
     }
 
-    pub(super) fn get_mut(&mut self, at: u16) -> Result<&mut Neighbor, Error> {
+    pub fn get_mut(&mut self, at: u16) -> Result<&mut Neighbor, Error> {
         self.list.get_mut(usize::from(at)).filter(|n| !n.gone).ok_or(Error::BadHandle)
     }
 

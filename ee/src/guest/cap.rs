@@ -1,5 +1,9 @@
 //! `cap_*`, `neighborhood_*`, `neighbor_*`: what the team may reach.
 
+use std::time::Duration;
+
+use nodeos::config::LivenessConfig;
+use nodeos::units::Time;
 use wasmtime::Linker;
 
 use super::memory::{GuestSlice, copy};
@@ -82,5 +86,77 @@ pub(super) fn link(l: &mut Linker<TeamState>) -> wasmtime::Result<()> {
             Ok(0)
         })
     })?;
+    l.func_wrap(MODULE, "neighbor_watch", |g: Guest<'_>, cap: u32, poke_us: i64, expire_us: i64| {
+        plain(g, cost::CALL + cost::ENTRY, |s| {
+            let at = s.caps.neighbor(cap, rights::READ)?;
+            let (poke_ms, expire_ms) = times(poke_us, expire_us).ok_or(Error::BadArgument)?;
+            s.effects.make_room(1)?;
+            let charge = s.accounts.memory().charge(WATCH_BYTES).map_err(|_| Error::NoMemory)?;
+            let protocol = s.owner();
+            let known = s.neighbors.get_mut(at)?;
+            known.watch(true);
+            let neighbor = known.is.id;
+            s.effects.push(Effect::Watch { neighbor, protocol, poke_ms, expire_ms, charge });
+            Ok(0)
+        })
+    })?;
+    l.func_wrap(MODULE, "neighbor_unwatch", |g: Guest<'_>, cap: u32| {
+        plain(g, cost::CALL + cost::ENTRY, |s| {
+            let at = s.caps.neighbor(cap, rights::READ)?;
+            s.effects.make_room(1)?;
+            let protocol = s.owner();
+            let known = s.neighbors.get_mut(at)?;
+            known.watch(false);
+            let neighbor = known.is.id;
+            s.effects.push(Effect::Unwatch { neighbor, protocol });
+            Ok(0)
+        })
+    })?;
+    l.func_wrap(MODULE, "neighbor_alive", |g: Guest<'_>, cap: u32| {
+        plain(g, cost::CALL, |s| {
+            let at = s.caps.neighbor(cap, rights::READ)?;
+            s.neighbors.get(at)?.alive().map(i32::from).ok_or(Error::NotFound)
+        })
+    })?;
     Ok(())
+}
+
+/// How often a guest may have a neighbor poked, at most.
+const LEAST_POKE: Duration = Duration::from_millis(100);
+/// What the node remembers of a watch, and what the neighbor takes that nobody else watches.
+const WATCH_BYTES: u64 = 384;
+
+/// The times of a watch in milliseconds: both 0 as the operator says, or within bounds.
+fn times(poke_us: i64, expire_us: i64) -> Option<(u32, u32)> {
+    if (poke_us, expire_us) == (0, 0) {
+        return Some((0, 0));
+    }
+    let time = |us: i64| Some(Time(Duration::from_micros(u64::try_from(us).ok()?)));
+    let how = LivenessConfig { poke: time(poke_us)?, expire: time(expire_us)? };
+    let millis = |time: Time| u32::try_from(time.0.as_millis()).ok();
+    how.is_within(LEAST_POKE).then_some((millis(how.poke)?, millis(how.expire)?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_guest_does_not_poke_often_nor_wait_for_ever() {
+        assert_eq!(times(0, 0), Some((0, 0)));
+        assert_eq!(times(100_000, 200_000), Some((100, 200)));
+        assert_eq!(times(1_000_999, 3_600_000_000), Some((1000, 3_600_000)));
+        for (poke, expire) in [
+            (99_999, 1_000_000),
+            (100_000, 199_999),
+            (0, 1_000_000),
+            (1_000_000, 0),
+            (-1, -1),
+            (i64::MIN, i64::MAX),
+            (1_000_000, 3_600_000_001),
+            (i64::MAX, i64::MAX),
+        ] {
+            assert_eq!(times(poke, expire), None, "{poke} {expire}");
+        }
+    }
 }

@@ -235,6 +235,7 @@ impl Node {
             None => return,
         };
         self.bequeath(now, handle);
+        self.liveness.forget_flow(handle);
         let Some(mut flow) = self.flows.remove(handle) else { return };
         self.endings.remove(&handle);
         self.suspended -= usize::from(flow.sandbox().is_some_and(|s| s.is_suspended()));

@@ -9,6 +9,7 @@ use nodeos::platform::{Meter, Now};
 use nodeos::slab::{Full, Handle, Slab};
 use nodeos::team::{Accounts, Budget};
 use wasmtime::{Memory, ResourceLimiter};
+use wire::control::NeighborNews;
 use wire::grant::Grant;
 use wire::id::TupleHash;
 use wire::tuple::{Protocol, Tuple};
@@ -17,7 +18,7 @@ use super::effects::Effects;
 use super::mailbox::Mailbox;
 use super::protocols::{Calls, InstanceState};
 use super::{Effect, NeighborId, Outlet, Refused, SessionId, StartError};
-use crate::abi::Error;
+use crate::abi::{self, Error};
 use crate::blob::Blobs;
 use crate::cap::{Caps, Neighbors};
 use crate::capsule::{Kinds, Objects};
@@ -164,6 +165,17 @@ impl TeamState {
             Some(mailbox) => work(&mut mailbox.open().integrity),
             None => work(&mut self.integrity),
         }
+    }
+
+    /// Something happened to a neighbor of the protocol that runs: the number by which it knows it, if it does.
+    pub(super) fn heard_of(&mut self, id: NeighborId, news: NeighborNews) -> Option<u32> {
+        let at = self.neighbors.position(id)?;
+        match news {
+            NeighborNews::Dead => self.neighbors.get_mut(at).ok()?.seems(false),
+            NeighborNews::Alive => self.neighbors.get_mut(at).ok()?.seems(true),
+            NeighborNews::Found | NeighborNews::Gone => {}
+        }
+        self.caps.of_neighbor(at, &mut self.neighbors).ok().map(abi::number_of)
     }
 
     /// Revokes every capability for a neighbor. What the running event was to send there is not sent.
