@@ -83,6 +83,14 @@ enum bees_flow_state { BEES_STARTING, BEES_RUNNING, BEES_ENDED };
 
 enum bees_news { BEES_DEAD, BEES_ALIVE, BEES_FOUND, BEES_GONE };
 
+/* A node that is known: what it calls itself, without a zero behind it; how far it is, 1 is a neighbor; since when it has not
+ * said anything itself, and for how long it is still believed to be there. */
+struct bees_node {
+    char name[32];
+    uint8_t name_len, hops, zero[2];
+    uint32_t age_ms, left_ms, more;
+};
+
 /* Flags of capsule_send, capsule_return and capsule_multicast. */
 #define BEES_KEEP 1u
 #define BEES_NOT_BACK 2u
@@ -125,6 +133,7 @@ BEES_IMPORT(neighbor_serve) int32_t bees_neighbor_serve(bees_handle neighbor, ui
 BEES_IMPORT(neighbor_watch) int32_t bees_neighbor_watch(bees_handle neighbor, int64_t poke_us, int64_t expire_us); /* 0 */
 BEES_IMPORT(neighbor_unwatch) int32_t bees_neighbor_unwatch(bees_handle neighbor); /* 0 */
 BEES_IMPORT(neighbor_alive) int32_t bees_neighbor_alive(bees_handle neighbor); /* 1: alive, 0: dead */
+BEES_IMPORT(nodes_known) int32_t bees_nodes_known(bees_handle neighborhood, uint32_t from, struct bees_node *to, uint32_t max); /* how many there are */
 
 /* Marks on capsules, hop by hop. */
 BEES_IMPORT(integrity_set) int32_t bees_integrity_set(bees_handle neighbor, const void *key, uint32_t len); /* 0 */

@@ -411,6 +411,7 @@ pub const IMPORTS: &[Signature] = signatures! {
     neighbor_watch(I32, I64, I64) -> I32;
     neighbor_unwatch(I32) -> I32;
     neighbor_alive(I32) -> I32;
+    nodes_known(I32, I32, I32, I32) -> I32;
 };
 
 /// What a module may export for the node to call.

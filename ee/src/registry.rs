@@ -27,6 +27,8 @@ pub enum Target {
     Poke,
     /// A poke of ours that comes back.
     PokeReturned,
+    /// A neighbor says who it is, and whom it knows.
+    Advert,
     /// Our Auth Agent, from a neighbor's.
     Agent,
     /// Somebody downloads an object of a flow from us.

@@ -53,6 +53,9 @@ pub struct LinkConfig {
     /// How the neighbors here are watched, unless theirs says otherwise.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub liveness: Option<LivenessConfig>,
+    /// The node makes itself known here, and whoever does the same becomes its neighbor.
+    #[serde(default, skip_serializing_if = "core::ops::Not::not")]
+    pub discover: bool,
 }
 
 /// How a neighbor is watched.
@@ -91,6 +94,7 @@ impl LinkConfig {
             rate: None,
             queue: default_queue(),
             liveness: None,
+            discover: false,
         }
     }
 }
@@ -334,6 +338,9 @@ fn check_address(cidr: IpCidr, gateway: Option<IpAddr>, mtu: u16) -> Result<(), 
 
 fn check_neighbor(neighbor: &NeighborConfig, link: &LinkConfig) -> Result<(), String> {
     check_name(&neighbor.name)?;
+    if neighbor.name.starts_with('~') {
+        return Err("names with ~ are those of discovered neighbors".to_string());
+    }
     check_liveness(neighbor.liveness)?;
     match neighbor.address {
         Address::Ethernet(mac) if !mac.is_unicast() => Err("mac is not the address of one NIC".to_string()),
@@ -498,6 +505,7 @@ mod tests {
             ("liveness: poke", "[[link]]\nname='x'\nliveness={poke='1ms',expire='1s'}"),
             ("liveness: poke", "[[link]]\nname='x'\nliveness={poke='1s',expire='1s'}"),
             ("liveness: poke", "[[link]]\nname='x'\nliveness={poke='1s',expire='7200s'}"),
+            ("discovered", "[[link]]\nname='x'\n[[neighbor]]\nname='~b'\nlink='x'\nmac='02:00:00:00:01:00'"),
             ("white space", "[[link]]\nname='x y'"),
         ];
         for (expected, text) in cases {

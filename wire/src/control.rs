@@ -168,6 +168,11 @@ pub enum Request {
         /// Number of the first one wanted.
         from: u64,
     },
+    /// The nodes that are known by adverts, from this position.
+    KnownShow {
+        /// Position of the first one wanted.
+        from: u32,
+    },
 }
 
 /// What a node answers.
@@ -213,6 +218,8 @@ pub enum Answer {
     Channels(Page<ChannelInfo>),
     /// To [`Request::NeighborEvents`].
     NeighborEvents(Vec<NeighborEvent>),
+    /// To [`Request::KnownShow`].
+    Known(Page<KnownNode>),
 }
 
 /// Who is to blame for an error.
@@ -399,6 +406,25 @@ pub struct NeighborInfo {
     pub protection: Protection,
     /// Whether it is there, if it is watched.
     pub alive: Option<Alive>,
+    /// It was discovered, and is not in the configuration.
+    pub discovered: bool,
+}
+
+/// A node that is known by adverts. Nobody proves what is in them.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct KnownNode {
+    /// What it calls itself.
+    pub name: String,
+    /// How far it is; 1 is a neighbor.
+    pub hops: u8,
+    /// Microseconds since it said anything itself.
+    pub heard_us: u64,
+    /// Microseconds for which it is still believed to be there.
+    pub left_us: u64,
+    /// The link from which that was heard.
+    pub link: String,
+    /// What it is called as a neighbor, if it is one.
+    pub neighbor: Option<String>,
 }
 
 /// What is known of a neighbor that is watched.
@@ -733,6 +759,7 @@ mod tests {
             Request::ChannelRemove { from: "a".into(), capsule: CapsuleId([4; 16]) },
             Request::BlobRemove { area: TupleHash([3; 32]), name: Some(alloc::vec![0xff]) },
             Request::NeighborEvents { from: 7 },
+            Request::KnownShow { from: 8 },
         ];
         for r in all {
             assert_eq!(decode::<Request>(&encode(&r)), Some(r));

@@ -123,7 +123,53 @@ impl Neighbor {
     }
 }
 
+/// A node that is known to be somewhere, as it and others say; nobody proves it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Node {
+    name: [u8; 32],
+    len: u8,
+    /// How far it is; 1 is a neighbor.
+    pub hops: u8,
+    /// Milliseconds since it said anything itself.
+    pub age_ms: u32,
+    /// Milliseconds for which it is still believed to be there.
+    pub left_ms: u32,
+}
+
+impl Node {
+    /// Bytes of one as the node gives it.
+    pub(crate) const LEN: usize = 48;
+
+    /// What it calls itself.
+    pub fn name(&self) -> &[u8] {
+        &self.name[..usize::from(self.len).min(self.name.len())]
+    }
+
+    fn of(record: &[u8; Self::LEN]) -> Self {
+        let number =
+            |at: usize| u32::from_le_bytes([record[at], record[at + 1], record[at + 2], record[at + 3]]);
+        let mut name = [0; 32];
+        name.copy_from_slice(&record[..32]);
+        Self { name, len: record[32], hops: record[33], age_ms: number(36), left_ms: number(40) }
+    }
+}
+
 impl Neighborhood {
+    /// The nodes that are known by adverts, from this position on, as many as there are places; and how many there are in
+    /// all. Only for flows that may reach every neighbor, with the capability for [all](Self::all).
+    pub fn known(&self, from: usize, places: &mut [Node]) -> Result<usize, Error> {
+        let mut all = 0;
+        for (at, place) in (from..).zip(places) {
+            let mut record = [0; Node::LEN];
+            all = check(sys::nodes_known(self.0, at as u32, &mut record))? as usize;
+            if at >= all {
+                break;
+            }
+            *place = Node::of(&record);
+        }
+        Ok(all)
+    }
+
     /// All neighbors of this node that the flow may reach.
     pub fn all() -> Result<Self, Error> {
         check(sys::cap_lookup(b"neighborhood")).map(Self)
@@ -190,9 +236,17 @@ mod tests {
     }
 
     impl Protocol for Watcher {
-        fn session(&mut self, _: Option<Capsule>, _: Session, event: SessionEvent<'_>) {
+        fn session(&mut self, _: Option<Capsule>, session: Session, event: SessionEvent<'_>) {
             let SessionEvent::Packet(op, _) = event else { return };
             let members = Neighborhood::all().and_then(|all| all.members()).unwrap();
+            if op == b"known" {
+                let mut nodes = [Node::default(); 2];
+                let all = Neighborhood::all().and_then(|near| near.known(0, &mut nodes)).unwrap();
+                let Node { hops, age_ms, left_ms, .. } = nodes[0];
+                let name = core::str::from_utf8(nodes[0].name()).unwrap();
+                session.reply(format!("{name} {hops} {age_ms} {left_ms} of {all}").as_bytes()).unwrap();
+                return;
+            }
             for neighbor in members.iter() {
                 if op == b"watch" {
                     assert_eq!(neighbor.is_alive(), Err(Error::NotFound));
@@ -241,6 +295,10 @@ mod tests {
                 (c, News::Gone, Err(Error::NotFound)),
             ]
         );
+        // Others are only known of.
+        net.knows(a, "far", 3, 250, 4750);
+        net.send(session, b"known");
+        assert_eq!(net.received(session), ["far 3 250 4750 of 1"]);
         // What is gone is no member any more.
         net.send(session, b"watch");
         net.neighbor_is(a, "c", News::Dead);

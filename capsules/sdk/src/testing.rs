@@ -100,6 +100,8 @@ pub struct Node {
     params: BTreeMap<String, Vec<u8>>,
     /// Protocols that watch ports: whether there is anybody alive.
     watched: BTreeMap<(usize, usize), bool>,
+    /// Nodes that are known by adverts.
+    known: Vec<[u8; 48]>,
     /// Ports behind which nobody is any more.
     gone: BTreeSet<usize>,
     /// Ports that the running protocol may not know of.
@@ -175,6 +177,7 @@ impl<P: Protocol + 'static> Network<P> {
             sessions: BTreeMap::new(),
             params: BTreeMap::new(),
             watched: BTreeMap::new(),
+            known: vec![],
             gone: BTreeSet::new(),
             denied: BTreeSet::new(),
             out: vec![],
@@ -349,6 +352,17 @@ impl<P: Protocol + 'static> Network<P> {
         if news == News::Gone {
             self.at(at).gone.insert(port);
         }
+    }
+
+    /// A node has heard of another one, so many hops away.
+    pub fn knows(&mut self, at: usize, name: &str, hops: u8, age_ms: u32, left_ms: u32) {
+        let mut record = [0; 48];
+        let name = &name.as_bytes()[..name.len().min(32)];
+        record[..name.len()].copy_from_slice(name);
+        (record[32], record[33]) = (name.len() as u8, hops);
+        record[36..40].copy_from_slice(&age_ms.to_le_bytes());
+        record[40..44].copy_from_slice(&left_ms.to_le_bytes());
+        self.at(at).known.push(record);
     }
 
     /// Whether the flow has ended itself on a node.

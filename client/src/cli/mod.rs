@@ -102,6 +102,7 @@ pub fn run(cli: Cli) -> Result<()> {
         Object::Node(show::Node::Log(options)) => show::log(&access, &options, output),
         Object::Link(_) => show::link(&access, output),
         Object::Neighbor(show::Neighbor::Show) => show::neighbor(&access, output),
+        Object::Neighbor(show::Neighbor::Known) => show::known(&access, output),
         Object::Neighbor(show::Neighbor::Watch) => show::watch(&access, output),
         Object::Channel(verb) => channel::run(&access, &verb, output),
         Object::Team(verb) => team::run(&access, &verb, output),

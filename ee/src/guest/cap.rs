@@ -3,13 +3,17 @@
 use std::time::Duration;
 
 use nodeos::config::LivenessConfig;
+use nodeos::platform::Instant;
 use nodeos::units::Time;
 use wasmtime::Linker;
+use wire::advert::MAX_NAME;
 
 use super::memory::{GuestSlice, copy};
 use super::{Guest, handle, moved, number, plain, touching};
 use crate::abi::{Error, MAX_LEN, MODULE, cost, rights};
+use crate::cap::Members;
 use crate::sandbox::{Effect, TeamState};
+use crate::system::discovery::Known;
 
 pub(super) fn link(l: &mut Linker<TeamState>) -> wasmtime::Result<()> {
     l.func_wrap(MODULE, "cap_lookup", |mut g: Guest<'_>, ptr: u32, len: u32| {
@@ -112,6 +116,24 @@ pub(super) fn link(l: &mut Linker<TeamState>) -> wasmtime::Result<()> {
             Ok(0)
         })
     })?;
+    l.func_wrap(MODULE, "nodes_known", |g: Guest<'_>, cap: u32, from: u32, ptr: u32, max: u32| {
+        let bytes = max.saturating_mul(NODE_LEN as u32);
+        touching(g, moved(bytes) + cost::ENTRY, |s, memory| {
+            let all = s.caps.neighborhood(cap, rights::READ)?;
+            if all != Members::All || !s.sees_all {
+                return Err(Error::NotPermitted);
+            }
+            let to = GuestSlice::new(ptr, bytes).write(memory)?;
+            let now = s.now.mono;
+            s.shared.nodes.with(|list| {
+                let wanted = list.get(from as usize..).unwrap_or_default();
+                for (node, to) in wanted.iter().zip(to.as_chunks_mut::<NODE_LEN>().0) {
+                    *to = record(now, node);
+                }
+                number(list.len())
+            })
+        })
+    })?;
     l.func_wrap(MODULE, "neighbor_alive", |g: Guest<'_>, cap: u32| {
         plain(g, cost::CALL, |s| {
             let at = s.caps.neighbor(cap, rights::READ)?;
@@ -119,6 +141,21 @@ pub(super) fn link(l: &mut Linker<TeamState>) -> wasmtime::Result<()> {
         })
     })?;
     Ok(())
+}
+
+/// Bytes of a node in `nodes_known`.
+const NODE_LEN: usize = 48;
+
+/// A node as guests see it: its name, zeros up to 32 bytes; the name's length, the hops, two zeros; the milliseconds
+/// since it said something itself, those for which it is believed to be there, and four zeros.
+fn record(now: Instant, node: &Known) -> [u8; NODE_LEN] {
+    let millis = |time: Duration| u32::try_from(time.as_millis()).unwrap_or(u32::MAX).to_le_bytes();
+    let mut record = [0; NODE_LEN];
+    let len = copy(node.name.as_bytes(), &mut record[..MAX_NAME]);
+    (record[32], record[33]) = (len as u8, node.hops);
+    record[36..40].copy_from_slice(&millis(now.since(node.heard)));
+    record[40..44].copy_from_slice(&millis(node.until.since(now)));
+    record
 }
 
 /// How often a guest may have a neighbor poked, at most.

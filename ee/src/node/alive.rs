@@ -36,7 +36,7 @@ pub(super) struct News {
 }
 
 impl News {
-    fn enter(&mut self, now: Now, name: &str, news: NeighborNews) {
+    pub(super) fn enter(&mut self, now: Now, name: &str, news: NeighborNews) {
         if self.list.len() == MAX_EVENTS {
             self.list.pop_front();
         }

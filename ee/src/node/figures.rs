@@ -256,7 +256,7 @@ impl Node {
                     let neighbor = &self.neighbors[*id];
                     vec![("neighbor", neighbor.name.to_string()), ("link", link(neighbor.out.link))]
                 };
-                view.write(NEIGHBOR, at, out, (0..).zip(self.neighbors.ids()), labels);
+                view.write(NEIGHBOR, at, out, self.neighbors.iter().map(|(id, _)| (id.0.into(), id)), labels);
             }
             5 => {
                 // Numbered by their places in the table, where others may come and go meanwhile.

@@ -400,6 +400,9 @@ impl Node {
                 self.channel_add(now, principal, (&from, capsule, &to), flow)
             }
             Request::ChannelRemove { from, capsule } => self.channel_remove(now, principal, &from, capsule),
+            Request::KnownShow { from } => {
+                Answer::Known(page(self.known_nodes(now).into_iter(), from, |node| node))
+            }
             Request::NeighborEvents { from } => Answer::NeighborEvents(self.news.since(from)),
         }
     }

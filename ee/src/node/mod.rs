@@ -9,6 +9,7 @@
 //! | `arrive`   | from an unknown capsule to a flow's parts                        |
 //! | `judge`    | the Auth Agent's events and actions, admission                   |
 //! | `authority` | rights of control clients, the policy, the audit log             |
+//! | `discover` | neighbors that are discovered                                    |
 //! | `launch`   | compiling, starting and ending a flow                            |
 //! | `sense`    | what it lends to all teams: its key, its sensors, the operator's envelopes |
 //! | `charge`   | who pays for work beside events                                  |
@@ -32,6 +33,7 @@ pub(crate) mod channels;
 mod charge;
 mod children;
 mod datagrams;
+mod discover;
 pub(crate) mod fetch;
 mod figures;
 mod groups;
@@ -64,6 +66,7 @@ use nodeos::platform::{Entropy, Instant, Interrupter, Meter, Now, Reading, Senso
 use nodeos::sched::Scheduler;
 use nodeos::slab::Handle;
 use nodeos::team::{Budget, TeamId, Teams};
+use wire::advert::advert_id;
 use wire::capsule::{Capsule, HEADER_LEN};
 use wire::control::Erred;
 use wire::id::{CapsuleId, sha256};
@@ -90,6 +93,7 @@ use crate::uploads::Uploads;
 use alive::News;
 use charge::{Compilation, Labour};
 use datagrams::Dialogs;
+use discover::Discover;
 use fetch::Fetches;
 use groups::Groups;
 use judge::AgentHost;
@@ -144,6 +148,7 @@ pub struct Node {
     links: Links,
     liveness: Liveness,
     news: News,
+    discover: Discover,
     teams: Teams,
     groups: Groups,
     sched: Scheduler<Queued>,
@@ -261,6 +266,7 @@ impl Node {
             links: Links::new(&platform.entropy),
             liveness: Liveness::default(),
             news: News::default(),
+            discover: Discover::new(now, config, &memory)?,
             teams,
             groups: Groups::new(&config.system),
             sched: Scheduler::new(),
@@ -302,6 +308,7 @@ impl Node {
         let event = u64::try_from(budget.event.as_micros()).unwrap_or(u64::MAX);
         node.sched.set_allowance(event.saturating_mul(node.platform.meter.per_micro()));
         node.share(now, config, healthy)?;
+        node.shared.nodes = node.discover.machine.nodes();
         node.register_system();
         node.add_neighbors(config)?;
         node.watch_neighbors(now, config);
@@ -329,6 +336,9 @@ impl Node {
 
     fn received(&mut self, now: Now, link: LinkId, frame: Buf) {
         let Some(Received { link, from, packet }) = self.net.frame(now.mono, link, frame) else { return };
+        if self.discover.machine.is_on(link) && self.advertised(now, link, from, &packet) {
+            return;
+        }
         let Some(from) = self.neighbors.find(link, from) else {
             return self.counters.add(Count::Stranger);
         };
@@ -361,6 +371,7 @@ impl Node {
     fn do_due(&mut self, now: Now) -> bool {
         self.net.poll(now.mono);
         self.links_due(now);
+        self.discover_due(now);
         self.liveness_due(now);
         self.streams(now);
         self.dialogs_due(now);
@@ -406,6 +417,7 @@ impl Node {
             self.net.deadline(now.mono),
             self.links.deadline(),
             self.liveness.deadline(),
+            self.discover.deadline(),
             self.questions.deadline(),
             self.downloads_deadline(),
             self.agent.deadline(),
@@ -448,6 +460,7 @@ impl Node {
                 self.counters.add(Count::Unpadded);
             }
             Some(Target::TranslationRequest) => self.serve_translation(now, from, &payload),
+            Some(Target::Advert) => self.sealed_advert(now, from, &payload),
             Some(Target::Poke) => self.poked(now, from, &payload),
             Some(Target::PokeReturned) => self.poke_returned(now, from, &payload),
             Some(Target::TranslationResponse) => self.translation(now, from, &payload),
@@ -550,6 +563,7 @@ impl Node {
         self.registry.insert(translation_id(RESPONSE), Target::TranslationResponse);
         self.registry.insert(liveness_id(REQUEST), Target::Poke);
         self.registry.insert(liveness_id(RESPONSE), Target::PokeReturned);
+        self.registry.insert(advert_id(), Target::Advert);
         self.registry.insert(agent_id(), Target::Agent);
     }
 

@@ -55,7 +55,7 @@ pub(super) struct Handlers {
     pub expiry: Option<TypedFunc<u32, i32>>,
     pub warning: Option<TypedFunc<i32, ()>>,
     flow: Option<TypedFunc<(u32, i32), ()>>,
-    neighbor: Option<TypedFunc<(u32, i32), ()>>,
+    pub neighbor: Option<TypedFunc<(u32, i32), ()>>,
     stop: Option<TypedFunc<(), ()>>,
 }
 

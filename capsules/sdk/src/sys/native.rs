@@ -107,6 +107,11 @@ pub fn neighbor_alive(neighbor: u32) -> i32 {
     with_node(|n| n.neighbor_alive(neighbor))
 }
 
+/// See `docs/abi`; one node.
+pub fn nodes_known(neighborhood: u32, from: u32, node: &mut [u8; 48]) -> i32 {
+    with_node(|n| n.nodes_known(neighborhood, from, node))
+}
+
 /// See `docs/abi`.
 pub fn integrity_set(neighbor: u32, key: &[u8]) -> i32 {
     with_node(|n| n.integrity_set(neighbor, key))

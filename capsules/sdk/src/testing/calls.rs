@@ -227,6 +227,16 @@ impl Node {
         }))
     }
 
+    pub(crate) fn nodes_known(&mut self, neighborhood: u32, from: u32, node: &mut [u8; 48]) -> i32 {
+        if neighborhood != NEIGHBORHOOD {
+            return result(Err(Error::NotPermitted));
+        }
+        if let Some(known) = self.known.get(from as usize) {
+            *node = *known;
+        }
+        self.known.len() as i32
+    }
+
     pub(crate) fn neighbor_alive(&mut self, neighbor: u32) -> i32 {
         result(self.port(neighbor).and_then(|port| {
             let alive = self.watched.get(&(self.team.current, port));
