@@ -129,7 +129,7 @@ fn strangers_find_each_other_relay_and_forget() {
 
     // The second node is cut off from both sides.
     world.tap(|frame: &mut Frame| if frame.from == 1 || frame.to == 1 { Fate::Lose } else { Fate::Pass });
-    world.run(7 * SECOND);
+    world.run(12 * SECOND);
     assert_eq!((names(&mut world, 0), known(&mut world, 0)), (vec![], vec![]));
     assert_eq!(names(&mut world, 2), ["~d"]);
     world.untap();

@@ -208,7 +208,7 @@ impl Node {
 
     fn hear(&mut self, now: Now, link: LinkId, advert: &Advert<'_>) {
         for hearsay in advert.known.iter().filter(|k| *k.name != *self.name) {
-            self.discover.machine.second_hand(now.mono, link, hearsay);
+            self.discover.machine.second_hand(now.mono, link, advert.interval(), hearsay);
         }
     }
 

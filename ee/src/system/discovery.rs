@@ -2,9 +2,10 @@
 //!
 //! On links where the operator wants it a node says who it is, and whom it knows, every so often
 //! ([`wire::advert`]). From adverts it learns of its neighbors at first hand, and of others by hearsay, with how many
-//! hops they are away. What was heard is good for as long as it said, counted from when it was said first: it goes from
-//! node to node with less and less time left, so that nothing keeps itself alive by going round. What came from a link
-//! is not told there again. Nothing of it is proven: what the node does about a neighbor is `node::discover`'s.
+//! hops they are away. What was heard is good for as long as it said, counted from when it was said first, and a little
+//! longer for each hop: it goes from node to node with its age, and no farther than so many hops, so that nothing keeps
+//! itself alive by going round. What came from a link is not told there again. Nothing of it is proven: what the node
+//! does about a neighbor is `node::discover`'s.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -165,11 +166,12 @@ impl Discovery {
             link,
             neighbor: Some(id),
         };
-        self.enter(known)
+        self.enter(known, Duration::ZERO)
     }
 
-    /// A neighbor on `link` says that somebody else is there.
-    pub fn second_hand(&mut self, now: Instant, link: LinkId, hearsay: &Hearsay<'_>) {
+    /// A neighbor on `link`, which says something every `interval`, says that somebody else is there. On its way that took
+    /// some time, and adverts may be lost: for each hop it is believed for two intervals more.
+    pub fn second_hand(&mut self, now: Instant, link: LinkId, interval: Duration, hearsay: &Hearsay<'_>) {
         let millis = |ms: u32| Duration::from_millis(ms.into());
         let age = millis(hearsay.age_ms);
         let known = Known {
@@ -178,18 +180,19 @@ impl Discovery {
             hops: hearsay.hops + 1,
             // A node that has just started has no time as long ago as that.
             heard: Instant(now.micros().saturating_sub(u64::try_from(age.as_micros()).unwrap_or(u64::MAX))),
-            until: now + millis(hearsay.left_ms),
+            until: now + millis(hearsay.left_ms) + interval.saturating_mul(2),
             link,
             neighbor: None,
         };
         if known.hops <= MAX_HOPS && hearsay.left_ms > 0 {
-            self.enter(known);
+            self.enter(known, interval / 2);
         }
     }
 
-    /// Better news take the place of older ones; of one link there are no more than so many, and those go first that
+    /// Better news take the place of older ones, and what went a longer way only if the node said it later, by `slack` at least:
+    /// what went round took some time, and looks newer than it is by that. Of one link there are no more than so many, and those go first that
     /// would be forgotten first.
-    fn enter(&mut self, new: Known) -> bool {
+    fn enter(&mut self, new: Known, slack: Duration) -> bool {
         let Some(charge) = &mut self.charge else { return false };
         let entered = self.nodes.with(|list| {
             if let Some(old) = list.iter_mut().find(|k| k.name == new.name) {
@@ -197,7 +200,7 @@ impl Discovery {
                 let better = match old.neighbor {
                     Some(id) => new.neighbor == Some(id),
                     None if new.hops < old.hops => true,
-                    None => new.until > old.until && (new.hops == old.hops || new.link == old.link),
+                    None => new.heard >= old.heard + slack && (new.hops == old.hops || new.link == old.link),
                 };
                 if better {
                     *old = new;
@@ -358,9 +361,9 @@ mod tests {
             (Some(L0), Some(L1), None)
         );
         assert!(d.first_hand(Instant::ZERO, L0, NeighborId(1), &says("a")));
-        d.second_hand(Instant::ZERO, L0, &hearsay("b", 1, 3000));
-        d.second_hand(Instant::ZERO, L0, &hearsay("far", MAX_HOPS, 3000));
-        d.second_hand(Instant::ZERO, L1, &hearsay("a", 4, 9000));
+        d.second_hand(Instant::ZERO, L0, SECOND, &hearsay("b", 1, 1000));
+        d.second_hand(Instant::ZERO, L0, SECOND, &hearsay("far", MAX_HOPS, 3000));
+        d.second_hand(Instant::ZERO, L1, SECOND, &hearsay("a", 4, 9000));
         assert_eq!(known(&d), [("a".into(), 1), ("b".into(), 2)]);
         assert_eq!(told(&mut d, Instant::ZERO, L0), []);
         assert_eq!(told(&mut d, Instant::ZERO, L1), [("a".into(), 1), ("b".into(), 2)]);
@@ -376,19 +379,23 @@ mod tests {
         assert_eq!((known(&d), memory.used()), (vec![], 0));
     }
 
-    /// Two nodes that tell each other of a third one do not keep it there.
+    /// Two nodes that tell each other of a third one over two links do not keep it there: it is farther away each time.
     #[test]
     fn nothing_keeps_itself_alive_by_going_round() {
         let memory = Account::root(1 << 20);
         let (mut a, mut b) = (discovery(&memory), discovery(&memory));
-        a.second_hand(Instant::ZERO, L1, &hearsay("gone", 1, 5000));
+        a.second_hand(Instant::ZERO, L1, SECOND, &hearsay("gone", 1, 5000));
         let mut now = Instant::ZERO;
-        for _ in 0..60 {
+        for _ in 0..370 {
             now = now + SECOND / 10;
             for (from, to) in [(true, L0), (false, L1)] {
                 let (from, into) = if from { (&mut a, &mut b) } else { (&mut b, &mut a) };
                 let bytes = from.advert(now, to, ("x", None), &[], true);
-                Advert::decode(&bytes).unwrap().known.iter().for_each(|k| into.second_hand(now, to, k));
+                Advert::decode(&bytes)
+                    .unwrap()
+                    .known
+                    .iter()
+                    .for_each(|k| into.second_hand(now, to, SECOND, k));
             }
             while a.expired(now).is_some() || b.expired(now).is_some() {}
         }
@@ -400,9 +407,9 @@ mod tests {
         let memory = Account::root(1 << 20);
         let mut d = discovery(&memory);
         assert!(d.first_hand(Instant::ZERO, L0, NeighborId(1), &says("a")));
-        d.second_hand(Instant::ZERO, L1, &hearsay("b", 1, 1000));
+        d.second_hand(Instant::ZERO, L1, SECOND, &hearsay("b", 1, 1000));
         for n in 0..1000 {
-            d.second_hand(Instant::ZERO, L0, &hearsay(&format!("n{n}"), 1, 3_600_000));
+            d.second_hand(Instant::ZERO, L0, SECOND, &hearsay(&format!("n{n}"), 1, 3_600_000));
         }
         assert_eq!(known(&d).len(), MAX_OF_LINK + 1);
         assert!(known(&d).contains(&("a".into(), 1)) && known(&d).contains(&("b".into(), 2)));
@@ -440,8 +447,8 @@ mod tests {
                     d.first_hand(now, LinkId(*link), id, &says(name));
                     now + 5 * SECOND
                 } else {
-                    d.second_hand(now, LinkId(*link), &hearsay(name, *hops, *left));
-                    now + Duration::from_millis((*left).into())
+                    d.second_hand(now, LinkId(*link), SECOND, &hearsay(name, *hops, *left));
+                    now + Duration::from_millis((*left).into()) + 2 * SECOND
                 };
                 let most = last.entry(name.clone()).or_insert(until);
                 *most = (*most).max(until);
