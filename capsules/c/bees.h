@@ -81,6 +81,16 @@ enum bees_session_event { BEES_OPENED, BEES_PACKET, BEES_CLOSED, BEES_ROOM };
 
 enum bees_flow_state { BEES_STARTING, BEES_RUNNING, BEES_ENDED };
 
+enum bees_news { BEES_DEAD, BEES_ALIVE, BEES_FOUND, BEES_GONE };
+
+/* A node that is known: what it calls itself, without a zero behind it; how far it is, 1 is a neighbor; since when it has not
+ * said anything itself, and for how long it is still believed to be there. */
+struct bees_node {
+    char name[32];
+    uint8_t name_len, hops, zero[2];
+    uint32_t age_ms, left_ms, more;
+};
+
 /* Flags of capsule_send, capsule_return and capsule_multicast. */
 #define BEES_KEEP 1u
 #define BEES_NOT_BACK 2u
@@ -97,6 +107,7 @@ BEES_EXPORT(on_flow) void on_flow(bees_handle flow, enum bees_flow_state state);
 BEES_EXPORT(on_stop) void on_stop(void);
 BEES_EXPORT(on_handover) int32_t on_handover(void); /* 0, or the flow keeps its state; it may fail, so it only looks */
 BEES_EXPORT(on_takeover) int32_t on_takeover(bees_handle capsule, uint32_t len); /* 0, or the version before goes on */
+BEES_EXPORT(on_neighbor) void on_neighbor(bees_handle neighbor, enum bees_news news);
 
 /* Capsule. */
 BEES_IMPORT(capsule_len) int32_t bees_capsule_len(bees_handle capsule); /* length of the payload */
@@ -121,6 +132,10 @@ BEES_IMPORT(neighborhood_list) int32_t bees_neighborhood_list(bees_handle neighb
 BEES_IMPORT(neighborhood_make) int32_t bees_neighborhood_make(const bees_handle *neighbors, uint32_t count); /* a neighborhood */
 BEES_IMPORT(neighbor_max_payload) int32_t bees_neighbor_max_payload(bees_handle neighbor); /* bytes */
 BEES_IMPORT(neighbor_serve) int32_t bees_neighbor_serve(bees_handle neighbor, uint32_t serve); /* 0 */
+BEES_IMPORT(neighbor_watch) int32_t bees_neighbor_watch(bees_handle neighbor, int64_t poke_us, int64_t expire_us); /* 0 */
+BEES_IMPORT(neighbor_unwatch) int32_t bees_neighbor_unwatch(bees_handle neighbor); /* 0 */
+BEES_IMPORT(neighbor_alive) int32_t bees_neighbor_alive(bees_handle neighbor); /* 1: alive, 0: dead */
+BEES_IMPORT(nodes_known) int32_t bees_nodes_known(bees_handle neighborhood, uint32_t from, struct bees_node *to, uint32_t max); /* how many there are */
 
 /* Marks on capsules, hop by hop. */
 BEES_IMPORT(integrity_set) int32_t bees_integrity_set(bees_handle neighbor, const void *key, uint32_t len); /* 0 */

@@ -411,6 +411,10 @@ pub const IMPORTS: &[Signature] = signatures! {
     handover_write(I32, I32) -> I32;
     handover_read(I32, I32, I32) -> I32;
     handover_session(I32) -> I32;
+    neighbor_watch(I32, I64, I64) -> I32;
+    neighbor_unwatch(I32) -> I32;
+    neighbor_alive(I32) -> I32;
+    nodes_known(I32, I32, I32, I32) -> I32;
 };
 
 /// What a module may export for the node to call.
@@ -426,6 +430,7 @@ pub const HANDLERS: &[Signature] = signatures! {
     on_stop();
     on_handover() -> I32;
     on_takeover(I32, I32) -> I32;
+    on_neighbor(I32, I32);
 };
 
 #[cfg(test)]

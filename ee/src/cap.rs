@@ -465,6 +465,23 @@ impl Caps {
         self.shared.cut_target(Target::Neighbor(at));
     }
 
+    /// The neighbor at `at` is none any more: every capability for it is gone, and somebody else may have its place.
+    pub fn neighbor_left(&mut self, at: u16) {
+        let target = Target::Neighbor(at);
+        let is_lent = |lent: &Option<Lent>| lent.as_ref().is_some_and(|lent| lent.target == target);
+        let slots: Vec<bool> = self.lent.iter().map(is_lent).collect();
+        self.remove_all(|cap| match cap.target {
+            Target::Lent(slot) => slots[usize::from(slot)],
+            other => other == target,
+        });
+        let groups = &mut self.groups;
+        self.shared.cut(|s| match s.target {
+            Target::Group(group) => groups[usize::from(group)].as_ref().is_some_and(|g| g.has(at)),
+            other => other == target,
+        });
+        groups.iter_mut().flatten().for_each(|group| group.remove(at));
+    }
+
     /// What other teams hold of this table.
     pub fn lines(&self) -> Lines {
         self.shared.clone()
@@ -691,6 +708,12 @@ impl Group {
     fn add(&mut self, at: u16) {
         if let Some(word) = self.bits.get_mut(usize::from(at) / 64) {
             *word |= 1 << (at % 64);
+        }
+    }
+
+    fn remove(&mut self, at: u16) {
+        if let Some(word) = self.bits.get_mut(usize::from(at) / 64) {
+            *word &= !(1 << (at % 64));
         }
     }
 

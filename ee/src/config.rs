@@ -2,12 +2,14 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
+use std::sync::Arc;
 
 use authagent::keys::{Ed25519Key, PublicKey, SigningKey};
 use authagent::policy::Policy;
 use nodeos::config::{LinkConfig, NeighborConfig};
-use nodeos::units::Size;
+use nodeos::units::{Size, Time};
 use serde::{Deserialize, Serialize};
+use wire::advert;
 use wire::budget::{Budgets, Section};
 use wire::id::TupleHash;
 use wire::statement::EnvelopeId;
@@ -17,6 +19,7 @@ use crate::blob::StoreConfig;
 use crate::envelope::MAX_ENVELOPES;
 pub use crate::node::fetch::ServerSection;
 use crate::sensor;
+pub use crate::system::discovery::DiscoverySection;
 
 /// Everything that a node is told at start; `docs/architecture.md` has an example.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -45,6 +48,9 @@ pub struct NodeConfig {
     /// The neighbors.
     #[serde(default, rename = "neighbor")]
     pub neighbors: Vec<NeighborConfig>,
+    /// How the node makes itself known on links with `discover`, and whose keys it knows.
+    #[serde(default, skip_serializing_if = "DiscoverySection::is_usual")]
+    pub discovery: DiscoverySection,
     /// Cut-through channels.
     #[serde(default, rename = "channel", skip_serializing_if = "Vec::is_empty")]
     pub channels: Vec<ChannelConfig>,
@@ -252,6 +258,32 @@ impl NodeConfig {
         }
     }
 
+    /// The nodes that are known by their keys, wherever they are discovered: what they are called here, and the keys.
+    pub(crate) fn known_keys(&self) -> Result<Vec<(Arc<str>, Ed25519Key)>, ConfigError> {
+        let DiscoverySection { keys, protect, .. } = &self.discovery;
+        let own = self.identity()?.map(|own| own.public());
+        if *protect && keys.is_empty() || !keys.is_empty() && own.is_none() {
+            let what = "protect needs keys, and keys need node.identity";
+            return Err(ConfigError(format!("discovery: {what}")));
+        }
+        let mut known: Vec<(Arc<str>, Ed25519Key)> = Vec::with_capacity(keys.len());
+        for (name, key) in keys {
+            let fail = |what: &dyn fmt::Display| Err(ConfigError(format!("discovery.keys.{name}: {what}")));
+            let key = match key.parse::<Ed25519Key>() {
+                Ok(key) => key,
+                Err(error) => return fail(&error),
+            };
+            if !advert::is_name(name) || self.neighbors.iter().any(|neighbor| neighbor.name == *name) {
+                return fail(&"not a name, or that of a neighbor");
+            }
+            if Some(key) == own || known.iter().any(|(_, other)| *other == key) {
+                return fail(&"the key is another's, or the node's own");
+            }
+            known.push((name.as_str().into(), key));
+        }
+        Ok(known)
+    }
+
     /// Checks what the format alone does not.
     pub fn check(&self) -> Result<(), ConfigError> {
         let fail = |text: String| Err(ConfigError(text));
@@ -295,6 +327,12 @@ impl NodeConfig {
         if ids.len() < self.envelopes.len() {
             return fail("two envelopes have the same id".into());
         }
+        let [Time(interval), Time(expire)] = [self.discovery.interval, self.discovery.expire];
+        if interval < advert::LEAST || expire > advert::MOST || expire < interval.saturating_mul(2) {
+            let what = "interval is at least 100ms, expire twice that at least and 3600s at most";
+            return fail(format!("discovery: {what}"));
+        }
+        self.known_keys()?;
         self.neighbors.iter().try_for_each(|n| crate::node::protect::wanted(self, n).map(drop))?;
         crate::node::channels::check(self)
     }
@@ -339,6 +377,19 @@ mod tests {
         assert!(error("mac = \"02:00:00:00:01:01\"", "mca = 1").contains("mca"));
         assert!(error("link = \"ab\"", "link = \"xy\"").contains("xy"));
         assert!(error("identity = \"01", "identity = \"zz").contains("identity"));
+        let discovery = |lines: &str| format!("[discovery]\n{lines}\n[[link]]");
+        let key = "d75a980182b10ab7d54bfed3c964073a0ee172f3daa62325af021a68f707511a";
+        assert!(error("[[link]]", &discovery("interval = '50ms'")).contains("interval"));
+        assert!(error("[[link]]", &discovery("expire = '1500ms'")).contains("interval"));
+        assert!(error("[[link]]", &discovery("protect = true")).contains("needs keys"));
+        assert!(error("[[link]]", &discovery("keys = { c = '00' }")).contains("discovery.keys.c"));
+        assert!(
+            error("[[link]]", &discovery(&format!("keys = {{ b = '{key}' }}"))).contains("of a neighbor")
+        );
+        assert!(
+            error("[[link]]", &discovery(&format!("keys = {{ c = '{key}', d = '{key}' }}")))
+                .contains("another's")
+        );
         assert!(error("name = \"a\"", "name = \"a b\"").contains("node.name"));
         assert!(error("name = \"a\"", "name = \"a\"\npolicy = ''").contains("has no policy"));
         let system = |lines: &str| format!("[system]\n{lines}\n[[link]]");

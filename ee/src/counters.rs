@@ -163,6 +163,20 @@ counters! {
     DatagramsDropped = "session_datagrams_dropped",
     /// The protocol server was not reached, or did not do as it was asked.
     FetchesFailed = "server_fetches_failed",
+    /// A neighbor that the operator watches did not answer any more.
+    NeighborsDown = "neighbors_down",
+    /// A neighbor poked more often than it is answered. The peer erred, or somebody else.
+    PokesLimited = "peer_pokes_limited",
+    /// A neighbor was discovered.
+    NeighborsFound = "neighbors_found",
+    /// A flow was not told of a discovered neighbor: it had no memory for it, or too much waits to be told.
+    NeighborsUntold = "neighbors_untold",
+    /// An advert could not be read. The peer erred.
+    BadAdverts = "peer_bad_adverts",
+    /// An advert was refused: its name is another's, its key is not known, or there is no room. The peer erred.
+    AdvertsRefused = "peer_adverts_refused",
+    /// An advert was left unread: there were too many in that second.
+    AdvertsLimited = "peer_adverts_limited",
     /// A frame could not be sent: no buffer, or no room for it on the link.
     SendDropped = "send_dropped",
     /// A change of the store could not be read from its device.

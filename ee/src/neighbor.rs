@@ -1,21 +1,26 @@
-//! Neighbors: the nodes that are directly reachable, from configuration.
+//! Neighbors: the nodes that are directly reachable, from configuration or discovered.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
+use std::time::Duration;
 
 use authagent::link::Link;
 use nodeos::account::{Account, Charge};
+use nodeos::bucket::TokenBucket;
 use nodeos::buf::Buf;
 use nodeos::channel::{Address, OutChannel};
+use nodeos::config::LivenessConfig;
 use nodeos::link::LinkId;
 use nodeos::platform::Instant;
 use nodeos::team::TeamId;
 use wire::MIN_DATAGRAM;
 use wire::capsule::HEADER_LEN;
-use wire::control::{NeighborInfo, Protection};
+use wire::control::{Alive, NeighborInfo, Protection};
 
 /// Bytes of an Ethernet header (IEEE 802.3).
 const ETHERNET_HEADER: u16 = 14;
+/// Pokes of one neighbor that are answered in a second.
+const POKES: u64 = 32;
 
 use crate::hash::Keyed;
 pub use crate::sandbox::NeighborId;
@@ -43,11 +48,29 @@ pub struct Neighbor {
     pub refused: u64,
     /// When it was last heard.
     pub last_heard: Option<Instant>,
+    /// How the operator watches it, if he does.
+    pub liveness: Option<LivenessConfig>,
+    /// How often it is answered when it asks whether this node is there.
+    pub pokes: TokenBucket,
     /// What stands between its address and this node.
     pub guard: Guard,
     /// Packets that wait until it has proven who it is.
     pub waiting: VecDeque<Waiting>,
+    /// Of one that was discovered.
+    pub found: Option<Found>,
 }
+
+/// Of a neighbor that was discovered.
+#[derive(Debug, Clone, Copy)]
+pub struct Found {
+    /// It is a neighbor now; else its place waits for it, or for another one.
+    pub here: bool,
+    /// Since when.
+    pub since: Instant,
+}
+
+/// How long nobody else gets the place of a neighbor that is gone.
+const QUARANTINE: Duration = Duration::from_secs(60);
 
 /// What stands between a neighbor's address and this node.
 #[derive(Debug)]
@@ -77,7 +100,7 @@ pub struct Waiting {
 #[derive(Debug, Default)]
 pub struct Neighbors {
     list: Vec<Neighbor>,
-    /// What is in it the configuration decides.
+    /// What is in it the configuration decides, but for a few.
     by_address: HashMap<(LinkId, Address), NeighborId, Keyed>,
 }
 
@@ -100,18 +123,52 @@ impl Neighbors {
         self.iter().find(|(_, n)| &*n.name == name).map(|(id, _)| id)
     }
 
-    /// The names of all of them in the order of the configuration.
+    /// The places of all of them, those that are gone included.
     pub fn ids(&self) -> impl Iterator<Item = NeighborId> + use<> {
         (0..self.list.len() as u16).map(NeighborId)
     }
 
-    /// All of them in the order of the configuration.
+    /// All that are here: those of the configuration, in its order, and those that were discovered.
     pub fn iter(&self) -> impl Iterator<Item = (NeighborId, &Neighbor)> {
-        (0..).map(NeighborId).zip(&self.list)
+        (0..).map(NeighborId).zip(&self.list).filter(|(_, n)| n.is_here())
+    }
+
+    /// A place for a neighbor that was discovered at this address: the one that it had before, a new one if `most`
+    /// have none yet, or that of the one that is gone the longest.
+    pub fn place(&self, now: Instant, link: LinkId, to: Address, most: usize) -> Option<NeighborId> {
+        let found = || (0..).map(NeighborId).zip(&self.list).filter_map(|(id, n)| Some((id, n, n.found?)));
+        let gone = || found().filter(|(.., found)| !found.here);
+        if let Some((id, ..)) = gone().find(|(_, n, _)| (n.out.link, n.out.to) == (link, to)) {
+            return Some(id);
+        }
+        if found().count() < most {
+            return u16::try_from(self.list.len()).ok().map(NeighborId);
+        }
+        let free = gone().filter(|(.., found)| found.since + QUARANTINE <= now);
+        free.min_by_key(|(.., found)| found.since).map(|(id, ..)| id)
+    }
+
+    /// Gives a [place](Self::place) to a neighbor.
+    pub fn put(&mut self, id: NeighborId, neighbor: Neighbor) {
+        if usize::from(id.0) == self.list.len() {
+            self.add(neighbor);
+            return;
+        }
+        self.by_address.insert((neighbor.out.link, neighbor.out.to), id);
+        self[id] = neighbor;
+    }
+
+    /// A discovered neighbor is none any more: nothing is sent there or comes from there.
+    pub fn leave(&mut self, now: Instant, id: NeighborId) {
+        let neighbor = &mut self.list[usize::from(id.0)];
+        neighbor.found = Some(Found { here: false, since: now });
+        neighbor.guard = Guard::Closed;
+        neighbor.waiting.clear();
+        self.by_address.remove(&(neighbor.out.link, neighbor.out.to));
     }
 
     /// What `bees neighbor show` prints of one.
-    pub fn info(neighbor: &Neighbor, link: &str, now: Instant) -> NeighborInfo {
+    pub fn info(neighbor: &Neighbor, link: &str, now: Instant, alive: Option<Alive>) -> NeighborInfo {
         NeighborInfo {
             name: neighbor.name.to_string(),
             link: link.to_string(),
@@ -122,6 +179,8 @@ impl Neighbors {
             refused: neighbor.refused,
             last_heard_us: neighbor.last_heard.map(|t| now.since(t).as_micros() as u64),
             protection: neighbor.guard.protection(now),
+            alive,
+            discovered: neighbor.found.is_some(),
         }
     }
 }
@@ -146,9 +205,17 @@ impl Neighbor {
             sent: 0,
             refused: 0,
             last_heard: None,
+            liveness: None,
+            pokes: TokenBucket::new(POKES, POKES),
             guard: Guard::None,
             waiting: VecDeque::new(),
+            found: None,
         }
+    }
+
+    /// Whether it is a neighbor now: configured, or discovered and not gone.
+    pub fn is_here(&self) -> bool {
+        self.found.is_none_or(|found| found.here)
     }
 
     /// Sets up what stands between, at the cost of so many bytes of each frame.

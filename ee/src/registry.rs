@@ -31,6 +31,12 @@ pub enum Target {
     TranslationRequest,
     /// The answer to a question of ours.
     TranslationResponse,
+    /// "Are you there?"
+    Poke,
+    /// A poke of ours that comes back.
+    PokeReturned,
+    /// A neighbor says who it is, and whom it knows.
+    Advert,
     /// Our Auth Agent, from a neighbor's.
     Agent,
     /// Somebody downloads an object of a flow from us.

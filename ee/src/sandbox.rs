@@ -104,6 +104,7 @@ pub struct Sandbox {
     tuple: Arc<Tuple>,
     budget: Budget,
     warned: bool,
+    listeners: u16,
     ended: bool,
     /// It is not asked for its state again.
     failed_to_hand_over: bool,
@@ -113,7 +114,7 @@ pub struct Sandbox {
     said: Option<String>,
     /// The compiled modules may go only after the store.
     _code: Vec<Arc<Code>>,
-    _charge: Charge,
+    charge: Charge,
     _compiled: Charge,
 }
 
@@ -173,6 +174,8 @@ impl Sandbox {
             instances.push(Protocol::found(&instance, code, at, &mut store)?);
         }
         let warned = instances.first().is_some_and(|main| main.handlers.warning.is_some());
+        let hears = |(at, protocol): (u32, &Protocol)| u16::from(protocol.handlers.neighbor.is_some()) << at;
+        let listeners = (0..).zip(&instances).map(hears).sum();
         Ok(Self {
             guest: Guest::Idle(Program { run: Running::new(store, interrupter, budget.event), instances }),
             background,
@@ -180,12 +183,13 @@ impl Sandbox {
             tuple,
             budget,
             warned,
+            listeners,
             ended: false,
             failed_to_hand_over: false,
             doing: Doing::Boot,
             said: None,
             _code: code.to_vec(),
-            _charge: charge,
+            charge,
             _compiled: compiled,
         })
     }
@@ -355,6 +359,11 @@ impl Sandbox {
     /// Whether the guest has a handler for warnings.
     pub fn hears_warnings(&self) -> bool {
         self.warned
+    }
+
+    /// Which protocols have a handler for what happens to neighbors: a bit for each position in the tuple.
+    pub fn listeners(&self) -> u16 {
+        self.listeners
     }
 
     /// Whether the guest has ended: trapped, overran, or was stopped.

@@ -27,7 +27,7 @@ use wire::control::{Answer, MAX_PIECE, Request};
 use wire::id::{CapsuleId, PartHash, Path};
 use wire::link::Frame;
 use wire::system::{
-    DownloadRequest, REQUEST, TranslationRequest, agent_id, download_id, encode, translation_id,
+    DownloadRequest, REQUEST, TranslationRequest, agent_id, download_id, encode, liveness_id, translation_id,
 };
 use wire::tuple::{CapsuleType, Companion, Coupling, Provider, Tuple};
 
@@ -267,6 +267,8 @@ fn packets(flow: &Flow) -> Vec<(&'static str, Vec<u8>)> {
         ("the same, padded", padded(part.clone(), MIN_DATAGRAM)),
         ("the same, long", padded(part.clone(), 1472)),
         ("of what is not there, padded", padded(absent, MIN_DATAGRAM)),
+        ("poke", capsule(&liveness_id(REQUEST), &[1; 8])),
+        ("the same, padded", padded(capsule(&liveness_id(REQUEST), &[1; 8]), MIN_DATAGRAM)),
         ("agent's capsule", capsule(&agent_id(), &[9; 120])),
         ("hello", link_frame(&Frame::Hello { sender: 1, cookie, noise: &[9; 32] })),
         ("answer", link_frame(&Frame::Answer { receiver: 1, sender: 2, noise: &[9; 192] })),

@@ -5,12 +5,13 @@
 
 use crate::channel::Address;
 use crate::link::Mac;
-use crate::units::Rate;
+use crate::units::{Rate, Time};
 use alloc::borrow::Cow;
 use alloc::format;
 use alloc::string::{String, ToString};
 use core::fmt;
 use core::net::{IpAddr, SocketAddr};
+use core::time::Duration;
 use serde::de::{Deserializer, Error as _};
 use serde::{Deserialize, Serialize, Serializer};
 use smoltcp::wire::IpCidr;
@@ -49,6 +50,35 @@ pub struct LinkConfig {
     /// Frames that wait to be sent.
     #[serde(default = "default_queue")]
     pub queue: u16,
+    /// How the neighbors here are watched, unless theirs says otherwise.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub liveness: Option<LivenessConfig>,
+    /// The node makes itself known here, and whoever does the same becomes its neighbor.
+    #[serde(default, skip_serializing_if = "core::ops::Not::not")]
+    pub discover: bool,
+}
+
+/// How a neighbor is watched.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct LivenessConfig {
+    /// Time between two pokes.
+    pub poke: Time,
+    /// Silence after which it is dead.
+    pub expire: Time,
+}
+
+impl LivenessConfig {
+    /// The shortest time between two pokes.
+    pub const LEAST: Duration = Duration::from_millis(10);
+    /// The longest time until a death.
+    pub const MOST: Duration = Duration::from_secs(3600);
+
+    /// Whether these times make sense together, with pokes no more often than that.
+    pub fn is_within(&self, least: Duration) -> bool {
+        let (Time(poke), Time(expire)) = (self.poke, self.expire);
+        poke >= least && expire <= Self::MOST && expire >= poke.saturating_mul(2)
+    }
 }
 
 impl LinkConfig {
@@ -63,6 +93,8 @@ impl LinkConfig {
             mtu: default_mtu(),
             rate: None,
             queue: default_queue(),
+            liveness: None,
+            discover: false,
         }
     }
 }
@@ -126,6 +158,8 @@ pub struct NeighborConfig {
     pub key: Option<String>,
     /// Whether the link to it is protected.
     pub protect: Protect,
+    /// How it is watched, where that differs from its link's.
+    pub liveness: Option<LivenessConfig>,
 }
 
 /// Whether the link to a neighbor is protected.
@@ -160,6 +194,8 @@ struct NeighborText {
     key: Option<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     protect: Option<ProtectText>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    liveness: Option<LivenessConfig>,
 }
 
 impl TryFrom<NeighborText> for NeighborConfig {
@@ -179,7 +215,8 @@ impl TryFrom<NeighborText> for NeighborConfig {
                 return Err(ConfigError(format!("neighbor {:?}: {what}", text.name)));
             }
         };
-        Ok(Self { name: text.name, link: text.link, address, key: text.key, protect })
+        let liveness = text.liveness;
+        Ok(Self { name: text.name, link: text.link, address, key: text.key, protect, liveness })
     }
 }
 
@@ -194,7 +231,8 @@ impl From<NeighborConfig> for NeighborText {
             Protect::Never => Some(ProtectText::Switch(false)),
             Protect::Require => Some(ProtectText::Word("require".to_string())),
         };
-        Self { name: config.name, link: config.link, mac, udp, key: config.key, protect }
+        let liveness = config.liveness;
+        Self { name: config.name, link: config.link, mac, udp, key: config.key, protect, liveness }
     }
 }
 
@@ -265,6 +303,7 @@ fn check_link(link: &LinkConfig) -> Result<(), String> {
     if link.queue == 0 {
         return Err("queue must have room for one frame".to_string());
     }
+    check_liveness(link.liveness)?;
     match (link.address, link.gateway) {
         (None, _) if link.management => Err("management needs an address".to_string()),
         (None, Some(_)) => Err("gateway needs an address".to_string()),
@@ -272,6 +311,14 @@ fn check_link(link: &LinkConfig) -> Result<(), String> {
         (Some(LinkAddress::Static(cidr)), gateway) => check_address(cidr, gateway, link.mtu),
         _ => Ok(()),
     }
+}
+
+fn check_liveness(config: Option<LivenessConfig>) -> Result<(), String> {
+    if config.is_none_or(|config| config.is_within(LivenessConfig::LEAST)) {
+        return Ok(());
+    }
+    let (least, most) = (Time(LivenessConfig::LEAST), Time(LivenessConfig::MOST));
+    Err(format!("liveness: poke is at least {least}, expire twice that at least and {most} at most"))
 }
 
 fn check_address(cidr: IpCidr, gateway: Option<IpAddr>, mtu: u16) -> Result<(), String> {
@@ -291,6 +338,10 @@ fn check_address(cidr: IpCidr, gateway: Option<IpAddr>, mtu: u16) -> Result<(), 
 
 fn check_neighbor(neighbor: &NeighborConfig, link: &LinkConfig) -> Result<(), String> {
     check_name(&neighbor.name)?;
+    if neighbor.name.starts_with('~') {
+        return Err("names with ~ are those of discovered neighbors".to_string());
+    }
+    check_liveness(neighbor.liveness)?;
     match neighbor.address {
         Address::Ethernet(mac) if !mac.is_unicast() => Err("mac is not the address of one NIC".to_string()),
         Address::Ethernet(mac) if link.mac == Some(mac) => Err("mac is the link's own".to_string()),
@@ -371,6 +422,7 @@ mod tests {
         mtu = 1500
         rate = "100mbit"
         queue = 256
+        liveness = { poke = "1s", expire = "5s" }
 
         [[link]]
         name = "isp"
@@ -393,6 +445,7 @@ mod tests {
         link = "ab"
         mac = "02:00:00:00:02:02"
         protect = false
+        liveness = { poke = "100ms", expire = "1s" }
     "#;
 
     #[test]
@@ -449,6 +502,10 @@ mod tests {
                 "no gateway",
                 "[[link]]\nname='x'\naddress='10.0.0.1/24'\n[[neighbor]]\nname='b'\nlink='x'\nudp='10.1.0.1:1'",
             ),
+            ("liveness: poke", "[[link]]\nname='x'\nliveness={poke='1ms',expire='1s'}"),
+            ("liveness: poke", "[[link]]\nname='x'\nliveness={poke='1s',expire='1s'}"),
+            ("liveness: poke", "[[link]]\nname='x'\nliveness={poke='1s',expire='7200s'}"),
+            ("discovered", "[[link]]\nname='x'\n[[neighbor]]\nname='~b'\nlink='x'\nmac='02:00:00:00:01:00'"),
             ("white space", "[[link]]\nname='x y'"),
         ];
         for (expected, text) in cases {

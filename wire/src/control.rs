@@ -163,6 +163,16 @@ pub enum Request {
         /// Of this identifier.
         capsule: CapsuleId,
     },
+    /// What happened to neighbors that are watched or discovered, with a number of at least this.
+    NeighborEvents {
+        /// Number of the first one wanted.
+        from: u64,
+    },
+    /// The nodes that are known by adverts, from this position.
+    KnownShow {
+        /// Position of the first one wanted.
+        from: u32,
+    },
 }
 
 /// What a node answers.
@@ -206,6 +216,10 @@ pub enum Answer {
     },
     /// To [`Request::ChannelShow`].
     Channels(Page<ChannelInfo>),
+    /// To [`Request::NeighborEvents`].
+    NeighborEvents(Vec<NeighborEvent>),
+    /// To [`Request::KnownShow`].
+    Known(Page<KnownNode>),
 }
 
 /// Who is to blame for an error.
@@ -390,6 +404,76 @@ pub struct NeighborInfo {
     pub last_heard_us: Option<u64>,
     /// Whether the link to it is protected.
     pub protection: Protection,
+    /// Whether it is there, if it is watched.
+    pub alive: Option<Alive>,
+    /// It was discovered, and is not in the configuration.
+    pub discovered: bool,
+}
+
+/// A node that is known by adverts. Nobody proves what is in them.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct KnownNode {
+    /// What it calls itself.
+    pub name: String,
+    /// How far it is; 1 is a neighbor.
+    pub hops: u8,
+    /// Microseconds since it said anything itself.
+    pub heard_us: u64,
+    /// Microseconds for which it is still believed to be there.
+    pub left_us: u64,
+    /// The link from which that was heard.
+    pub link: String,
+    /// What it is called as a neighbor, if it is one.
+    pub neighbor: Option<String>,
+}
+
+/// What is known of a neighbor that is watched.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Alive {
+    /// It returns pokes.
+    pub up: bool,
+    /// Microseconds since it began to, or stopped.
+    pub since_us: u64,
+    /// Microseconds that a poke takes there and back, if one came back since.
+    pub rtt_us: Option<u64>,
+}
+
+/// Something happened to a neighbor.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NeighborEvent {
+    /// Its number, from 0.
+    pub number: u64,
+    /// When, in microseconds since the node's start of time.
+    pub at_us: u64,
+    /// The neighbor.
+    pub name: String,
+    /// What happened to it.
+    pub news: NeighborNews,
+}
+
+/// What may happen to a neighbor.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum NeighborNews {
+    /// It does not answer any more.
+    Dead,
+    /// It answers again.
+    Alive,
+    /// It was discovered.
+    Found,
+    /// It was discovered once, and nothing has been heard of it for too long.
+    Gone,
+}
+
+impl NeighborNews {
+    /// A word for it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Dead => "dead",
+            Self::Alive => "alive",
+            Self::Found => "found",
+            Self::Gone => "gone",
+        }
+    }
 }
 
 /// Whether and how the link to a neighbor is protected.
@@ -693,6 +777,8 @@ mod tests {
             },
             Request::ChannelRemove { from: "a".into(), capsule: CapsuleId([4; 16]) },
             Request::BlobRemove { area: TupleHash([3; 32]), name: Some(alloc::vec![0xff]) },
+            Request::NeighborEvents { from: 7 },
+            Request::KnownShow { from: 8 },
         ];
         for r in all {
             assert_eq!(decode::<Request>(&encode(&r)), Some(r));

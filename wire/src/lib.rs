@@ -11,6 +11,7 @@
 //! | [`integrity`] | a mark on a capsule that its protocol asked for                       | capsules                      |
 //! | [`link`](mod@link) | frames of a protected link: handshake, sealed packets             | Ethernet 0x88B5, UDP 3322     |
 //! | [`system`]  | payloads of the system protocols (translation, download)              | capsules                      |
+//! | [`advert`]  | what a node says of itself, and of whom it knows                      | capsules                      |
 //! | [`describe`]  | what a module says about itself                                      | a custom section of the module |
 //! | [`grant`]   | what an Auth Agent gives a flow                                       | inside a node, agent to agent |
 //! | [`replace`](mod@replace) | how a flow takes over from an earlier version of itself           | inside the tuple              |
@@ -32,6 +33,7 @@
 
 extern crate alloc;
 
+pub mod advert;
 pub mod anep;
 pub mod budget;
 pub mod capsule;

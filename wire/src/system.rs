@@ -5,6 +5,7 @@
 //! |-----------------------|-------------------------------|---------------------------|
 //! | [`TRANSLATION`]       | nothing: one system flow       | 0 request, 1 response     |
 //! | [`AGENT`]             | nothing: one system flow       | 0                         |
+//! | [`LIVENESS`]          | nothing: one system flow       | 0 poke, 1 the same back |
 //! | [`DOWNLOAD`]          | tuple hash, and the part's hash when a part is asked for | 0 request, 1 response |
 //!
 //! Payloads are postcard. The identifiers follow the ordinary formula, with the well-known hash of the
@@ -24,6 +25,9 @@ pub const DOWNLOAD: &str = "bees/DLProtocol/1";
 pub const UNKNOWN: &str = "bees/UnknownProtocol/1";
 /// Carries what the Auth Agents of neighbors say to each other (D11). What is in the capsules is theirs.
 pub const AGENT: &str = "bees/AuthAgent/1";
+
+/// Tells whether a neighbor is still there.
+pub const LIVENESS: &str = "bees/LivenessProtocol/1";
 
 /// The capsule type of every system protocol's request.
 pub const REQUEST: u16 = 0;
@@ -105,12 +109,24 @@ pub enum DownloadResponse<'a> {
     },
 }
 
+/// "Are you there?"; the answer is the same, as [`RESPONSE`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Poke {
+    /// The sender's choice, which nobody else can guess.
+    pub nonce: [u8; 8],
+}
+
 /// Bytes of a [`DownloadResponse::Chunk`] besides its chunk, at most: variant, three varints, length.
 pub const CHUNK_OVERHEAD: usize = 1 + 5 + 5 + 5 + 3;
 
 /// The identifier of capsules between Auth Agents.
 pub fn agent_id() -> CapsuleId {
     CapsuleId::compute(&TupleHash::well_known(AGENT), &Path::default(), 0, &[])
+}
+
+/// The identifier of a poke, or of one that comes back.
+pub fn liveness_id(kind: u16) -> CapsuleId {
+    CapsuleId::compute(&TupleHash::well_known(LIVENESS), &Path::default(), kind, &[])
 }
 
 /// The identifier of a translation capsule.
@@ -179,6 +195,8 @@ mod tests {
         let ids = [
             translation_id(REQUEST),
             translation_id(RESPONSE),
+            liveness_id(REQUEST),
+            liveness_id(RESPONSE),
             download_id(REQUEST, &t, None),
             download_id(RESPONSE, &t, None),
             download_id(REQUEST, &t, Some(&p)),
@@ -194,6 +212,7 @@ mod tests {
             let _ = decode::<TranslationRequest>(&bytes);
             let _ = decode::<TranslationResponse>(&bytes);
             let _ = decode::<DownloadRequest>(&bytes);
+            let _ = decode::<Poke>(&bytes);
             if let Some(DownloadResponse::Chunk { bytes: chunk, .. }) = decode(&bytes) {
                 prop_assert!(chunk.len() <= bytes.len());
             }

@@ -81,7 +81,8 @@ macro_rules! protocol {
         #[allow(unsafe_code)]
         mod module {
             use $crate::{
-                Call, Capsule, Companion, Flow, Protocol, Session, SessionEvent, Timer, companion, node::Resource, sys,
+                Call, Capsule, Companion, Flow, Neighbor, Protocol, Session, SessionEvent, Timer, companion,
+                neighbor::News, node::Resource, sys,
             };
 
             use super::*;
@@ -158,6 +159,13 @@ macro_rules! protocol {
             #[unsafe(no_mangle)]
             extern "C" fn on_flow(flow: u32, state: u32) {
                 PROTOCOL.with(|p| p.flow(Flow::from_bits(flow), $crate::flow::State::of(state)));
+            }
+
+            #[unsafe(no_mangle)]
+            extern "C" fn on_neighbor(neighbor: u32, news: u32) {
+                if let (Some(neighbor), Some(news)) = (Neighbor::from_bits(neighbor), News::of(news)) {
+                    PROTOCOL.with(|p| p.neighbor(neighbor, news));
+                }
             }
 
             #[unsafe(no_mangle)]

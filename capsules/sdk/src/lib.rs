@@ -123,6 +123,11 @@ pub trait Protocol {
         Err(Error::NotFound)
     }
 
+    /// A neighbor that is [watched](Neighbor::watch) died or returned, or one was discovered or forgotten.
+    fn neighbor(&mut self, neighbor: Neighbor, news: neighbor::News) {
+        let _ = (neighbor, news);
+    }
+
     /// The flow ends; a small budget is left for this call.
     fn stop(&mut self) {}
 

@@ -29,6 +29,7 @@ use self::companions::Team;
 pub(crate) use self::companions::companion_call;
 use crate::describe::Description;
 use crate::flow::{Flow, State};
+use crate::neighbor::{Neighbor, News};
 use crate::node::mix;
 use crate::{Capsule, Error, INBOX, Protocol, Session, SessionEvent, Timer};
 
@@ -98,6 +99,12 @@ pub struct Node {
     packet: Vec<u8>,
     sessions: BTreeMap<u32, Vec<Vec<u8>>>,
     params: BTreeMap<String, Vec<u8>>,
+    /// Protocols that watch ports: whether there is anybody alive.
+    watched: BTreeMap<(usize, usize), bool>,
+    /// Nodes that are known by adverts.
+    known: Vec<[u8; 48]>,
+    /// Ports behind which nobody is any more.
+    gone: BTreeSet<usize>,
     /// Ports that the running protocol may not know of.
     denied: BTreeSet<usize>,
     /// Ports, protocols, types and payloads.
@@ -171,6 +178,9 @@ impl<P: Protocol + 'static> Network<P> {
             packet: vec![],
             sessions: BTreeMap::new(),
             params: BTreeMap::new(),
+            watched: BTreeMap::new(),
+            known: vec![],
+            gone: BTreeSet::new(),
             denied: BTreeSet::new(),
             out: vec![],
             log: vec![],
@@ -324,6 +334,38 @@ impl<P: Protocol + 'static> Network<P> {
         for flow in self.at(at).flow_is(tuple, state) {
             self.call(at, 0, |p| p.flow(Flow::from_bits(flow), state));
         }
+    }
+
+    /// Something happened to a neighbor of a node, by that one's name: deaths and returns are told to protocols that
+    /// watch it. Links carry on as they are.
+    pub fn neighbor_is(&mut self, at: usize, neighbor: &str, news: News) {
+        let named = |(name, ..): &(String, usize, usize, usize)| name == neighbor;
+        let port =
+            self.at(at).ports.iter().rposition(named).unwrap_or_else(|| panic!("no neighbor {neighbor}"));
+        if news == News::Found {
+            self.at(at).gone.remove(&port);
+        }
+        for member in 0..self.at(at).team.seats.len() {
+            self.call(at, member, |p| {
+                let number =
+                    Neighbor::from_bits(port as u32 + 1).filter(|_| with_node(|n| n.hears(port, news)));
+                number.into_iter().for_each(|neighbor| p.neighbor(neighbor, news));
+            });
+        }
+        if news == News::Gone {
+            self.at(at).gone.insert(port);
+        }
+    }
+
+    /// A node has heard of another one, so many hops away.
+    pub fn knows(&mut self, at: usize, name: &str, hops: u8, age_ms: u32, left_ms: u32) {
+        let mut record = [0; 48];
+        let name = &name.as_bytes()[..name.len().min(32)];
+        record[..name.len()].copy_from_slice(name);
+        (record[32], record[33]) = (name.len() as u8, hops);
+        record[36..40].copy_from_slice(&age_ms.to_le_bytes());
+        record[40..44].copy_from_slice(&left_ms.to_le_bytes());
+        self.at(at).known.push(record);
     }
 
     /// Whether the flow has ended itself on a node.

@@ -49,7 +49,7 @@ enum Object {
     Link(show::Show),
     /// Its neighbors
     #[command(subcommand)]
-    Neighbor(show::Show),
+    Neighbor(show::Neighbor),
     /// Where capsules arrive and leave, and what passes without the execution environment
     #[command(subcommand)]
     Channel(channel::Verb),
@@ -101,7 +101,9 @@ pub fn run(cli: Cli) -> Result<()> {
         Object::Node(show::Node::Show) => show::node(&access, output),
         Object::Node(show::Node::Log(options)) => show::log(&access, &options, output),
         Object::Link(_) => show::link(&access, output),
-        Object::Neighbor(_) => show::neighbor(&access, output),
+        Object::Neighbor(show::Neighbor::Show) => show::neighbor(&access, output),
+        Object::Neighbor(show::Neighbor::Known) => show::known(&access, output),
+        Object::Neighbor(show::Neighbor::Watch) => show::watch(&access, output),
         Object::Channel(verb) => channel::run(&access, &verb, output),
         Object::Team(verb) => team::run(&access, &verb, output),
         Object::Top(options) => top::run(&access, &options, output),

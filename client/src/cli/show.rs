@@ -27,6 +27,17 @@ pub enum Node {
     Log(Log),
 }
 
+/// Verbs of neighbors.
+#[derive(Debug, Clone, Copy, clap::Subcommand)]
+pub enum Neighbor {
+    /// Show them
+    Show,
+    /// Show the nodes that it knows by adverts, neighbors and farther ones
+    Known,
+    /// Print when one that is watched dies or returns, and when one is discovered or gone
+    Watch,
+}
+
 /// What of the log to show.
 #[derive(Debug, Clone, Copy, clap::Args)]
 pub struct Log {
@@ -129,7 +140,9 @@ pub fn neighbor(access: &Access, output: Output) -> Result<()> {
             json!({
                 "name": n.name, "link": n.link, "address": n.address, "max_payload": n.max_payload,
                 "received": n.received, "sent": n.sent, "refused": n.refused, "last_heard_us": n.last_heard_us,
-                "protection": n.protection.name(),
+                "protection": n.protection.name(), "discovered": n.discovered, "alive": n.alive.map(|a| json!({
+                    "up": a.up, "since_us": a.since_us, "rtt_us": a.rtt_us,
+                })),
             })
         };
         all.iter().map(neighbor).collect()
@@ -145,6 +158,10 @@ pub fn neighbor(access: &Access, output: Output) -> Result<()> {
             ">REFUSED",
             ">LAST HEARD",
             "PROTECTION",
+            "FROM",
+            "STATE",
+            ">SINCE",
+            ">RTT",
         ]);
         for n in &all {
             let words = [
@@ -157,11 +174,86 @@ pub fn neighbor(access: &Access, output: Output) -> Result<()> {
                 n.refused.to_string(),
                 n.last_heard_us.map_or("never".into(), us),
                 n.protection.name().to_string(),
+                if n.discovered { "discovered" } else { "configured" }.into(),
+                n.alive.map_or("-", |a| if a.up { "alive" } else { "dead" }).into(),
+                or_dash(n.alive.map(|a| us(a.since_us))),
+                or_dash(n.alive.and_then(|a| a.rtt_us).map(us)),
             ];
             t.row(words.map(Into::into));
         }
         t
     })
+}
+
+/// The nodes that a node knows by adverts.
+pub fn known(access: &Access, output: Output) -> Result<()> {
+    let mut remote = access.login()?;
+    let (mut all, mut from) = (Vec::new(), 0);
+    loop {
+        let Answer::Known(page) = remote.ask(&Request::KnownShow { from })? else {
+            return Err(remote.nonsense());
+        };
+        all.extend(page.items);
+        match page.next {
+            Some(next) => from = next,
+            None => break,
+        }
+    }
+    let value = || {
+        let node = |n: &wire::control::KnownNode| {
+            json!({
+                "name": n.name, "hops": n.hops, "heard_us": n.heard_us, "left_us": n.left_us, "link": n.link,
+                "neighbor": n.neighbor,
+            })
+        };
+        all.iter().map(node).collect()
+    };
+    output.show(value, || {
+        let mut t = Table::new(&["NODE", ">HOPS", ">HEARD", ">FORGOTTEN IN", "LINK", "NEIGHBOR"]);
+        for n in &all {
+            let (heard, left) = (us(n.heard_us), us(n.left_us));
+            t.row(
+                [
+                    n.name.clone(),
+                    n.hops.to_string(),
+                    heard,
+                    left,
+                    n.link.clone(),
+                    or_dash(n.neighbor.as_ref()),
+                ]
+                .map(Into::into),
+            );
+        }
+        t
+    })
+}
+
+/// Prints what happens to neighbors as it happens, those happenings first that the node remembers.
+pub fn watch(access: &Access, output: Output) -> Result<()> {
+    let mut remote = access.login()?;
+    let mut from = 0;
+    loop {
+        let Answer::NeighborEvents(events) = remote.ask(&Request::NeighborEvents { from })? else {
+            return Err(remote.nonsense());
+        };
+        for e in events {
+            from = e.number.saturating_add(1);
+            if output.is_json() {
+                let news = e.news.name();
+                output.value(
+                    &json!({ "number": e.number, "at_us": e.at_us, "neighbor": e.name, "news": news }),
+                )?;
+            } else {
+                output.text(&format!(
+                    "{:>12.6}  {} {}\n",
+                    e.at_us as f64 / 1e6,
+                    plain(&e.name),
+                    e.news.name()
+                ))?;
+            }
+        }
+        std::thread::sleep(Duration::from_millis(200));
+    }
 }
 
 pub fn protocol(access: &Access, output: Output) -> Result<()> {

@@ -11,15 +11,40 @@ use crate::sandbox::{NeighborId, NeighborRef};
 pub(crate) struct Neighbor {
     pub is: NeighborRef,
     gone: bool,
+    /// It is gone for good, whoever is in that place.
+    denied: bool,
+    /// Whether it is alive, as the guest was told; `None` while it is not watched.
+    alive: Option<bool>,
     /// The capability that asking for it gives.
     pub(super) cap: Option<Handle>,
 }
 
+impl Neighbor {
+    fn new(is: NeighborRef) -> Self {
+        Self { is, gone: false, denied: false, alive: None, cap: None }
+    }
+
+    /// It is watched from now on, and counts as alive; or not any more.
+    pub fn watch(&mut self, watched: bool) {
+        self.alive = watched.then_some(self.alive.unwrap_or(true));
+    }
+
+    /// The guest is told whether it is alive.
+    pub fn seems(&mut self, alive: bool) {
+        self.alive = self.alive.map(|_| alive);
+    }
+
+    /// Whether it is alive, as the guest was told, if it is watched.
+    pub fn alive(&self) -> Option<bool> {
+        self.alive
+    }
+}
+
 /// The neighbors that a team may know of, and its bandwidth on each link.
 pub(crate) struct Neighbors {
-    list: Box<[Neighbor]>,
+    list: Vec<Neighbor>,
     /// Position by the node's number, for finding where a capsule came from.
-    by_id: Box<[u16]>,
+    by_id: Vec<u16>,
     bandwidth: Bandwidth,
 }
 
@@ -37,8 +62,50 @@ impl Neighbors {
         for (at, r) in refs.iter().enumerate() {
             by_id[usize::from(r.id.0)] = at as u16;
         }
-        let list = refs.into_iter().map(|is| Neighbor { is, gone: false, cap: None }).collect();
-        Self { list, by_id: by_id.into(), bandwidth }
+        let list = refs.into_iter().map(Neighbor::new).collect();
+        Self { list, by_id, bandwidth }
+    }
+
+    /// The most bytes by which a table grows for the neighbor with this number.
+    pub fn growth(id: NeighborId) -> u64 {
+        let (place, groups) = (2 * size_of::<Neighbor>(), super::MAX_GROUPS * 8);
+        (place + groups + (usize::from(id.0) + 1) * 2 * size_of::<u16>()) as u64
+    }
+
+    /// A further neighbor, or one in the place of that with the same number.
+    pub fn add(&mut self, is: NeighborRef) {
+        let id = usize::from(is.id.0);
+        if self.by_id.len() <= id {
+            self.by_id.reserve_exact(id + 1 - self.by_id.len());
+            self.by_id.resize(id + 1, NOWHERE);
+        }
+        match self.list.get_mut(usize::from(self.by_id[id])) {
+            Some(old) => *old = Neighbor { gone: old.denied, denied: old.denied, ..Neighbor::new(is) },
+            None => {
+                self.by_id[id] = self.list.len() as u16;
+                self.list.reserve_exact(1);
+                self.list.push(Neighbor::new(is));
+            }
+        }
+    }
+
+    /// Whether the neighbor with this number has, or had, a position.
+    pub fn has_place(&self, id: NeighborId) -> bool {
+        self.by_id.get(usize::from(id.0)).is_some_and(|at| *at != NOWHERE)
+    }
+
+    /// The capability, void now, that there was for a neighbor that is gone.
+    pub fn left(&self, id: NeighborId) -> Option<Handle> {
+        let at = *self.by_id.get(usize::from(id.0))?;
+        self.list.get(usize::from(at)).filter(|n| n.gone && !n.denied)?.cap
+    }
+
+    /// Revokes every capability for a neighbor for good.
+    pub fn deny(&mut self, id: NeighborId) {
+        if let Some(at) = self.position(id) {
+            let neighbor = &mut self.list[usize::from(at)];
+            (neighbor.gone, neighbor.denied) = (true, true);
+        }
     }
 
     fn ids(refs: &[NeighborRef]) -> usize {
@@ -55,7 +122,7 @@ impl Neighbors {
         self.list.get(usize::from(at)).filter(|n| !n.gone).ok_or(Error::BadHandle)
     }
 
-    pub(super) fn get_mut(&mut self, at: u16) -> Result<&mut Neighbor, Error> {
+    pub fn get_mut(&mut self, at: u16) -> Result<&mut Neighbor, Error> {
         self.list.get_mut(usize::from(at)).filter(|n| !n.gone).ok_or(Error::BadHandle)
     }
 

@@ -206,6 +206,9 @@ impl Node {
             return operator(SAME.into());
         }
         for id in [from, to] {
+            if self.neighbors[id].found.is_some() {
+                return operator("channels are between neighbors of the configuration".into());
+            }
             if !matches!(self.neighbors[id].guard, Guard::None) {
                 return operator(sealed(&self.neighbors[id].name));
             }

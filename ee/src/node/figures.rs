@@ -9,7 +9,7 @@ use wire::control::{LinkInfo, Protection};
 
 use super::Node;
 use crate::exposition::{Kind, Text, Value};
-use crate::neighbor::{NeighborId, Neighbors};
+use crate::neighbor::NeighborId;
 
 /// Samples written at a time.
 const AT_ONCE: usize = 16;
@@ -145,8 +145,11 @@ const NEIGHBOR: &[Family<NeighborId>] = &[
         Some(Value::Micros(silent.as_micros() as u64))
     }),
     gauge("bees_neighbor_protected", "1 while it has proven who it is.", |v, id| {
-        let info = Neighbors::info(&v.node.neighbors[*id], "", v.now.mono);
-        n(usize::from(matches!(info.protection, Protection::Protected { .. })))
+        let protection = v.node.neighbors[*id].guard.protection(v.now.mono);
+        n(usize::from(matches!(protection, Protection::Protected { .. })))
+    }),
+    gauge("bees_neighbor_alive", "1 while it answers, if it is watched.", |v, id| {
+        n(usize::from(v.node.alive(v.now, *id)?.up))
     }),
     gauge("bees_neighbor_memory_bytes", "Memory that its capsules of unknown flows take.", |v, id| {
         count(v.node.neighbors[*id].account.used())
@@ -253,7 +256,7 @@ impl Node {
                     let neighbor = &self.neighbors[*id];
                     vec![("neighbor", neighbor.name.to_string()), ("link", link(neighbor.out.link))]
                 };
-                view.write(NEIGHBOR, at, out, (0..).zip(self.neighbors.ids()), labels);
+                view.write(NEIGHBOR, at, out, self.neighbors.iter().map(|(id, _)| (id.0.into(), id)), labels);
             }
             5 => {
                 // Numbered by their places in the table, where others may come and go meanwhile.

@@ -206,6 +206,7 @@ impl Node {
         self.sched.lower_queue(team, most_waiting(&budget));
         let Some(flow) = self.flows.get_mut(handle) else { return };
         let mut fits = Ok(());
+        gone.iter().for_each(|id| self.liveness.forget_of(handle, *id));
         if let Some(sandbox) = flow.started() {
             gone.into_iter().for_each(|id| sandbox.neighbor_gone(id));
             fits = sandbox.clamp(&lower, &budget);

@@ -15,7 +15,7 @@ use crate::cap::ChildState;
 use crate::counters::Count;
 use crate::flow::{Flow, Source, Stage};
 use crate::job::{Done, Job, JobDone, JobId, Work};
-use crate::sandbox::{Event, NeighborRef, Sandbox, Setup};
+use crate::sandbox::{Event, Sandbox, Setup};
 use crate::system::sources::Sources;
 
 /// The longest reason for a flow's end, in bytes.
@@ -205,15 +205,8 @@ impl Node {
         let (flow, team) = self.flow_and_team(handle)?;
         let team = self.teams.get(team)?;
         let data = flow.tuple.as_ref()?;
-        let neighbors =
-            self.neighbors.iter().filter(|(id, _)| self.flow_knows(flow, *id)).map(|(id, n)| NeighborRef {
-                id,
-                name: n.name.clone(),
-                link: n.out.link,
-                max_payload: n.max_payload,
-                overhead: n.overhead,
-                shortest: n.shortest_frame(),
-            });
+        let known = self.neighbors.iter().map(|(id, _)| id).filter(|id| self.flow_knows(flow, *id));
+        let neighbors = known.map(|id| self.reference(id));
         let bytes_of = |hash| flow.part(&hash).map(|part| part.bytes.clone());
         let named = data.tuple.body.protocols.iter().map(|protocol| {
             let parts = protocol.data.iter();
@@ -260,6 +253,7 @@ impl Node {
             None => return,
         };
         self.bequeath(now, handle);
+        self.liveness.forget_flow(handle);
         let Some(mut flow) = self.flows.remove(handle) else { return };
         self.endings.remove(&handle);
         self.suspended -= usize::from(flow.sandbox().is_some_and(|s| s.is_suspended()));

@@ -354,8 +354,9 @@ impl Node {
             Request::LinkShow => Answer::Links(self.net.link_infos()),
             Request::NeighborShow => {
                 let link = |id| self.net.link(id).map_or("", |link| link.name());
-                let info =
-                    |(_, n): (_, &crate::neighbor::Neighbor)| Neighbors::info(n, link(n.out.link), now.mono);
+                let info = |(id, n): (_, &crate::neighbor::Neighbor)| {
+                    Neighbors::info(n, link(n.out.link), now.mono, self.alive(now, id))
+                };
                 Answer::Neighbors(self.neighbors.iter().map(info).collect())
             }
             Request::TeamShow { from } => {
@@ -400,6 +401,10 @@ impl Node {
                 self.channel_add(now, principal, (&from, capsule, &to), flow)
             }
             Request::ChannelRemove { from, capsule } => self.channel_remove(now, principal, &from, capsule),
+            Request::KnownShow { from } => {
+                Answer::Known(page(self.known_nodes(now).into_iter(), from, |node| node))
+            }
+            Request::NeighborEvents { from } => Answer::NeighborEvents(self.news.since(from)),
         }
     }
 

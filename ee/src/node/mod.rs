@@ -5,9 +5,11 @@
 //!
 //! | module     | what it does                                                     |
 //! |------------|------------------------------------------------------------------|
+//! | `alive`    | who is still there                                               |
 //! | `arrive`   | from an unknown capsule to a flow's parts                        |
 //! | `judge`    | the Auth Agent's events and actions, admission                   |
 //! | `authority` | rights of control clients, the policy, the audit log             |
+//! | `discover` | neighbors that are discovered                                    |
 //! | `launch`   | compiling, starting and ending a flow                            |
 //! | `sense`    | what it lends to all teams: its key, its sensors, the operator's envelopes |
 //! | `charge`   | who pays for work beside events                                  |
@@ -25,12 +27,14 @@
 //! | `metrics`  | numbers over HTTP; `figures`: which                              |
 //! | `protect`  | links to neighbors that prove who they are                       |
 
+mod alive;
 mod arrive;
 mod authority;
 pub(crate) mod channels;
 mod charge;
 mod children;
 mod datagrams;
+mod discover;
 pub(crate) mod fetch;
 mod figures;
 mod groups;
@@ -64,11 +68,12 @@ use nodeos::platform::{Entropy, Instant, Interrupter, Meter, Now, Reading, Senso
 use nodeos::sched::Scheduler;
 use nodeos::slab::Handle;
 use nodeos::team::{Budget, TeamId, Teams};
+use wire::advert::advert_id;
 use wire::capsule::{Capsule, HEADER_LEN};
 use wire::control::Erred;
 use wire::id::{CapsuleId, sha256};
 use wire::integrity::{Mark, OPTION_LEN};
-use wire::system::{REQUEST, RESPONSE, agent_id, translation_id};
+use wire::system::{REQUEST, RESPONSE, agent_id, liveness_id, translation_id};
 
 use crate::bans::Bans;
 use crate::blob::SharedDisk;
@@ -83,11 +88,14 @@ use crate::log::Log;
 use crate::neighbor::{Neighbor, NeighborId, Neighbors};
 use crate::registry::{Registry, Target};
 use crate::sandbox::Shared;
+use crate::system::liveness::Liveness;
 use crate::system::translate::Questions;
 use crate::uploads::Uploads;
 
+use alive::News;
 use charge::{Compilation, Labour};
 use datagrams::Dialogs;
+use discover::Discover;
 use fetch::Fetches;
 use groups::Groups;
 use judge::AgentHost;
@@ -140,6 +148,9 @@ pub struct Node {
     counters: Counters,
     neighbors: Neighbors,
     links: Links,
+    liveness: Liveness,
+    news: News,
+    discover: Discover,
     teams: Teams,
     groups: Groups,
     sched: Scheduler<Queued>,
@@ -261,6 +272,9 @@ impl Node {
             counters: Counters::default(),
             neighbors: Neighbors::default(),
             links: Links::new(&platform.entropy),
+            liveness: Liveness::default(),
+            news: News::default(),
+            discover: Discover::new(now, config, &memory)?,
             teams,
             groups: Groups::new(&config.system),
             sched: Scheduler::new(),
@@ -305,8 +319,10 @@ impl Node {
         let event = u64::try_from(budget.event.as_micros()).unwrap_or(u64::MAX);
         node.sched.set_allowance(event.saturating_mul(node.platform.meter.per_micro()));
         node.share(now, config, healthy)?;
+        node.shared.nodes = node.discover.machine.nodes();
         node.register_system();
         node.add_neighbors(config)?;
+        node.watch_neighbors(now, config);
         node.open_control(now, config, healthy)?;
         node.protect(now, config, healthy)?;
         node.open_channels(now, config)?;
@@ -332,6 +348,9 @@ impl Node {
 
     fn received(&mut self, now: Now, link: LinkId, frame: Buf) {
         let Some(Received { link, from, packet }) = self.net.frame(now.mono, link, frame) else { return };
+        if self.discover.machine.is_on(link) && self.advertised(now, link, from, &packet) {
+            return;
+        }
         let Some(from) = self.neighbors.find(link, from) else {
             return self.counters.add(Count::Stranger);
         };
@@ -368,6 +387,8 @@ impl Node {
     fn do_due(&mut self, now: Now) -> bool {
         self.net.poll(now.mono);
         self.links_due(now);
+        self.discover_due(now);
+        self.liveness_due(now);
         self.streams(now);
         self.dialogs_due(now);
         self.fetches_due(now);
@@ -412,6 +433,8 @@ impl Node {
         let candidates = [
             self.net.deadline(now.mono),
             self.links.deadline(),
+            self.liveness.deadline(),
+            self.discover.deadline(),
             self.questions.deadline(),
             self.downloads_deadline(),
             self.agent.deadline(),
@@ -451,11 +474,16 @@ impl Node {
             Some(Target::Replaced { flow, to }) => {
                 self.for_successor(now, (flow, to), from, id, mark, payload);
             }
-            Some(Target::TranslationRequest | Target::DownloadRequest { .. }) | None if short => {
+            Some(Target::TranslationRequest | Target::DownloadRequest { .. } | Target::Poke) | None
+                if short =>
+            {
                 self.neighbors[from].refused += 1;
                 self.counters.add(Count::Unpadded);
             }
             Some(Target::TranslationRequest) => self.serve_translation(now, from, &payload),
+            Some(Target::Advert) => self.sealed_advert(now, from, &payload),
+            Some(Target::Poke) => self.poked(now, from, &payload),
+            Some(Target::PokeReturned) => self.poke_returned(now, from, &payload),
             Some(Target::TranslationResponse) => self.translation(now, from, &payload),
             Some(Target::DownloadRequest { flow, object }) => {
                 self.work_for(flow, Labour::Serve, |node| {
@@ -531,13 +559,19 @@ impl Node {
 
     /// Marks a question. Who has seen others of them cannot guess it, and so cannot answer in another's place.
     fn next_nonce(&mut self) -> u32 {
+        let [a, b, c, d, ..] = self.next_long_nonce();
+        u32::from_le_bytes([a, b, c, d])
+    }
+
+    /// The same where whoever guesses may try for long.
+    fn next_long_nonce(&mut self) -> [u8; 8] {
         let (secret, count) = &mut self.nonces;
         *count += 1;
         let mut input = [0; 24];
         input[..16].copy_from_slice(secret);
         input[16..].copy_from_slice(&count.to_le_bytes());
-        let [a, b, c, d, ..] = sha256(&input);
-        u32::from_le_bytes([a, b, c, d])
+        let [a, b, c, d, e, f, g, h, ..] = sha256(&input);
+        [a, b, c, d, e, f, g, h]
     }
 
     fn flow_and_team(&self, handle: Handle) -> Option<(&Flow, TeamId)> {
@@ -548,6 +582,9 @@ impl Node {
     fn register_system(&mut self) {
         self.registry.insert(translation_id(REQUEST), Target::TranslationRequest);
         self.registry.insert(translation_id(RESPONSE), Target::TranslationResponse);
+        self.registry.insert(liveness_id(REQUEST), Target::Poke);
+        self.registry.insert(liveness_id(RESPONSE), Target::PokeReturned);
+        self.registry.insert(advert_id(), Target::Advert);
         self.registry.insert(agent_id(), Target::Agent);
     }
 

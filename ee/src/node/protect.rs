@@ -31,6 +31,8 @@ const PATIENCE: Duration = Duration::from_secs(3);
 
 /// What the protected links of a node have in common.
 pub(super) struct Links {
+    /// Who the node is to its neighbors.
+    identity: Option<Arc<NodeIdentity>>,
     entropy: Box<dyn authagent::Entropy + Send>,
     /// Where packets are sealed and opened.
     scratch: Box<[u8; BLOCK]>,
@@ -40,7 +42,12 @@ pub(super) struct Links {
 
 impl Links {
     pub(super) fn new(entropy: &Arc<dyn Entropy>) -> Self {
-        Self { entropy: Box::new(entropy_of(entropy)), scratch: Box::new([0; BLOCK]), wake: None }
+        Self {
+            identity: None,
+            entropy: Box::new(entropy_of(entropy)),
+            scratch: Box::new([0; BLOCK]),
+            wake: None,
+        }
     }
 
     pub(super) fn deadline(&self) -> Option<Instant> {
@@ -94,7 +101,7 @@ impl Node {
         let entropy = entropy_of(&self.platform.entropy);
         let identity = config.identity()?.filter(|_| healthy);
         // A handshake key of their own: no use on links says anything about control channels.
-        let identity = identity.and_then(|key| NodeIdentity::new(key, &entropy).ok()).map(Arc::new);
+        self.links.identity = identity.and_then(|key| NodeIdentity::new(key, &entropy).ok()).map(Arc::new);
         let mut closed = false;
         for (neighbor, id) in config.neighbors.iter().zip(self.neighbors.ids()) {
             let Some(peer) = wanted(config, neighbor)? else {
@@ -106,20 +113,25 @@ impl Node {
                 continue;
             };
             // Over UDP anybody may claim to write from the neighbor's address.
-            let cookies = matches!(neighbor.address, Address::Udp(_));
-            let link = identity.clone().map(|own| Link::new(own, peer, cookies, Timing::default(), &entropy));
-            let guard = match link {
-                Some(Ok(link)) => Guard::Sealed(Box::new(link)),
-                _ => Guard::Closed,
-            };
-            closed |= matches!(guard, Guard::Closed);
-            self.neighbors[id].guard(guard, OVERHEAD as u16);
-            self.links.wake_at(now.mono);
+            self.seal(now, id, peer, matches!(neighbor.address, Address::Udp(_)));
+            closed |= matches!(self.neighbors[id].guard, Guard::Closed);
         }
         if closed {
             self.log.line(now.mono, format!("protected links are closed: {EntropyError}"));
         }
         Ok(())
+    }
+
+    /// From now on nothing passes to or from a neighbor but what it seals with this key.
+    pub(super) fn seal(&mut self, now: Now, id: NeighborId, peer: Ed25519Key, cookies: bool) {
+        let (own, entropy) = (self.links.identity.clone(), entropy_of(&self.platform.entropy));
+        let link = own.map(|own| Link::new(own, peer, cookies, Timing::default(), &entropy));
+        let guard = match link {
+            Some(Ok(link)) => Guard::Sealed(Box::new(link)),
+            _ => Guard::Closed,
+        };
+        self.neighbors[id].guard(guard, OVERHEAD as u16);
+        self.links.wake_at(now.mono);
     }
 
     /// What is in a frame from a neighbor's address, if that neighbor sent it as it should.

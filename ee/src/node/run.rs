@@ -28,6 +28,7 @@ use crate::flow::Stage;
 use crate::integrity::Unsound;
 use crate::neighbor::NeighborId;
 use crate::sandbox::{Effect, Event, GuestFault, Refused, SessionInput};
+use crate::system::liveness::Watcher;
 
 /// Guest calls between two looks at the links, at most: as many as the frames that a platform hands in between two polls
 /// (64 of a link) may make of two links, so that what piled up while the processor was away finds room in the queues.
@@ -447,6 +448,13 @@ impl Node {
                     if let Some(flow) = self.flows.get_mut(handle) {
                         flow.unserved.set(neighbor, !serve);
                     }
+                }
+                Effect::Watch { neighbor, protocol, poke_ms, expire_ms, charge } => {
+                    let by = Watcher::Flow { flow: handle, protocol };
+                    self.watch_for(now, neighbor, by, (poke_ms, expire_ms), charge);
+                }
+                Effect::Unwatch { neighbor, protocol } => {
+                    self.liveness.unwatch(neighbor, Watcher::Flow { flow: handle, protocol });
                 }
                 Effect::End => ends = true,
                 Effect::Log { level, text } => {

@@ -3,7 +3,8 @@
 use nodeos::team::Budget;
 use wire::grant::Grant;
 
-use super::{Guest, NeighborId, Sandbox, StartError};
+use super::{Guest, NeighborId, NeighborRef, Sandbox, StartError};
+use crate::cap::Neighbors;
 use crate::capsule::Kinds;
 
 impl Sandbox {
@@ -47,6 +48,48 @@ impl Sandbox {
             (Guest::Idle(program), _) => program.run.store.data_mut().neighbor_gone(id),
             (_, Some(background)) => background.mailbox.neighbor_gone(id),
             (_, None) => {}
+        }
+    }
+
+    /// The team may know of a further neighbor, or of one again, in the middle of an event as well. `false`: its memory
+    /// has no room for that.
+    pub fn neighbor_found(&mut self, is: &NeighborRef) -> bool {
+        let known = match (&self.guest, &self.background) {
+            (Guest::Idle(program), _) => program.run.store.data().neighbors.has_place(is.id),
+            (_, Some(background)) => background.mailbox.has_place(is.id),
+            (_, None) => return false,
+        };
+        let bytes = Neighbors::growth(is.id) * self.tuple.body.protocols.len() as u64;
+        let charge = match known {
+            true => None,
+            false => match self.charge.account().charge(bytes) {
+                Ok(charge) => Some(charge),
+                Err(_) => return false,
+            },
+        };
+        match (&mut self.guest, &self.background) {
+            (Guest::Idle(program), background) => {
+                background.iter().for_each(|background| background.mailbox.knows(is.id));
+                program.run.store.data_mut().neighbor_found(is, charge);
+            }
+            (_, Some(background)) => background.mailbox.neighbor_found(is, charge),
+            (_, None) => {}
+        }
+        true
+    }
+
+    /// A neighbor that was found is none any more; whether the team knew it.
+    pub fn neighbor_left(&mut self, id: NeighborId) -> bool {
+        self.with_integrity(|keys| keys.clear(id));
+        match (&mut self.guest, &self.background) {
+            (Guest::Idle(program), _) => {
+                let state = program.run.store.data_mut();
+                let known = state.neighbors.has_place(id);
+                state.neighbor_left(id);
+                known
+            }
+            (_, Some(background)) => background.mailbox.neighbor_left(id),
+            (_, None) => false,
         }
     }
 }

@@ -2,10 +2,12 @@
 
 use std::fmt;
 
+use nodeos::account::Charge;
 use nodeos::buf::Buf;
 use nodeos::slab::Handle;
 use wasmtime::{Trap, WasmBacktrace};
 use wire::budget::Kind;
+use wire::control::NeighborNews;
 use wire::tuple::Tuple;
 
 #[cfg(doc)]
@@ -54,6 +56,15 @@ pub enum Event {
         /// What it does.
         state: ChildState,
     },
+    /// Something happened to a neighbor.
+    Neighbor {
+        /// The protocol that is told: position in the tuple.
+        protocol: u8,
+        /// The neighbor.
+        id: NeighborId,
+        /// What happened to it.
+        news: NeighborNews,
+    },
     /// The flow ends. Nothing runs after it.
     Stop,
     /// The next version of the flow takes over: from [`Sandbox::hand_over`].
@@ -72,6 +83,7 @@ pub(super) enum Doing {
     Expiry,
     Warning,
     Flow,
+    Neighbor,
     Stop,
     HandOver,
     TakeOver,
@@ -87,6 +99,7 @@ impl Doing {
             Event::Expiry { .. } => Self::Expiry,
             Event::Warning(_) => Self::Warning,
             Event::Flow { .. } => Self::Flow,
+            Event::Neighbor { .. } => Self::Neighbor,
             Event::Stop => Self::Stop,
             Event::HandOver => Self::HandOver,
             Event::TakeOver(_) => Self::TakeOver,
@@ -111,6 +124,7 @@ impl Doing {
             Self::Expiry => "expiry",
             Self::Warning => "warning",
             Self::Flow => "flow",
+            Self::Neighbor => "neighbor",
             Self::Stop => "stop",
             Self::HandOver => "handover",
             Self::TakeOver => "takeover",
@@ -255,6 +269,26 @@ pub enum Effect {
         neighbor: NeighborId,
         /// Whether it gets them.
         serve: bool,
+    },
+    /// Tell this flow when a neighbor dies, or returns.
+    Watch {
+        /// Which.
+        neighbor: NeighborId,
+        /// The protocol that is told: position in the tuple.
+        protocol: u8,
+        /// Milliseconds between two pokes; 0 like the next: as the operator says.
+        poke_ms: u32,
+        /// Milliseconds of silence after which it is dead.
+        expire_ms: u32,
+        /// What the node remembers of it.
+        charge: Charge,
+    },
+    /// That is not wanted any more.
+    Unwatch {
+        /// Which.
+        neighbor: NeighborId,
+        /// The protocol that was told.
+        protocol: u8,
     },
     /// End this flow.
     End,

@@ -7,15 +7,16 @@
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
+use nodeos::account::Charge;
 use nodeos::platform::Now;
 use nodeos::slab::Handle;
 use nodeos::team::Budget;
 use wasmtime::{AsContextMut, Caller, Trap};
 use wire::grant::Grant;
 
-use super::NeighborId;
 use super::setup::Setup;
 use super::state::TeamState;
+use super::{NeighborId, NeighborRef};
 use crate::cap::{ChildState, Lines, Target};
 use crate::engine::Metering;
 use crate::integrity::Integrity;
@@ -25,8 +26,6 @@ pub(crate) struct Mailbox {
     mail: Mutex<Mail>,
     /// What other teams hold of this one's capabilities, for each of its protocols.
     lines: Vec<Lines>,
-    /// The neighbors, by position.
-    neighbors: Vec<NeighborId>,
     /// The privileges that were granted at the start, by position.
     privileges: Vec<String>,
 }
@@ -48,8 +47,10 @@ pub(super) struct Mail {
     pub interval: u64,
     /// All the fuel that the event's calls took that are over.
     pub fuel: u64,
-    /// Neighbors that it may not know of any more.
-    gone: Vec<NeighborId>,
+    /// The neighbors, by position.
+    neighbors: Vec<NeighborId>,
+    /// What happened to neighbors, in order; of each no more than one thing.
+    changes: Vec<(NeighborId, Change)>,
     /// The privileges that it keeps.
     kept: Option<Vec<String>>,
     /// The terms on which it goes on.
@@ -58,6 +59,16 @@ pub(super) struct Mail {
     children: Vec<(Handle, ChildState)>,
     /// Arriving capsules are checked while the guest is away, so the keys are here.
     pub integrity: Integrity,
+}
+
+/// What happened to a neighbor of a team.
+enum Change {
+    /// The team may not know of it any more.
+    Denied,
+    /// It is none any more.
+    Left,
+    /// The team may know of it, in the place of whom it knew by that number.
+    Found(Box<NeighborRef>, Option<Charge>),
 }
 
 impl Mailbox {
@@ -71,14 +82,14 @@ impl Mailbox {
             charged: 0,
             interval: 1,
             fuel: 0,
-            gone: Vec::new(),
+            neighbors: setup.neighbors.iter().map(|n| n.id).collect(),
+            changes: Vec::new(),
             kept: None,
             terms: None,
             children: Vec::new(),
             integrity,
         };
-        let neighbors = setup.neighbors.iter().map(|n| n.id).collect();
-        Self { mail: Mutex::new(mail), lines, neighbors, privileges: setup.grant.privileges.clone() }
+        Self { mail: Mutex::new(mail), lines, privileges: setup.grant.privileges.clone() }
     }
 
     pub(super) fn open(&self) -> MutexGuard<'_, Mail> {
@@ -87,12 +98,39 @@ impl Mailbox {
 
     /// The guest may not know of this neighbor any more.
     pub(super) fn neighbor_gone(&self, id: NeighborId) {
-        let Some(at) = self.neighbors.iter().position(|known| *known == id) else { return };
-        self.cut(Target::Neighbor(at as u16));
+        self.lost(id, Change::Denied);
+    }
+
+    /// A neighbor is none any more; whether the guest knew it.
+    pub(super) fn neighbor_left(&self, id: NeighborId) -> bool {
+        self.lost(id, Change::Left)
+    }
+
+    fn lost(&self, id: NeighborId, how: Change) -> bool {
         let mut mail = self.open();
-        if !mail.gone.contains(&id) {
-            mail.gone.push(id);
+        let Some(at) = mail.neighbors.iter().position(|known| *known == id) else { return false };
+        self.cut(Target::Neighbor(at as u16));
+        mail.enter(id, how);
+        true
+    }
+
+    /// Whether a neighbor has a position in the guest's table.
+    pub(super) fn has_place(&self, id: NeighborId) -> bool {
+        self.open().neighbors.contains(&id)
+    }
+
+    /// The guest knows of this neighbor now.
+    pub(super) fn knows(&self, id: NeighborId) {
+        let mut mail = self.open();
+        if !mail.neighbors.contains(&id) {
+            mail.neighbors.push(id);
         }
+    }
+
+    /// The guest may know of this neighbor.
+    pub(super) fn neighbor_found(&self, is: &NeighborRef, charge: Option<Charge>) {
+        self.knows(is.id);
+        self.open().enter(is.id, Change::Found(Box::new(is.clone()), charge));
     }
 
     /// The guest keeps no other privileges than these.
@@ -120,6 +158,20 @@ impl Mailbox {
     }
 }
 
+impl Mail {
+    /// What happened before to the same neighbor does not matter any more, but for what it was charged.
+    fn enter(&mut self, id: NeighborId, mut change: Change) {
+        let before = self.changes.iter().position(|(of, _)| *of == id).map(|at| self.changes.remove(at).1);
+        match (before, &mut change) {
+            (Some(Change::Found(_, charge)), Change::Found(_, new)) => *new = new.take().or(charge),
+            // Its place stays, and has to be paid for: the guest gets it first.
+            (Some(found @ Change::Found(..)), _) => self.changes.push((id, found)),
+            _ => {}
+        }
+        self.changes.push((id, change));
+    }
+}
+
 impl TeamState {
     /// Takes over what the node left since the last time.
     pub(super) fn read_mail(&mut self) {
@@ -130,11 +182,17 @@ impl TeamState {
             (self.now, self.deadline, self.allowance) = (mail.now, mail.deadline, mail.allowance);
             (self.later, self.seen, self.charged) = (mail.later, 0, 0);
         }
-        let (gone, kept, terms) = (std::mem::take(&mut mail.gone), mail.kept.take(), mail.terms.take());
+        let (changes, kept, terms) = (std::mem::take(&mut mail.changes), mail.kept.take(), mail.terms.take());
         let children = std::mem::take(&mut mail.children);
         drop(mail);
         children.into_iter().for_each(|(child, state)| self.child_is(child, state));
-        gone.into_iter().for_each(|id| self.neighbor_gone(id));
+        for (id, change) in changes {
+            match change {
+                Change::Denied => self.neighbor_gone(id),
+                Change::Left => self.neighbor_left(id),
+                Change::Found(is, charge) => self.neighbor_found(&is, charge),
+            }
+        }
         if let Some(kept) = kept {
             self.each(|caps, _| caps.withhold(&kept));
         }

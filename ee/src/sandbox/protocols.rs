@@ -295,7 +295,7 @@ impl TeamState {
                 && let Some(own) = &mut instance.own
                 && let Some(at) = own.neighbors.position(id)
             {
-                own.neighbors.gone(id);
+                own.neighbors.deny(id);
                 own.caps.neighbor_gone(at);
             }
         }

@@ -55,6 +55,7 @@ pub(super) struct Handlers {
     pub expiry: Option<TypedFunc<u32, i32>>,
     pub warning: Option<TypedFunc<i32, ()>>,
     flow: Option<TypedFunc<(u32, i32), ()>>,
+    pub neighbor: Option<TypedFunc<(u32, i32), ()>>,
     stop: Option<TypedFunc<(), ()>>,
     pub handover: Option<TypedFunc<(), i32>>,
     pub takeover: Option<TypedFunc<(u32, u32), i32>>,
@@ -98,6 +99,15 @@ impl Program {
                 let Some(cap) = team.caps.of_child(child) else { return Ok(0) };
                 team.enter(0);
                 self.run.call(f, (abi::number_of(cap), state as i32)).await.map(|(units, ())| units)
+            }
+            Event::Neighbor { protocol, id, news } => {
+                let at = usize::from(protocol);
+                let Some(protocol) = self.instances.get(at) else { return Ok(0) };
+                let state = self.run.store.data_mut();
+                state.enter(at);
+                let Some(cap) = state.heard_of(id, news) else { return Ok(0) };
+                let Some(f) = &protocol.handlers.neighbor else { return Ok(0) };
+                self.run.call(f, (cap, news as i32)).await.map(|(units, ())| units)
             }
             Event::Stop => {
                 self.run.bound(self.run.event / STOP_PART);
@@ -513,6 +523,7 @@ impl Handlers {
             expiry: get(instance, store, "on_expiry")?,
             warning: get(instance, store, "on_warning")?,
             flow: get(instance, store, "on_flow")?,
+            neighbor: get(instance, store, "on_neighbor")?,
             stop: get(instance, store, "on_stop")?,
             handover: get(instance, store, "on_handover")?,
             takeover: get(instance, store, "on_takeover")?,

@@ -204,6 +204,8 @@ pub(super) fn state(
         objects,
         caps,
         neighbors,
+        found: account.charge(0)?,
+        sees_all: grant.neighbors == wire::grant::Neighbors::All,
         soft: None,
         soft_limit: budget.cache_entries.into(),
         soft_seed: u64::from_le_bytes(soft_seed),

@@ -9,6 +9,7 @@ use nodeos::platform::{Meter, Now};
 use nodeos::slab::{Full, Handle, Slab};
 use nodeos::team::{Accounts, Budget};
 use wasmtime::{Memory, ResourceLimiter};
+use wire::control::NeighborNews;
 use wire::grant::Grant;
 use wire::id::TupleHash;
 use wire::tuple::{Protocol, Tuple};
@@ -17,8 +18,8 @@ use super::effects::Effects;
 use super::handover::Handover;
 use super::mailbox::Mailbox;
 use super::protocols::{Calls, InstanceState};
-use super::{Effect, NeighborId, Outlet, Refused, SessionId, StartError};
-use crate::abi::Error;
+use super::{Effect, NeighborId, NeighborRef, Outlet, Refused, SessionId, StartError};
+use crate::abi::{self, Error};
 use crate::blob::Blobs;
 use crate::cap::{Caps, Neighbors};
 use crate::capsule::{Kinds, Objects};
@@ -28,6 +29,7 @@ use crate::guest::random::Random;
 use crate::integrity::Integrity;
 use crate::sensor::Sensed;
 use crate::soft::{Soft, TimerTable};
+use crate::system::discovery::Nodes;
 
 /// Effects that one event may have.
 pub const MAX_EFFECTS: usize = 512;
@@ -43,6 +45,8 @@ pub struct Shared {
     pub envelopes: Envelopes,
     /// What flows keep on the node.
     pub blobs: Blobs,
+    /// The nodes that are known by adverts.
+    pub nodes: Nodes,
 }
 
 /// The data of a team's store.
@@ -77,6 +81,10 @@ pub struct TeamState {
     pub(crate) objects: Objects,
     pub(crate) caps: Caps,
     pub(crate) neighbors: Neighbors,
+    /// For neighbors that were found since the start.
+    pub(super) found: Charge,
+    /// It may know of every neighbor, and so of every node.
+    pub(crate) sees_all: bool,
     pub(super) soft: Option<Soft>,
     pub(super) soft_limit: usize,
     pub(super) soft_seed: u64,
@@ -171,12 +179,49 @@ impl TeamState {
         }
     }
 
+    /// Something happened to a neighbor of the protocol that runs: the number by which it knows it, if it does.
+    pub(super) fn heard_of(&mut self, id: NeighborId, news: NeighborNews) -> Option<u32> {
+        if news == NeighborNews::Gone {
+            return self.neighbors.left(id).map(abi::number_of);
+        }
+        let at = self.neighbors.position(id)?;
+        match news {
+            NeighborNews::Dead => self.neighbors.get_mut(at).ok()?.seems(false),
+            NeighborNews::Alive => self.neighbors.get_mut(at).ok()?.seems(true),
+            NeighborNews::Found | NeighborNews::Gone => {}
+        }
+        self.caps.of_neighbor(at, &mut self.neighbors).ok().map(abi::number_of)
+    }
+
     /// Revokes every capability for a neighbor. What the running event was to send there is not sent.
     pub(super) fn neighbor_gone(&mut self, id: NeighborId) {
         self.each(|caps, neighbors| {
             if let Some(at) = neighbors.position(id) {
                 neighbors.gone(id);
                 caps.neighbor_gone(at);
+            }
+        });
+        self.effects.retain(|e| !matches!(e, Effect::Send { to, .. } if *to == id));
+    }
+
+    /// The team may know of a further neighbor, or of one again.
+    pub(super) fn neighbor_found(&mut self, is: &NeighborRef, charge: Option<Charge>) {
+        if let Some(charge) = charge {
+            // Of the same account.
+            let _ = self.found.merge(charge);
+        }
+        // Who had the place may have left while the guest was away.
+        self.neighbor_left(is.id);
+        self.each(|_, neighbors| neighbors.add(is.clone()));
+    }
+
+    /// A neighbor is none any more: every capability for it is void, and nothing of it stands for whoever comes in its
+    /// place.
+    pub(super) fn neighbor_left(&mut self, id: NeighborId) {
+        self.each(|caps, neighbors| {
+            if let Some(at) = neighbors.position(id) {
+                neighbors.gone(id);
+                caps.neighbor_left(at);
             }
         });
         self.effects.retain(|e| !matches!(e, Effect::Send { to, .. } if *to == id));
@@ -194,6 +239,7 @@ impl TeamState {
         if let Some(soft) = &mut self.soft {
             soft.lower(budget.cache_entries.into());
         }
+        self.sees_all &= grant.neighbors == wire::grant::Neighbors::All;
         self.each(|caps, _| caps.withhold(&grant.privileges));
         Ok(())
     }

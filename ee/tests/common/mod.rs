@@ -113,11 +113,13 @@ pub struct Options<'a> {
     pub keys: Option<fn(usize, usize) -> Option<usize>>,
     /// Bytes of every node's disk; 0: they have none.
     pub disk: usize,
+    /// Nobody's configuration names a neighbor; with keys, everybody knows those of all.
+    pub strangers: bool,
 }
 
 impl Default for Options<'_> {
     fn default() -> Self {
-        Self { node: "", team: "", link: "", more: "", buffers: 512, keys: None, disk: 0 }
+        Self { node: "", team: "", link: "", more: "", buffers: 512, keys: None, disk: 0, strangers: false }
     }
 }
 
@@ -132,15 +134,25 @@ fn config(at: usize, n: usize, options: &Options<'_>) -> NodeConfig {
     let before = (at > 0).then(|| (at - 1, at - 1, 1));
     let after = (at + 1 < n).then_some((at, at + 1, 0));
     for (wire, peer, end) in before.into_iter().chain(after) {
+        text +=
+            &format!("[[link]]\nname = \"w{wire}\"\nmac = \"02:00:00:00:{wire:02x}:{end:02x}\"\n{link}\n");
+        if options.strangers {
+            continue;
+        }
         text += &format!(
-            "[[link]]\nname = \"w{wire}\"\nmac = \"02:00:00:00:{wire:02x}:{end:02x}\"\n{link}\n\
-             [[neighbor]]\nname = \"{}\"\nlink = \"w{wire}\"\nmac = \"02:00:00:00:{wire:02x}:{:02x}\"\n",
+            "[[neighbor]]\nname = \"{}\"\nlink = \"w{wire}\"\nmac = \"02:00:00:00:{wire:02x}:{:02x}\"\n",
             name(peer),
             1 - end,
         );
         if let Some(key) = keys.and_then(|of| of(at, peer)) {
             text += &format!("key = \"{}\"\n", identity(key).public());
         }
+    }
+    if let Some(of) = keys.filter(|_| options.strangers) {
+        let known = (0..n).filter(|peer| *peer != at).filter_map(|peer| Some((peer, of(at, peer)?)));
+        let known = known.map(|(peer, key)| format!("{} = \"{}\"", name(peer), identity(key).public()));
+        let known = known.collect::<Vec<_>>().join(", ");
+        text += &format!("[discovery]\nprotect = true\nkeys = {{ {known} }}\n");
     }
     NodeConfig::parse(&(text + more)).unwrap()
 }

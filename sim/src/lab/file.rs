@@ -99,6 +99,8 @@ struct FileLink {
     queue: Option<Size>,
     #[serde(default)]
     protect: Option<bool>,
+    #[serde(default)]
+    discover: bool,
 }
 
 #[derive(Deserialize)]
@@ -209,7 +211,8 @@ impl FileLink {
             queue: self.queue.map_or(DEFAULT_QUEUE, |s| s.0),
         };
         let mtu = self.mtu.unwrap_or(DEFAULT_MTU);
-        Link { name: self.name.into_inner(), ends, udp: self.udp, mtu, shape, protect: self.protect }
+        let (name, Self { udp, protect, discover, .. }) = (self.name.get_ref().clone(), self);
+        Link { name, ends, udp, mtu, shape, protect, discover }
     }
 }
 
@@ -289,6 +292,9 @@ pub(super) fn print(lab: &Lab) -> String {
         }
         if let Some(protect) = link.protect {
             line(format_args!("protect = {protect}"));
+        }
+        if link.discover {
+            line(format_args!("discover = true"));
         }
         print_shape(&link.shape, &mut line);
     }
@@ -496,6 +502,7 @@ node = "a"
         assert_eq!(place("\"a\", \"b\"", "\"a\", \"a\""), (18, 8));
         assert_eq!(place("0.5%", "101%"), (22, 8));
         assert_eq!(place("udp = true", "mtu = 9000"), (24, 8));
+        assert_eq!(place("udp = true", "udp = true\ndiscover = true"), (24, 8));
         assert_eq!(place("node = \"a\"", "node = \"z\""), (30, 8));
         assert!(Lab::parse("name = \"x\"").unwrap_err().text.contains("nodes"));
     }
@@ -521,12 +528,12 @@ node = "a"
         fn printing_and_reading_give_the_same_lab(
             rate in proptest::option::of(1u64..1_000_000_000), delay in 0u64..10_000_000, jitter in 0u64..5000,
             loss in 0u32..=1000, queue in 0u64..10_000_000, memory in 1u64..1 << 32, udp in any::<bool>(),
-            protect in any::<bool>(), one in proptest::option::of(any::<bool>()),
+            protect in any::<bool>(), one in proptest::option::of(any::<bool>()), discover in any::<bool>(),
         ) {
             let mut lab = Lab::ring(4);
             lab.defaults.memory = memory;
             lab.nodes[1].disk = Some(65_536 + memory % 1024);
-            lab.links[2].udp = udp;
+            (lab.links[2].udp, lab.links[2].discover) = (udp, discover && !udp);
             (lab.defaults.protect, lab.links[2].protect) = (protect, one);
             lab.links[1].shape = Shape {
                 rate, delay: Duration::from_micros(delay), jitter: Duration::from_micros(jitter),

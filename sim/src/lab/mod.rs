@@ -132,6 +132,8 @@ pub struct Link {
     pub shape: Shape,
     /// Its ends prove who they are and seal what they send; where it says nothing, [`Defaults::protect`] does.
     pub protect: Option<bool>,
+    /// Its ends know nothing of each other, but for their keys where it is protected: they find each other.
+    pub discover: bool,
 }
 
 /// A protocol that the demonstration injects.
@@ -258,6 +260,9 @@ impl Lab {
                 let name = &self.nodes[end].name;
                 return Err(format!("node \"{name}\" has more than {MAX_NODE_LINKS} links"));
             }
+        }
+        if link.udp && link.discover {
+            return Err("adverts are for the stations of one link: udp needs its neighbors configured".into());
         }
         if !(576..=1500).contains(&link.mtu) {
             return Err(format!("an mtu of {} is not between 576 and 1500", link.mtu));

@@ -152,6 +152,7 @@ fn node_plan(
     line(format_args!("\n[[link]]\nname = \"{MANAGEMENT}\"\nmac = \"{}\"", mac_text(nics[n][0].mac)));
     line(format_args!("address = \"{management}/16\"\nmanagement = true"));
     let mut met: Vec<usize> = Vec::new();
+    let (mut discovers, mut proves) = (false, true);
     for nic in &nics[n] {
         let Some((l, end)) = nic.wire else { continue };
         let link = &lab.links[l];
@@ -164,6 +165,11 @@ fn node_plan(
         }
         if link.udp {
             line(format_args!("address = \"{}/24\"", udp_address(l, end)));
+        }
+        if link.discover {
+            line(format_args!("discover = true"));
+            (discovers, proves) = (true, proves && lab.protects(link));
+            continue;
         }
         let other = links[l].ends[1 - end];
         let name = &lab.nodes[other.node].name;
@@ -184,6 +190,18 @@ fn node_plan(
         if !lab.protects(link) {
             line(format_args!("protect = false"));
         }
+    }
+    if discovers && proves {
+        // Neighbors of the configuration have their names already.
+        let others = (0..lab.nodes.len()).filter(|other| *other != n && !met.contains(other));
+        let known = others.map(|other| {
+            let key = SigningKey::from_seed(&keys.identities[other]).public();
+            format!("\"{}\" = \"{key}\"", lab.nodes[other].name)
+        });
+        line(format_args!(
+            "\n[discovery]\nprotect = true\nkeys = {{ {} }}",
+            known.collect::<Vec<_>>().join(", ")
+        ));
     }
     let memory = node.memory.unwrap_or(lab.defaults.memory);
     let (name, disk) = (node.name.clone(), node.disk);
@@ -260,6 +278,20 @@ mod tests {
         assert_eq!(config["server"]["address"].as_str(), Some("10.255.255.254:3325"));
         assert_eq!(config["server"]["start"].as_array().unwrap().len(), 2);
         assert!(!plan.nodes[0].config.contains("[server]"));
+    }
+
+    #[test]
+    fn who_is_to_be_discovered_is_not_told_of() {
+        let mut lab = Lab::line(3);
+        lab.links.iter_mut().for_each(|link| link.discover = true);
+        let mut own = keys(3);
+        own.identities = vec![[1; 32], [2; 32], [3; 32]];
+        let config = |lab: &Lab| lab.plan(&own).unwrap().nodes[1].config.parse::<toml::Table>().unwrap();
+        let b = config(&lab);
+        assert!(b.get("neighbor").is_none() && b["link"][1]["discover"].as_bool() == Some(true));
+        assert_eq!(b["discovery"]["keys"].as_table().unwrap().keys().collect::<Vec<_>>(), ["n1", "n3"]);
+        lab.defaults.protect = false;
+        assert!(config(&lab).get("discovery").is_none());
     }
 
     #[test]

@@ -25,8 +25,15 @@ impl Lab {
     /// Adds a perfect link between two nodes and returns its position.
     pub fn connect(&mut self, a: usize, b: usize) -> usize {
         let name = format!("n{}-n{}", a + 1, b + 1);
-        let link =
-            Link { name, ends: [a, b], udp: false, mtu: DEFAULT_MTU, shape: Shape::default(), protect: None };
+        let link = Link {
+            name,
+            ends: [a, b],
+            udp: false,
+            mtu: DEFAULT_MTU,
+            shape: Shape::default(),
+            protect: None,
+            discover: false,
+        };
         self.links.push(link);
         self.links.len() - 1
     }

@@ -93,6 +93,26 @@ pub fn neighbor_serve(neighbor: u32, serve: bool) -> i32 {
 }
 
 /// See `docs/abi`.
+pub fn neighbor_watch(neighbor: u32, poke_us: i64, expire_us: i64) -> i32 {
+    with_node(|n| n.neighbor_watch(neighbor, poke_us, expire_us))
+}
+
+/// See `docs/abi`.
+pub fn neighbor_unwatch(neighbor: u32) -> i32 {
+    with_node(|n| n.neighbor_unwatch(neighbor))
+}
+
+/// See `docs/abi`.
+pub fn neighbor_alive(neighbor: u32) -> i32 {
+    with_node(|n| n.neighbor_alive(neighbor))
+}
+
+/// See `docs/abi`; one node.
+pub fn nodes_known(neighborhood: u32, from: u32, node: &mut [u8; 48]) -> i32 {
+    with_node(|n| n.nodes_known(neighborhood, from, node))
+}
+
+/// See `docs/abi`.
 pub fn integrity_set(neighbor: u32, key: &[u8]) -> i32 {
     with_node(|n| n.integrity_set(neighbor, key))
 }

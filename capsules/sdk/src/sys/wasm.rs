@@ -30,6 +30,10 @@ mod raw {
         pub fn neighborhood_make(list: *const u32, list_len: usize) -> i32;
         pub fn neighbor_max_payload(neighbor: i32) -> i32;
         pub fn neighbor_serve(neighbor: i32, serve: i32) -> i32;
+        pub fn neighbor_watch(neighbor: i32, poke_us: i64, expire_us: i64) -> i32;
+        pub fn neighbor_unwatch(neighbor: i32) -> i32;
+        pub fn neighbor_alive(neighbor: i32) -> i32;
+        pub fn nodes_known(neighborhood: i32, from: i32, nodes: *mut u8, max: usize) -> i32;
         pub fn integrity_set(neighbor: i32, key: *const u8, key_len: usize) -> i32;
         pub fn integrity_clear(neighbor: i32) -> i32;
         pub fn cache_put(
@@ -246,6 +250,30 @@ pub fn neighbor_max_payload(neighbor: u32) -> i32 {
 pub fn neighbor_serve(neighbor: u32, serve: bool) -> i32 {
     // Safety: the node checks every handle.
     unsafe { raw::neighbor_serve(neighbor as i32, serve.into()) }
+}
+
+/// See `docs/abi`.
+pub fn neighbor_watch(neighbor: u32, poke_us: i64, expire_us: i64) -> i32 {
+    // Safety: the node checks every handle and number.
+    unsafe { raw::neighbor_watch(neighbor as i32, poke_us, expire_us) }
+}
+
+/// See `docs/abi`.
+pub fn neighbor_unwatch(neighbor: u32) -> i32 {
+    // Safety: the node checks every handle.
+    unsafe { raw::neighbor_unwatch(neighbor as i32) }
+}
+
+/// See `docs/abi`.
+pub fn neighbor_alive(neighbor: u32) -> i32 {
+    // Safety: the node checks every handle.
+    unsafe { raw::neighbor_alive(neighbor as i32) }
+}
+
+/// See `docs/abi`; one node.
+pub fn nodes_known(neighborhood: u32, from: u32, node: &mut [u8; 48]) -> i32 {
+    // Safety: the node checks every handle; there is room for one node.
+    unsafe { raw::nodes_known(neighborhood as i32, from as i32, node.as_mut_ptr(), 1) }
 }
 
 /// See `docs/abi`.

@@ -52,7 +52,7 @@ impl Node {
         match self.group(neighborhood) {
             Some(group) => Ok(group.iter().copied().filter(|port| !self.denied.contains(port)).collect()),
             None if neighborhood == NEIGHBORHOOD => {
-                Ok((0..self.ports.len()).filter(|port| !self.denied.contains(port)).collect())
+                Ok((0..self.ports.len()).filter(|port| self.port(*port as u32 + 1).is_ok()).collect())
             }
             None => Err(Error::BadHandle),
         }
@@ -60,7 +60,7 @@ impl Node {
 
     pub(super) fn port(&self, capability: u32) -> Result<usize, Error> {
         let port = (capability as usize).checked_sub(1).ok_or(Error::BadHandle)?;
-        let known = port < self.ports.len() && !self.denied.contains(&port);
+        let known = port < self.ports.len() && !self.denied.contains(&port) && !self.gone.contains(&port);
         if known { Ok(port) } else { Err(Error::BadHandle) }
     }
 
@@ -206,6 +206,57 @@ impl Node {
             self.unserved.extend((!serve).then_some(port));
             0
         }))
+    }
+
+    pub(crate) fn neighbor_watch(&mut self, neighbor: u32, poke_us: i64, expire_us: i64) -> i32 {
+        let usual = (poke_us, expire_us) == (0, 0);
+        let within = poke_us >= 100_000 && expire_us / 2 >= poke_us && expire_us <= 3_600_000_000;
+        result(self.port(neighbor).and_then(|port| {
+            if !usual && !within {
+                return Err(Error::BadArgument);
+            }
+            self.watched.entry((self.team.current, port)).or_insert(true);
+            Ok(0)
+        }))
+    }
+
+    pub(crate) fn neighbor_unwatch(&mut self, neighbor: u32) -> i32 {
+        result(self.port(neighbor).map(|port| {
+            self.watched.remove(&(self.team.current, port));
+            0
+        }))
+    }
+
+    pub(crate) fn nodes_known(&mut self, neighborhood: u32, from: u32, node: &mut [u8; 48]) -> i32 {
+        if neighborhood != NEIGHBORHOOD {
+            return result(Err(Error::NotPermitted));
+        }
+        if let Some(known) = self.known.get(from as usize) {
+            *node = *known;
+        }
+        self.known.len() as i32
+    }
+
+    pub(crate) fn neighbor_alive(&mut self, neighbor: u32) -> i32 {
+        result(self.port(neighbor).and_then(|port| {
+            let alive = self.watched.get(&(self.team.current, port));
+            alive.map(|alive| usize::from(*alive)).ok_or(Error::NotFound)
+        }))
+    }
+
+    /// Whether the protocol that runs is told this of the neighbor at `port`; from now on it sees it, too.
+    pub(super) fn hears(&mut self, port: usize, news: News) -> bool {
+        if self.port(port as u32 + 1).is_err() {
+            return false;
+        }
+        match (self.watched.get_mut(&(self.team.current, port)), news) {
+            (_, News::Found | News::Gone) => true,
+            (Some(alive), _) => {
+                *alive = news == News::Alive;
+                true
+            }
+            (None, _) => false,
+        }
     }
 
     pub(crate) fn flow_end(&mut self) -> i32 {

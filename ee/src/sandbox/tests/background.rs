@@ -209,6 +209,61 @@ fn what_is_taken_away_meanwhile_is_gone_at_once() {
 }
 
 #[test]
+fn who_comes_and_goes_meanwhile_is_known_as_it_is_at_the_end() {
+    for metering in BOTH {
+        let body = [
+            "(drop (call $capsule_send (local.get $c) (local.get $from) (i32.const 1)))".to_string(),
+            long(metering),
+            say(&[
+                "(call $capsule_send (local.get $c) (local.get $from) (i32.const 1))",
+                "(call $cap_lookup (i32.const 288) (i32.const 10))",
+                "(call $neighborhood_list (call $cap_lookup (i32.const 256) (i32.const 12)) (i32.const 512) (i32.const 8))",
+            ]),
+        ];
+        let mut b = bench(metering, &body.concat());
+        let first = b.capsule(b"x");
+        assert!(first.more);
+        let found = |id, name: &str| NeighborRef {
+            id: NeighborId(id),
+            name: name.into(),
+            link: LinkId(0),
+            max_payload: 1000,
+            overhead: 40,
+            shortest: 0,
+        };
+        let before = b.account.used();
+        // Another one has the place of the neighbor that the capsule came from; one is gone; one cannot decide.
+        assert!(b.sandbox.neighbor_left(NeighborId(5)) && b.sandbox.neighbor_found(&found(5, "new")));
+        assert!(b.sandbox.neighbor_left(NeighborId(2)) && !b.sandbox.neighbor_left(NeighborId(8)));
+        assert!(b.sandbox.neighbor_found(&found(7, "seven")));
+        let place = b.account.used() - before;
+        for _ in 0..3 {
+            assert!(b.sandbox.neighbor_left(NeighborId(7)) && b.sandbox.neighbor_found(&found(7, "seven")));
+        }
+        assert_eq!(b.account.used() - before, place, "one place, paid for once");
+        let (outcome, _) = b.finish(first);
+        assert_eq!(outcome.end, Ok(()));
+        let mut said = vec![];
+        for effect in b.sandbox.effects() {
+            match effect {
+                Effect::Log { text, .. } => said.push(text.parse::<i32>().unwrap()),
+                other => panic!("{other:?}"),
+            }
+        }
+        assert_eq!(
+            said,
+            [Error::BadHandle, Error::NotFound].map(CODE).into_iter().chain([2]).collect::<Vec<_>>()
+        );
+        let state = b.state();
+        let names = [5, 7].map(|id| {
+            let at = state.neighbors.position(NeighborId(id)).unwrap();
+            state.neighbors.get(at).unwrap().is.name.to_string()
+        });
+        assert_eq!(names, ["new", "seven"]);
+    }
+}
+
+#[test]
 fn terms_that_do_not_fit_and_the_privilege_itself() {
     for metering in BOTH {
         let mut b = bench(metering, FOR_EVER);
