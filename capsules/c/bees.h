@@ -94,6 +94,8 @@ BEES_EXPORT(on_expiry) uint32_t on_expiry(uint32_t key_len);
 BEES_EXPORT(on_warning) void on_warning(enum bees_resource resource);
 BEES_EXPORT(on_companion) int32_t on_companion(bees_handle capsule, bees_handle from, uint32_t operation, uint32_t len); /* >= 0, or an error */
 BEES_EXPORT(on_flow) void on_flow(bees_handle flow, enum bees_flow_state state);
+BEES_EXPORT(on_call) void on_call(bees_handle capsule, bees_handle call, uint32_t operation, uint32_t len);
+BEES_EXPORT(on_answer) void on_answer(bees_handle companion, uint32_t number, int32_t result, uint32_t len); /* >= 0, or an error */
 BEES_EXPORT(on_stop) void on_stop(void);
 
 /* Capsule. */
@@ -185,6 +187,11 @@ BEES_IMPORT(companion_read) int32_t bees_companion_read(uint32_t offset, void *t
 BEES_IMPORT(companion_reply) int32_t bees_companion_reply(const void *answer, uint32_t len); /* 0 */
 BEES_IMPORT(companion_answer) int32_t bees_companion_answer(uint32_t offset, void *to, uint32_t len); /* bytes copied */
 BEES_IMPORT(companion_deny) int32_t bees_companion_deny(bees_handle companion, bees_handle neighbor); /* 0 */
+
+/* Other flows of the node, and its own services: on_answer has what came of a request, on_call what others want. */
+BEES_IMPORT(companion_ask) int32_t bees_companion_ask(bees_handle companion, uint32_t operation, const void *message, uint32_t len); /* the number of its answer */
+BEES_IMPORT(companion_settle) int32_t bees_companion_settle(bees_handle call, int32_t result, const void *answer, uint32_t len); /* 0 */
+BEES_IMPORT(companion_caller) int32_t bees_companion_caller(bees_handle call, uint8_t hash[32]); /* 0 */
 
 /* Flows below this one: for flows with the privilege "flows". Bits of give: 1 << a resource. */
 BEES_IMPORT(flow_start) int32_t bees_flow_start(bees_handle flows, const void *tuple, uint32_t len, uint32_t give); /* a flow */

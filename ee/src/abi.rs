@@ -408,6 +408,9 @@ pub const IMPORTS: &[Signature] = signatures! {
     companion_reply(I32, I32) -> I32;
     companion_answer(I32, I32, I32) -> I32;
     companion_deny(I32, I32) -> I32;
+    companion_ask(I32, I32, I32, I32) -> I32;
+    companion_settle(I32, I32, I32, I32) -> I32;
+    companion_caller(I32, I32) -> I32;
 };
 
 /// What a module may export for the node to call.
@@ -420,6 +423,8 @@ pub const HANDLERS: &[Signature] = signatures! {
     on_warning(I32);
     on_companion(I32, I32, I32, I32) -> I32;
     on_flow(I32, I32);
+    on_call(I32, I32, I32, I32);
+    on_answer(I32, I32, I32, I32);
     on_stop();
 };
 

@@ -113,6 +113,10 @@ pub struct Flow {
     pub capsules: (u64, u64, u64),
     /// What its longest event of late took, in units; the greatest number before the first.
     pub usual: u64,
+    /// The flow that wanted it here before any capsule of it came.
+    pub fetched_for: Option<Handle>,
+    /// Another flow's call, while it is in the event that is this call.
+    pub serving: Option<Handle>,
     /// Units of work that were done for it before it had a team.
     pub owed: u64,
 }
@@ -145,10 +149,10 @@ pub enum Stage {
     Tuple {
         /// The download.
         download: Download,
-        /// Paid by the neighbor's account.
+        /// Paid by the neighbor's account, or by the flow that wants it here.
         charge: Charge,
-        /// What the tuple must bear out.
-        claim: Claim,
+        /// What the tuple must bear out; nothing if it was asked for by its hash.
+        claim: Option<Claim>,
     },
     /// Waiting for the Auth Agent.
     Judging,
@@ -425,6 +429,8 @@ impl Flow {
             code: Vec::new(),
             capsules: (0, 0, 0),
             usual: u64::MAX,
+            fetched_for: None,
+            serving: None,
             owed: 0,
         }
     }

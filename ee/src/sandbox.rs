@@ -6,6 +6,7 @@
 //! to its own state before, it did; other teams have their own stores and see nothing of it.
 
 mod clamp;
+mod cross;
 mod effects;
 mod event;
 mod fiber;
@@ -34,6 +35,7 @@ use wire::id::CapsuleId;
 use wire::integrity::Mark;
 use wire::tuple::Tuple;
 
+pub use self::cross::{Answered, Asked, MAX_ASKED, MAX_SERVED};
 use self::event::{Doing, brief};
 pub use self::event::{Effect, Event, GuestFault, Outcome, Refused, SessionInput};
 use self::fiber::{Background, Fiber};

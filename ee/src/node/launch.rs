@@ -166,6 +166,7 @@ impl Node {
         self.tell_parent(&source, ChildState::Running);
         self.claim_area(now, handle);
         self.push_event(handle, Event::Boot);
+        self.attend(handle);
         for capsule in waiting {
             // The wait was the neighbor's; from here on it is the team's.
             drop(capsule.charge);
@@ -245,7 +246,7 @@ impl Node {
         for capsule in &flow.waiting {
             self.questions.refuse(now.mono, capsule.id);
         }
-        if let Stage::Tuple { claim, .. } = &flow.stage {
+        if let Stage::Tuple { claim: Some(claim), .. } = &flow.stage {
             self.questions.refuse(now.mono, claim.id);
         }
         match &flow.stage {
@@ -283,6 +284,7 @@ impl Node {
         }
         self.arriving.retain(|&h| h != handle);
         self.close_sessions(now, handle);
+        self.end_crossings(handle);
         if !self.log.flow(now.mono, || format!("flow {} ended: {}", label(&flow), end.why)) {
             self.counters.add(Count::LogSuppressed);
         }

@@ -13,6 +13,7 @@
 //! | `charge`   | who pays for work beside events                                  |
 //! | `channels` | what arrives where, and cut-through channels                     |
 //! | `children` | flows that a flow starts below itself                            |
+//! | `cross`    | calls between flows; `services`: of the node itself                   |
 //! | `groups`   | teams above those of flows: of a principal, of the system            |
 //! | `store`    | blobs, and the device that they are written to                   |
 //! | `run`      | events to teams, their effects to links and sessions             |
@@ -29,6 +30,7 @@ mod authority;
 pub(crate) mod channels;
 mod charge;
 mod children;
+mod cross;
 mod datagrams;
 pub(crate) mod fetch;
 mod figures;
@@ -41,6 +43,7 @@ pub(crate) mod protect;
 mod run;
 mod sense;
 mod serve;
+mod services;
 mod sessions;
 mod store;
 mod throttle;
@@ -85,6 +88,7 @@ use crate::system::translate::Questions;
 use crate::uploads::Uploads;
 
 use charge::{Compilation, Labour};
+use cross::Crossings;
 use datagrams::Dialogs;
 use fetch::Fetches;
 use groups::Groups;
@@ -169,6 +173,7 @@ pub struct Node {
     fetches: Fetches,
     scrapes: Scrapes,
     clients: Clients,
+    crossings: Crossings,
     shared: Shared,
     storage: Storage,
     /// The operator's own readings.
@@ -278,6 +283,7 @@ impl Node {
             fetches: Fetches::new(config.server.as_ref(), now),
             scrapes: Scrapes::default(),
             clients: Clients::default(),
+            crossings: Crossings::new(flows),
             shared: Shared::default(),
             storage: Storage::new(&memory, &config.store),
             given: Vec::new(),
@@ -361,7 +367,7 @@ impl Node {
         self.uploads.due(now.mono);
         self.sense(now);
         self.throttles_due(now);
-        let more = self.timers_due(now) | self.start_ready(now) | self.run_teams(now);
+        let more = self.timers_due(now) | self.start_ready(now) | self.run_teams(now) | self.attend_all();
         self.store_due(now);
         self.net.poll(now.mono);
         more || self.clients.have_requests() || self.lines_wait()

@@ -19,6 +19,7 @@ use wire::integrity::Mark;
 use wire::tuple::Budgets;
 
 use super::charge::Labour;
+use super::cross::Back;
 use super::sessions::MAX_SESSIONS;
 use super::throttle::held_until;
 use super::{End, Node, label};
@@ -27,7 +28,7 @@ use crate::counters::Count;
 use crate::flow::Stage;
 use crate::integrity::Unsound;
 use crate::neighbor::NeighborId;
-use crate::sandbox::{Effect, Event, GuestFault, Refused, SessionInput};
+use crate::sandbox::{Answered, Effect, Event, GuestFault, Refused, SessionInput};
 
 /// Guest calls between two looks at the links, at most: as many as the frames that a platform hands in between two polls
 /// (64 of a link) may make of two links, so that what piled up while the processor was away finds room in the queues.
@@ -140,6 +141,16 @@ impl Node {
         queued
     }
 
+    /// Queues what came of a flow's call, of which there are few. The place is paid for with the call: a flow learns what
+    /// became of each, or ends.
+    pub(super) fn push_answer(&mut self, handle: Handle, answered: Answered, charge: Option<Charge>) {
+        let Some((_, team)) = self.flow_and_team(handle) else { return };
+        if !self.endings.contains_key(&handle) {
+            let event = Some(Event::Answer(Box::new(answered)));
+            let _ = self.sched.push_always(team, Queued { event, charge });
+        }
+    }
+
     /// Runs some of the queued events; `true` when there are more. A frame that arrives meanwhile waits for as
     /// long as one event takes, not for one of each team; and what short events want sent does not wait for a long one.
     pub(super) fn run_teams(&mut self, now: Now) -> bool {
@@ -207,6 +218,9 @@ impl Node {
             return false;
         }
         let is_capsule = matches!(event, Some(Event::Capsule { .. }));
+        if let Some(Event::Call(asked)) = &event {
+            flow.serving = Handle::from_raw(asked.call);
+        }
         let before = usize::from(sandbox.is_suspended());
         let outcome = match event {
             Some(event) => sandbox.deliver(now, event),
@@ -218,15 +232,32 @@ impl Node {
             u64::MAX => outcome.units,
             usual => outcome.units.max(usual - usual / 8),
         };
-        self.sched.used(team, outcome.units);
-        member.counters.units += outcome.units;
-        self.charged += outcome.units;
-        if self.throttles.any() || sandbox.deadline() != *wake {
+        let (serving, replan) = (flow.serving, self.throttles.any() || sandbox.deadline() != *wake);
+        match serving.and_then(|call| self.payer_of(call)) {
+            None => {
+                self.sched.used(team, outcome.units);
+                self.teams
+                    .get_mut(team)
+                    .into_iter()
+                    .for_each(|member| member.counters.units += outcome.units);
+                self.charged += outcome.units;
+            }
+            // Whoever called pays for the event.
+            Some(payer) => {
+                self.sched.used(team, 0);
+                self.charge_units(payer, outcome.units, Labour::Serve);
+            }
+        }
+        if replan {
             self.plan_wake(handle);
         }
         if outcome.more {
             self.counters.add(Count::Slices);
             return true;
+        }
+        if serving.is_some() {
+            self.flows.get_mut(handle).into_iter().for_each(|flow| flow.serving = None);
+            self.call_heard(handle);
         }
         let ending = if self.endings.is_empty() { None } else { self.endings.remove(&handle) };
         let ends = match (outcome.end, ending) {
@@ -250,6 +281,9 @@ impl Node {
                 return false;
             }
         };
+        if serving.is_some() {
+            self.attend(handle);
+        }
         if outcome.refused != Refused::default() {
             self.conduct(now, handle, &outcome.refused);
         }
@@ -424,6 +458,13 @@ impl Node {
                     if let Some(flow) = self.flows.get_mut(handle) {
                         flow.unserved.set(neighbor, !serve);
                     }
+                }
+                Effect::Ask { protocol, companion, number, operation, message } => {
+                    self.cross_call(now, handle, Back { protocol, companion, number }, operation, message);
+                }
+                Effect::Settle { call, result, answer } => {
+                    self.settle_call(handle, call, Ok((result, answer)));
+                    self.attend(handle);
                 }
                 Effect::End => ends = true,
                 Effect::Log { level, text } => {

@@ -10,7 +10,7 @@ use wire::tuple::Tuple;
 
 #[cfg(doc)]
 use super::Sandbox;
-use super::{NeighborId, Outlet, SessionId};
+use super::{Answered, Asked, NeighborId, Outlet, SessionId};
 use crate::abi;
 use crate::cap::ChildState;
 use crate::soft::Fired;
@@ -54,6 +54,10 @@ pub enum Event {
         /// What it does.
         state: ChildState,
     },
+    /// Another flow calls this one.
+    Call(Box<Asked>),
+    /// A call of this flow's was answered.
+    Answer(Box<Answered>),
     /// The flow ends. Nothing runs after it.
     Stop,
 }
@@ -68,6 +72,8 @@ pub(super) enum Doing {
     Expiry,
     Warning,
     Flow,
+    Call,
+    Answer { protocol: u8 },
     Stop,
 }
 
@@ -81,6 +87,8 @@ impl Doing {
             Event::Expiry { .. } => Self::Expiry,
             Event::Warning(_) => Self::Warning,
             Event::Flow { .. } => Self::Flow,
+            Event::Call(_) => Self::Call,
+            Event::Answer(answered) => Self::Answer { protocol: answered.protocol },
             Event::Stop => Self::Stop,
         }
     }
@@ -97,6 +105,12 @@ impl Doing {
                     None => "capsule".into(),
                 };
             }
+            Self::Answer { protocol: at } if at > 0 => {
+                let protocol = tuple.body.protocols.get(usize::from(at));
+                return protocol.map_or("answer".into(), |p| format!("answer to {}", p.name));
+            }
+            Self::Answer { .. } => "answer",
+            Self::Call => "call",
             Self::Boot => "boot",
             Self::Timer => "timer",
             Self::Session => "session",
@@ -242,6 +256,28 @@ pub enum Effect {
         neighbor: NeighborId,
         /// Whether it gets them.
         serve: bool,
+    },
+    /// Call another flow, or a service of the node.
+    Ask {
+        /// The protocol that calls: position in the tuple.
+        protocol: u8,
+        /// What it calls: position among the protocol's companions.
+        companion: u8,
+        /// The number that the answer is to have.
+        number: u32,
+        /// What is wanted.
+        operation: u32,
+        /// What is said.
+        message: Vec<u8>,
+    },
+    /// Answer another flow's call.
+    Settle {
+        /// The node's own number of the call.
+        call: u32,
+        /// What came of it.
+        result: i32,
+        /// The answer.
+        answer: Vec<u8>,
     },
     /// End this flow.
     End,

@@ -55,6 +55,8 @@ pub(super) struct Handlers {
     pub expiry: Option<TypedFunc<u32, i32>>,
     pub warning: Option<TypedFunc<i32, ()>>,
     flow: Option<TypedFunc<(u32, i32), ()>>,
+    pub call: Option<TypedFunc<(u32, u32, u32, u32), ()>>,
+    pub answer: Option<TypedFunc<(u32, u32, i32, u32), ()>>,
     stop: Option<TypedFunc<(), ()>>,
 }
 
@@ -97,6 +99,8 @@ impl Program {
                 team.enter(0);
                 self.run.call(f, (abi::number_of(cap), state as i32)).await.map(|(units, ())| units)
             }
+            Event::Call(asked) => self.asked(*asked).await,
+            Event::Answer(answered) => self.answered(*answered).await,
             Event::Stop => {
                 self.run.bound(self.run.event / STOP_PART);
                 // Whoever uses a companion still has it.
@@ -289,7 +293,7 @@ impl Running {
     }
 
     /// One guest call, measured and bounded. On a fiber the slices are measured, not the call.
-    async fn call<P: Params, R: Answer>(
+    pub async fn call<P: Params, R: Answer>(
         &mut self,
         f: &TypedFunc<P, R>,
         params: P,
@@ -368,12 +372,12 @@ impl Running {
 type Pending<'a> = Pin<Box<dyn Future<Output = wasmtime::Result<Vec<Val>>> + Send + 'a>>;
 
 /// What a handler takes, one by one.
-trait Params: WasmParams {
+pub(super) trait Params: WasmParams {
     fn list(self) -> Vec<Val>;
 }
 
 /// What it gives.
-trait Answer: WasmResults {
+pub(super) trait Answer: WasmResults {
     fn of(list: &[Val]) -> Self;
 }
 
@@ -454,7 +458,7 @@ impl Protocol {
     }
 
     /// Lets `fill` write what a handler is about; the inbox lies in the memory, as admission saw.
-    fn fill_inbox(&self, store: &mut Store<TeamState>, fill: impl FnOnce(&mut [u8; INBOX], &TeamState)) {
+    pub fn fill_inbox(&self, store: &mut Store<TeamState>, fill: impl FnOnce(&mut [u8; INBOX], &TeamState)) {
         let (memory, state) = self.memory.data_and_store_mut(store);
         if let Some(inbox) = memory.get_mut(self.inbox..).and_then(|m| m.first_chunk_mut()) {
             fill(inbox, state);
@@ -472,6 +476,8 @@ impl Handlers {
             expiry: get(instance, store, "on_expiry")?,
             warning: get(instance, store, "on_warning")?,
             flow: get(instance, store, "on_flow")?,
+            call: get(instance, store, "on_call")?,
+            answer: get(instance, store, "on_answer")?,
             stop: get(instance, store, "on_stop")?,
         })
     }

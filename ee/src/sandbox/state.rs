@@ -13,6 +13,7 @@ use wire::grant::Grant;
 use wire::id::TupleHash;
 use wire::tuple::{Protocol, Tuple};
 
+use super::cross::Cross;
 use super::effects::Effects;
 use super::mailbox::Mailbox;
 use super::protocols::{Calls, InstanceState};
@@ -91,6 +92,7 @@ pub struct TeamState {
     pub(crate) random: Option<Random>,
     pub(crate) shared: Shared,
     pub(crate) maker: Maker,
+    pub(super) cross: Cross,
 
     /// Of a team that may run in the background; what is told to it in the middle of an event.
     pub(crate) mailbox: Option<Arc<Mailbox>>,
