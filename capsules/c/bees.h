@@ -112,7 +112,7 @@ BEES_IMPORT(capsule_multicast) int32_t bees_capsule_multicast(bees_handle capsul
 BEES_IMPORT(capsule_drop) int32_t bees_capsule_drop(bees_handle capsule); /* 0 */
 
 /* Capabilities. */
-BEES_IMPORT(cap_lookup) int32_t bees_cap_lookup(const char *name, uint32_t len); /* a capability: "neighborhood", "neighbor/NAME", "companion/INTERFACE", "parent", "sensors", "node-key", "blobs", "flows" */
+BEES_IMPORT(cap_lookup) int32_t bees_cap_lookup(const char *name, uint32_t len); /* a capability: "neighborhood", "neighbor/NAME", "companion/INTERFACE", "parent", "sensors", "node-key", "blobs", "flows", "queues" */
 BEES_IMPORT(cap_name) int32_t bees_cap_name(bees_handle capability, char *to, uint32_t max); /* length of the name */
 BEES_IMPORT(cap_duplicate) int32_t bees_cap_duplicate(bees_handle capability, uint32_t rights); /* a capability with fewer rights */
 BEES_IMPORT(cap_drop) int32_t bees_cap_drop(bees_handle capability); /* 0 */
@@ -192,6 +192,10 @@ BEES_IMPORT(companion_deny) int32_t bees_companion_deny(bees_handle companion, b
 BEES_IMPORT(companion_ask) int32_t bees_companion_ask(bees_handle companion, uint32_t operation, const void *message, uint32_t len); /* the number of its answer */
 BEES_IMPORT(companion_settle) int32_t bees_companion_settle(bees_handle call, int32_t result, const void *answer, uint32_t len); /* 0 */
 BEES_IMPORT(companion_caller) int32_t bees_companion_caller(bees_handle call, uint8_t hash[32]); /* 0 */
+
+/* When what the running event is about came; how many frames wait for the link to a neighbor (privilege "queues"). */
+BEES_IMPORT(event_since) int64_t bees_event_since(void); /* microseconds */
+BEES_IMPORT(link_waiting) int32_t bees_link_waiting(bees_handle queues, bees_handle neighbor); /* frames */
 
 /* Flows below this one: for flows with the privilege "flows". Bits of give: 1 << a resource. */
 BEES_IMPORT(flow_start) int32_t bees_flow_start(bees_handle flows, const void *tuple, uint32_t len, uint32_t give); /* a flow */

@@ -411,6 +411,8 @@ pub const IMPORTS: &[Signature] = signatures! {
     companion_ask(I32, I32, I32, I32) -> I32;
     companion_settle(I32, I32, I32, I32) -> I32;
     companion_caller(I32, I32) -> I32;
+    event_since() -> I64;
+    link_waiting(I32, I32) -> I32;
 };
 
 /// What a module may export for the node to call.

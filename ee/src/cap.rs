@@ -37,6 +37,8 @@ pub const NEIGHBORHOOD: &str = "neighborhood";
 pub const NEIGHBOR: &str = "neighbor/";
 /// The privilege to read the node's sensors.
 pub const SENSORS: &str = "sensors";
+/// The privilege to see how many frames wait for a link.
+pub const QUEUES: &str = "queues";
 /// The privilege to serve interfaces to other flows of the node. It goes with the grant, not with a capability.
 pub const OFFER: &str = "offer";
 /// What the names of the node's own services begin with, which no flow may offer.

@@ -186,6 +186,13 @@ impl Sandbox {
         })
     }
 
+    /// What the next event is about came at this time.
+    pub fn came(&mut self, at: Instant) {
+        if let Guest::Idle(program) = &mut self.guest {
+            program.run.store.data_mut().since = at;
+        }
+    }
+
     /// Runs the handler for one event, for no longer than the event's deadline; in the background, until
     /// its first slice is over. A guest in the middle of an event takes nothing but its end.
     pub fn deliver(&mut self, now: Now, event: Event) -> Outcome {

@@ -229,7 +229,7 @@ impl Node {
         }
         self.end_children(now, handle);
         if cleans_up {
-            self.deliver(now, handle, Some(Event::Stop));
+            self.deliver(now, handle, Some(Event::Stop), now.mono);
         }
         let mut info = match self.flow_info(handle) {
             Some(info) => info,

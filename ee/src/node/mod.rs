@@ -135,6 +135,8 @@ pub struct Node {
     name: Arc<str>,
     platform: Platform,
     started: Instant,
+    /// The time when the platform last handed in a frame or let the node work.
+    clock: Instant,
     memory: Account,
     budget: Budget,
     net: Net,
@@ -252,6 +254,7 @@ impl Node {
         let mut node = Self {
             name: config.node.name.as_str().into(),
             started: now.mono,
+            clock: now.mono,
             budget,
             net,
             log: Log::default(),
@@ -321,6 +324,7 @@ impl Node {
 
     /// A frame arrived on a link.
     pub fn frame(&mut self, now: Now, link: LinkId, frame: Buf) {
+        self.clock = now.mono;
         self.busy(|node| node.received(now, link, frame));
     }
 
@@ -356,6 +360,7 @@ impl Node {
     }
 
     fn do_due(&mut self, now: Now) -> bool {
+        self.clock = now.mono;
         self.net.poll(now.mono);
         self.links_due(now);
         self.streams(now);

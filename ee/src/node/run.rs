@@ -48,6 +48,8 @@ pub(super) struct Queued {
     /// `None`: the next slice of the one that the team is in the middle of.
     event: Option<Event>,
     charge: Option<Charge>,
+    /// When it came.
+    since: Instant,
 }
 
 /// What a team is charged from the start for queueing the ends of so many sessions, which must not be lost.
@@ -127,7 +129,7 @@ impl Node {
         };
         // The end of a session must not be lost: the guest would hold it for ever.
         let must = matches!(event, Event::Session { what: SessionInput::Close, .. });
-        let queued = Queued { event: Some(event), charge };
+        let queued = Queued { event: Some(event), charge, since: self.clock };
         let queued = if must {
             self.sched.push_always(team, queued).is_ok()
         } else {
@@ -147,7 +149,7 @@ impl Node {
         let Some((_, team)) = self.flow_and_team(handle) else { return };
         if !self.endings.contains_key(&handle) {
             let event = Some(Event::Answer(Box::new(answered)));
-            let _ = self.sched.push_always(team, Queued { event, charge });
+            let _ = self.sched.push_always(team, Queued { event, charge, since: self.clock });
         }
     }
 
@@ -177,10 +179,10 @@ impl Node {
                 continue;
             }
             // The guest holds the buffer while it runs; its queue slot is free.
-            let Queued { event, charge } = queued;
-            if self.deliver(now, handle, event) {
+            let Queued { event, charge, since } = queued;
+            if self.deliver(now, handle, event, since) {
                 // Others' turn, and the links', before the next slice.
-                let _ = self.sched.put_back(team, Queued { event: None, charge });
+                let _ = self.sched.put_back(team, Queued { event: None, charge, since });
                 return true;
             }
         }
@@ -199,9 +201,9 @@ impl Node {
         self.suspended > 0 && self.suspended == self.sched.busy()
     }
 
-    /// Gives one event to a flow's guest, or the next slice of the one that it is in the middle of, and carries
+    /// Gives one event, which came at `since`, to a flow's guest, or the next slice of the one that it is in the middle of, and carries
     /// out what it wants. Whether it is in the middle of it now.
-    pub(super) fn deliver(&mut self, now: Now, handle: Handle, event: Option<Event>) -> bool {
+    pub(super) fn deliver(&mut self, now: Now, handle: Handle, event: Option<Event>, since: Instant) -> bool {
         let Some(flow) = self.flows.get_mut(handle) else { return false };
         let Some((team, _)) = flow.team else { return false };
         let Stage::Running { sandbox, wake, .. } = &mut flow.stage else { return false };
@@ -218,6 +220,10 @@ impl Node {
             return false;
         }
         let is_capsule = matches!(event, Some(Event::Capsule { .. }));
+        sandbox.came(since);
+        if flow.sees_queues {
+            self.shared.waiting.look(&self.net);
+        }
         if let Some(Event::Call(asked)) = &event {
             flow.serving = Handle::from_raw(asked.call);
         }

@@ -202,6 +202,7 @@ pub(super) fn state(
         seen: 0,
         charged: 0,
         now,
+        since: now.mono,
         objects,
         caps,
         neighbors,
