@@ -318,6 +318,18 @@ pub enum Reason {
     },
     /// The tuple is meant for other nodes.
     OtherNode,
+    /// The flow uses an interface that nobody serves on this node.
+    NoCompanion {
+        /// The interface.
+        interface: String,
+    },
+    /// The flow would serve an interface to others that it may not serve.
+    NoOffer {
+        /// The interface.
+        interface: String,
+        /// Why not.
+        why: &'static str,
+    },
     /// A revocation names it.
     Revoked {
         /// Who revoked: a principal; `None`: a revoker of the policy.
@@ -331,7 +343,7 @@ impl Reason {
     /// Who is to blame.
     pub fn erred(&self) -> Erred {
         match self {
-            Self::TimeUnknown => Erred::Node,
+            Self::TimeUnknown | Self::NoCompanion { .. } => Erred::Node,
             _ => Erred::Principal,
         }
     }
@@ -365,6 +377,12 @@ impl fmt::Display for Reason {
             }
             Self::Privilege { name } => write!(f, "the flow needs privilege {name}, which is not granted"),
             Self::OtherNode => f.write_str("the tuple is meant for other nodes"),
+            Self::NoCompanion { interface } => {
+                write!(f, "the flow uses the interface {interface}, which nobody serves on this node")
+            }
+            Self::NoOffer { interface, why } => {
+                write!(f, "the flow would serve the interface {interface} to others: {why}")
+            }
             Self::Revoked { by: Some(by) } => write!(f, "the flow was revoked by {by}"),
             Self::Revoked { by: None } => f.write_str("the flow was revoked by the policy's revoker"),
             Self::Policy(text) => f.write_str(text),

@@ -104,6 +104,8 @@ BEES_EXPORT(on_expiry) uint32_t on_expiry(uint32_t key_len);
 BEES_EXPORT(on_warning) void on_warning(enum bees_resource resource);
 BEES_EXPORT(on_companion) int32_t on_companion(bees_handle capsule, bees_handle from, uint32_t operation, uint32_t len); /* >= 0, or an error */
 BEES_EXPORT(on_flow) void on_flow(bees_handle flow, enum bees_flow_state state);
+BEES_EXPORT(on_call) void on_call(bees_handle capsule, bees_handle call, uint32_t operation, uint32_t len);
+BEES_EXPORT(on_answer) void on_answer(bees_handle companion, uint32_t number, int32_t result, uint32_t len); /* >= 0, or an error */
 BEES_EXPORT(on_stop) void on_stop(void);
 BEES_EXPORT(on_handover) int32_t on_handover(void); /* 0, or the flow keeps its state; it may fail, so it only looks */
 BEES_EXPORT(on_takeover) int32_t on_takeover(bees_handle capsule, uint32_t len); /* 0, or the version before goes on */
@@ -123,7 +125,7 @@ BEES_IMPORT(capsule_multicast) int32_t bees_capsule_multicast(bees_handle capsul
 BEES_IMPORT(capsule_drop) int32_t bees_capsule_drop(bees_handle capsule); /* 0 */
 
 /* Capabilities. */
-BEES_IMPORT(cap_lookup) int32_t bees_cap_lookup(const char *name, uint32_t len); /* a capability: "neighborhood", "neighbor/NAME", "companion/INTERFACE", "parent", "sensors", "node-key", "blobs", "flows" */
+BEES_IMPORT(cap_lookup) int32_t bees_cap_lookup(const char *name, uint32_t len); /* a capability: "neighborhood", "neighbor/NAME", "companion/INTERFACE", "parent", "sensors", "node-key", "blobs", "flows", "queues" */
 BEES_IMPORT(cap_name) int32_t bees_cap_name(bees_handle capability, char *to, uint32_t max); /* length of the name */
 BEES_IMPORT(cap_duplicate) int32_t bees_cap_duplicate(bees_handle capability, uint32_t rights); /* a capability with fewer rights */
 BEES_IMPORT(cap_drop) int32_t bees_cap_drop(bees_handle capability); /* 0 */
@@ -207,6 +209,15 @@ BEES_IMPORT(companion_deny) int32_t bees_companion_deny(bees_handle companion, b
 BEES_IMPORT(handover_write) int32_t bees_handover_write(const void *from, uint32_t len); /* 0 */
 BEES_IMPORT(handover_read) int32_t bees_handover_read(uint32_t offset, void *to, uint32_t len); /* bytes copied */
 BEES_IMPORT(handover_session) int32_t bees_handover_session(bees_handle session); /* the session that had this number in the version before */
+
+/* Other flows of the node, and its own services: on_answer has what came of a request, on_call what others want. */
+BEES_IMPORT(companion_ask) int32_t bees_companion_ask(bees_handle companion, uint32_t operation, const void *message, uint32_t len); /* the number of its answer */
+BEES_IMPORT(companion_settle) int32_t bees_companion_settle(bees_handle call, int32_t result, const void *answer, uint32_t len); /* 0 */
+BEES_IMPORT(companion_caller) int32_t bees_companion_caller(bees_handle call, uint8_t hash[32]); /* 0 */
+
+/* When what the running event is about came; how many frames wait for the link to a neighbor (privilege "queues"). */
+BEES_IMPORT(event_since) int64_t bees_event_since(void); /* microseconds */
+BEES_IMPORT(link_waiting) int32_t bees_link_waiting(bees_handle queues, bees_handle neighbor); /* frames */
 
 /* Flows below this one: for flows with the privilege "flows". Bits of give: 1 << a resource. */
 BEES_IMPORT(flow_start) int32_t bees_flow_start(bees_handle flows, const void *tuple, uint32_t len, uint32_t give); /* a flow */

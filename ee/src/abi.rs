@@ -415,6 +415,11 @@ pub const IMPORTS: &[Signature] = signatures! {
     neighbor_unwatch(I32) -> I32;
     neighbor_alive(I32) -> I32;
     nodes_known(I32, I32, I32, I32) -> I32;
+    companion_ask(I32, I32, I32, I32) -> I32;
+    companion_settle(I32, I32, I32, I32) -> I32;
+    companion_caller(I32, I32) -> I32;
+    event_since() -> I64;
+    link_waiting(I32, I32) -> I32;
 };
 
 /// What a module may export for the node to call.
@@ -427,6 +432,8 @@ pub const HANDLERS: &[Signature] = signatures! {
     on_warning(I32);
     on_companion(I32, I32, I32, I32) -> I32;
     on_flow(I32, I32);
+    on_call(I32, I32, I32, I32);
+    on_answer(I32, I32, I32, I32);
     on_stop();
     on_handover() -> I32;
     on_takeover(I32, I32) -> I32;

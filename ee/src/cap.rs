@@ -37,6 +37,12 @@ pub const NEIGHBORHOOD: &str = "neighborhood";
 pub const NEIGHBOR: &str = "neighbor/";
 /// The privilege to read the node's sensors.
 pub const SENSORS: &str = "sensors";
+/// The privilege to see how many frames wait for a link.
+pub const QUEUES: &str = "queues";
+/// The privilege to serve interfaces to other flows of the node. It goes with the grant, not with a capability.
+pub const OFFER: &str = "offer";
+/// What the names of the node's own services begin with, which no flow may offer.
+pub const RESERVED: &str = "bees.";
 /// The privilege to start flows below one's own.
 pub const FLOWS: &str = "flows";
 /// Flows below its own that a team may know of.
@@ -310,6 +316,11 @@ impl Caps {
             Target::Privilege(at) if &*self.privileges[usize::from(at)].name == name => Ok(()),
             _ => Err(Error::BadHandle),
         }
+    }
+
+    /// Whether the team itself was granted this privilege, and still has it.
+    pub fn holds(&self, name: &str) -> bool {
+        self.privileges.iter().any(|p| p.own && &*p.name == name)
     }
 
     /// The number of the pair whose sealer `raw` is.

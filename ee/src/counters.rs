@@ -105,6 +105,10 @@ counters! {
     PrivilegeDenied = "principal_privileges_denied",
     /// A flow was refused because its tuple is meant for other nodes.
     OtherNode = "principal_other_node",
+    /// A flow was refused because nobody serves an interface here that it uses.
+    NoCompanion = "node_companions_missing",
+    /// A flow was refused because it may not serve an interface to others that it would.
+    NoOffer = "principal_offers_refused",
     /// A flow was refused or ended for another reason of the Auth Agent's policy.
     PolicyDenied = "principal_policy_denied",
     /// A flow was refused or ended because a revocation names it.
@@ -143,6 +147,10 @@ counters! {
     TranslationsServed = "translations_served",
     /// A download request was answered.
     DownloadsServed = "downloads_served",
+    /// A flow's call of another flow, or of a service of the node, was answered.
+    CallsAnswered = "companion_calls_answered",
+    /// Such a call could not be answered by whom it was for: there is nobody, or not any more.
+    CallsFailed = "companion_calls_failed",
     /// A control client failed to prove who it is.
     LoginsRefused = "operator_logins_refused",
     /// A client was sent away unheard: its address failed to log in too often, or too many try.
@@ -206,6 +214,8 @@ impl From<&Reason> for Count {
             Reason::PrincipalExpired { .. } => Self::PrincipalExpired,
             Reason::Privilege { .. } => Self::PrivilegeDenied,
             Reason::OtherNode => Self::OtherNode,
+            Reason::NoCompanion { .. } => Self::NoCompanion,
+            Reason::NoOffer { .. } => Self::NoOffer,
             Reason::Revoked { .. } => Self::Revocations,
             Reason::Policy(_) => Self::PolicyDenied,
         }

@@ -20,6 +20,7 @@ use wire::grant::{Grant, Neighbors};
 use wire::id::{CapsuleId, PartHash, Path, TupleHash};
 use wire::tuple::{Part, Tuple};
 
+use crate::cap::QUEUES;
 use crate::engine::Code;
 use crate::job::JobId;
 use crate::neighbor::NeighborId;
@@ -113,6 +114,12 @@ pub struct Flow {
     pub capsules: (u64, u64, u64),
     /// What its longest event of late took, in units; the greatest number before the first.
     pub usual: u64,
+    /// It has the privilege to see what waits for links.
+    pub sees_queues: bool,
+    /// The flow that wanted it here before any capsule of it came.
+    pub fetched_for: Option<Handle>,
+    /// Another flow's call, while it is in the event that is this call.
+    pub serving: Option<Handle>,
     /// Units of work that were done for it before it had a team.
     pub owed: u64,
     /// The earlier versions that it took over from here, the last one first.
@@ -162,10 +169,10 @@ pub enum Stage {
     Tuple {
         /// The download.
         download: Download,
-        /// Paid by the neighbor's account.
+        /// Paid by the neighbor's account, or by the flow that wants it here.
         charge: Charge,
-        /// What the tuple must bear out.
-        claim: Claim,
+        /// What the tuple must bear out; nothing if it was asked for by its hash.
+        claim: Option<Claim>,
     },
     /// Waiting for the Auth Agent.
     Judging,
@@ -236,6 +243,7 @@ impl Flows {
     /// Enters a flow's team.
     pub fn set_team(&mut self, handle: Handle, team: TeamId, grant: Grant) {
         if let Some(flow) = self.slab.get_mut(handle) {
+            flow.sees_queues = grant.privileges.iter().any(|held| held == QUEUES);
             flow.team = Some((team, grant));
             let at = team.0.index();
             if self.by_team.len() <= at {
@@ -460,6 +468,9 @@ impl Flow {
             code: Vec::new(),
             capsules: (0, 0, 0),
             usual: u64::MAX,
+            sees_queues: false,
+            fetched_for: None,
+            serving: None,
             owed: 0,
             took: Vec::new(),
             drained: (0, 0),

@@ -6,6 +6,7 @@
 //! to its own state before, it did; other teams have their own stores and see nothing of it.
 
 mod clamp;
+mod cross;
 mod effects;
 mod event;
 mod fiber;
@@ -35,6 +36,7 @@ use wire::id::CapsuleId;
 use wire::integrity::Mark;
 use wire::tuple::Tuple;
 
+pub use self::cross::{Answered, Asked, MAX_ASKED, MAX_SERVED};
 use self::event::{Doing, brief};
 pub use self::event::{Effect, Event, GuestFault, Outcome, Refused, SessionInput};
 use self::fiber::{Background, Fiber};
@@ -192,6 +194,13 @@ impl Sandbox {
             charge,
             _compiled: compiled,
         })
+    }
+
+    /// What the next event is about came at this time.
+    pub fn came(&mut self, at: Instant) {
+        if let Guest::Idle(program) = &mut self.guest {
+            program.run.store.data_mut().since = at;
+        }
     }
 
     /// Runs the handler for one event, for no longer than the event's deadline; in the background, until

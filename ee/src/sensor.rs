@@ -1,8 +1,11 @@
 //! What guests with the privilege `sensors` may read: a snapshot that the node renews once a second
 //! (`node::sense`), so that reading a sensor touches no device.
 
+use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, PoisonError};
 
+use nodeos::link::{Link, LinkId};
+use nodeos::net::Net;
 use nodeos::platform::Reading;
 
 /// Readings in a snapshot; further ones are left out.
@@ -38,6 +41,30 @@ impl Sensed {
     /// The newest readings.
     pub fn get(&self) -> Arc<[Reading]> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}
+
+/// How many frames wait for each link: for guests with the privilege `queues`, put down before each of their events.
+#[derive(Debug, Default)]
+pub struct Waiting(Box<[AtomicU32]>);
+
+impl Waiting {
+    /// For so many links.
+    pub fn new(links: usize) -> Self {
+        Self((0..links).map(|_| AtomicU32::new(0)).collect())
+    }
+
+    /// Looks at all links.
+    pub fn look(&self, net: &Net) {
+        for (at, waiting) in (0u16..).zip(&self.0) {
+            let frames = net.link(LinkId(at)).map_or(0, Link::waiting);
+            waiting.store(u32::try_from(frames).unwrap_or(u32::MAX), Relaxed);
+        }
+    }
+
+    /// Frames that waited for a link.
+    pub fn on(&self, link: LinkId) -> u32 {
+        self.0.get(usize::from(link.0)).map_or(0, |waiting| waiting.load(Relaxed))
     }
 }
 

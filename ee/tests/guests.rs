@@ -298,7 +298,7 @@ fn the_injection_door() {
         let (interface, provider) = ("second".into(), Provider::System("nobody/1".into()));
         b.protocols[0].companions = vec![Companion { interface, coupling: Coupling::Capsules, provider }];
     });
-    assert!(refused(&mut world, companion).starts_with("principal: there is no system protocol"));
+    assert!(refused(&mut world, companion).starts_with("node: the flow uses the interface nobody/1, which"));
     let broken = flow("broken", module[..module.len() - 3].to_vec(), |_| ());
     assert!(refused(&mut world, broken).starts_with("principal: module refused"));
     let tuple = Tuple::decode(&good.tuple).unwrap();

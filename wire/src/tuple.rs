@@ -31,6 +31,8 @@ pub const MAX_PROTOCOLS: usize = 16;
 pub const MAX_CAPSULE_TYPES: usize = 32;
 /// The most data parts, parameters or companions of one protocol, and the most requested privileges.
 pub const MAX_ITEMS: usize = 32;
+/// The most interfaces that a flow serves to others.
+pub const MAX_OFFERS: usize = 8;
 /// The longest name, in bytes.
 pub const MAX_NAME: usize = 64;
 /// The longest parameter value, in bytes.
@@ -206,7 +208,8 @@ pub enum Coupling {
 pub enum Provider {
     /// Another protocol of this tuple, by its position; behind the parent's.
     Tuple(u8),
-    /// A system protocol of the node, by its versioned name.
+    /// Something of the node's, whatever flow uses it: a service of the node itself or an interface that a system flow
+    /// serves there ([`Extension::OFFERS`]), by its name.
     System(String),
 }
 
@@ -253,11 +256,18 @@ impl Extension {
     pub const BUDGETS: u16 = 2;
     /// How the flow takes over from the one that [`Body::replaces`] names: a [`Replacement`].
     pub const REPLACE: u16 = 4;
+    /// The main protocol serves these interfaces to other flows of its node: a list of names, 1 to [`MAX_OFFERS`].
+    pub const OFFERS: u16 = 5;
 
     /// The tuple is meant for the nodes of these names and no other.
     pub fn nodes(names: &[impl AsRef<str>]) -> Self {
         let names: Vec<&str> = names.iter().map(AsRef::as_ref).collect();
         Self { tag: Self::NODES, value: encode(&names) }
+    }
+
+    /// The main protocol serves these interfaces to other flows.
+    pub fn offers(names: &[impl AsRef<str>]) -> Self {
+        Self { tag: Self::OFFERS, ..Self::nodes(names) }
     }
 
     /// What of `budgets` the request has no place for; `None`: nothing.
@@ -274,16 +284,17 @@ impl Extension {
     }
 
     fn check(&self) -> Result<(), Error> {
-        match self.tag {
-            Self::NODES => {}
+        let (list, each, most) = match self.tag {
+            Self::NODES => ("nodes", "node name", MAX_ITEMS),
+            Self::OFFERS => ("offers", "interface", MAX_OFFERS),
             Self::REPLACE => return Replacement::of(&self.value).map(drop),
             // What it could say has been taken out of it.
             Self::BUDGETS => return Err(Error::Malformed),
             other => return Err(Error::Extension(other)),
-        }
+        };
         let names = self.names().ok_or(Error::Malformed)?;
-        bound("nodes", (1..=MAX_ITEMS).contains(&names.len()))?;
-        names.iter().try_for_each(|n| name("node name", n))
+        bound(list, (1..=most).contains(&names.len()))?;
+        names.iter().try_for_each(|n| name(each, n))
     }
 
     fn names(&self) -> Option<Vec<&str>> {
@@ -450,7 +461,8 @@ impl Body {
             return Err(Error::Version(self.version));
         }
         self.extensions.iter().try_for_each(Extension::check)?;
-        bound("extensions", self.extensions.is_sorted_by(|a, b| a.tag < b.tag))?;
+        let twice = |at: usize| self.extensions[..at].iter().any(|e| e.tag == self.extensions[at].tag);
+        bound("extensions", !(1..self.extensions.len()).any(twice))?;
         bound("protocols", (1..=MAX_PROTOCOLS).contains(&self.protocols.len()))?;
         bound("privileges", self.request.privileges.len() <= MAX_ITEMS)?;
         self.request.privileges.iter().try_for_each(|p| name("privilege", &p.name))?;
@@ -473,6 +485,20 @@ impl Body {
     /// The names of the nodes that the tuple is meant for; `None`: any node.
     pub fn nodes(&self) -> Option<Vec<&str>> {
         self.extensions.iter().find(|e| e.tag == Extension::NODES).and_then(Extension::names)
+    }
+
+    /// The interfaces that the main protocol serves to other flows.
+    pub fn offers(&self) -> Vec<&str> {
+        let offers = self.extensions.iter().find(|e| e.tag == Extension::OFFERS);
+        offers.and_then(Extension::names).unwrap_or_default()
+    }
+
+    /// The names of what the protocols use that is the node's own or another flow's there.
+    pub fn independent(&self) -> impl Iterator<Item = &str> {
+        self.companions().filter_map(|(_, companion)| match &companion.provider {
+            Provider::System(name) => Some(name.as_str()),
+            Provider::Tuple(_) => None,
+        })
     }
 
     /// Every protocol but the first is the companion of exactly one that stands before it.
@@ -657,7 +683,7 @@ mod tests {
     #[test]
     fn bounds_are_kept() {
         type Edit = fn(&mut Tuple);
-        let edits: [Edit; 19] = [
+        let edits: [Edit; 22] = [
             |t| t.body.protocols.clear(),
             |t| t.body.protocols[0].name = String::new(),
             |t| t.body.protocols[0].name = "a\nb".into(),
@@ -682,6 +708,9 @@ mod tests {
             |t| t.body.extensions.push(Extension::nodes(&[""; 0])),
             |t| t.body.extensions.push(Extension::nodes(&["a b"])),
             |t| t.body.extensions = vec![Extension::nodes(&["a"]); 2],
+            |t| t.body.extensions.push(Extension::offers(&[""; 0])),
+            |t| t.body.extensions.push(Extension::offers(&["x"; MAX_OFFERS + 1])),
+            |t| t.body.extensions = ["a", "b"].map(|x| Extension::offers(&[x])).into(),
         ];
         for (i, edit) in edits.iter().enumerate() {
             let mut t = tuple();
@@ -697,6 +726,15 @@ mod tests {
         t.body.extensions.push(Extension::nodes(&["a", "b"]));
         let t = Tuple::decode(&t.encode()).unwrap();
         assert_eq!(t.body.nodes(), Some(vec!["a", "b"]));
+    }
+
+    #[test]
+    fn a_tuple_names_what_it_serves_to_others() {
+        let mut t = tuple();
+        assert_eq!(t.body.offers(), [""; 0]);
+        t.body.extensions = vec![Extension::nodes(&["a"]), Extension::offers(&["clock", "map"])];
+        let t = Tuple::decode(&t.encode()).unwrap();
+        assert_eq!((t.body.offers(), t.body.nodes()), (vec!["clock", "map"], Some(vec!["a"])));
     }
 
     #[test]

@@ -18,8 +18,8 @@ fn names() -> Vec<String> {
 }
 
 /// What is shipped.
-const SHIPPED: [&str; 8] =
-    ["hello", "ping", "probe", "pathfinder", "health", "benchmark", "template", "echo"];
+const SHIPPED: [&str; 9] =
+    ["hello", "ping", "probe", "pathfinder", "health", "benchmark", "telemetry", "template", "echo"];
 
 const PAGE: &str = include_str!("../../../docs/abi/README.md");
 
@@ -164,7 +164,7 @@ fn descriptions_are_read_by_wire() {
         let stated = match name.as_str() {
             "hello" => 6,
             "ping" => 3,
-            "probe" | "echo" => 2,
+            "probe" | "telemetry" | "echo" => 2,
             "health" => 0,
             "benchmark" => 130,
             "template" | "pathfinder" => 1,

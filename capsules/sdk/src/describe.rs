@@ -31,6 +31,8 @@ pub enum Coupling {
     Parts = 1,
     /// Nothing.
     Tuple = 2,
+    /// It is no protocol of the flow: another flow, or the node, serves the interface of this name.
+    Independent = 3,
 }
 
 /// A capsule type.
@@ -126,9 +128,14 @@ impl Description {
         let mut i = 0;
         while i < self.companions.len() {
             s.text(self.companions[i].0);
-            s.byte(self.companions[i].1 as u8);
-            // Served by a protocol of the tuple, whose place there the builder decides.
-            s.all_of(&[0, 0]);
+            match self.companions[i].1 {
+                Coupling::Independent => {
+                    s.all_of(&[Coupling::Tuple as u8, 1]);
+                    s.text(self.companions[i].0);
+                }
+                // Served by a protocol of the tuple, whose place there the builder decides.
+                coupling => s.all_of(&[coupling as u8, 0, 0]),
+            }
             i += 1;
         }
         s
@@ -214,7 +221,11 @@ mod tests {
         events: Events { timer: Some(1), ..Events::NONE },
         session: true,
         params: &[("hops", "64"), ("empty", "")],
-        companions: &[("tree", Coupling::Parts), ("sink", Coupling::Tuple)],
+        companions: &[
+            ("tree", Coupling::Parts),
+            ("sink", Coupling::Tuple),
+            ("bees.download", Coupling::Independent),
+        ],
     };
     const LEN: usize = EXAMPLE.section_len();
     static SECTION: [u8; LEN] = EXAMPLE.section_bytes();
@@ -230,10 +241,16 @@ mod tests {
         assert_eq!(d.events.timer, Some(1));
         assert_eq!(d.params[0].value, b"64");
         assert!(d.session);
-        let companions: Vec<_> = d.companions.iter().map(|c| (c.interface.as_str(), c.coupling)).collect();
+        let companions: Vec<_> =
+            d.companions.iter().map(|c| (c.interface.as_str(), c.coupling, c.provider.clone())).collect();
+        use wire::tuple::{Coupling, Provider};
         assert_eq!(
             companions,
-            [("tree", wire::tuple::Coupling::Parts), ("sink", wire::tuple::Coupling::Tuple)]
+            [
+                ("tree", Coupling::Parts, Provider::Tuple(0)),
+                ("sink", Coupling::Tuple, Provider::Tuple(0)),
+                ("bees.download", Coupling::Tuple, Provider::System("bees.download".into())),
+            ]
         );
     }
 }

@@ -19,7 +19,8 @@
 ///
 /// Operations that a capsule type does not name cannot be done with it. After `->` stand the types that
 /// may be derived. `events`, `session`, `params` and `companions` may be left out. Companions are named by their
-/// interfaces; what enters the identifiers of their capsules stands behind ([`Coupling`](crate::describe::Coupling)).
+/// interfaces; what enters the identifiers of their capsules stands behind ([`Coupling`](crate::describe::Coupling)), or
+/// `Independent`: another flow, or the node, serves it ([`cross`](crate::cross)).
 /// The macro makes `Kind` (the capsule types, with `Kind::of(number)`), `DESCRIPTION`, and,
 /// on WebAssembly, the exports, the custom section and a panic handler.
 #[macro_export]
@@ -81,8 +82,8 @@ macro_rules! protocol {
         #[allow(unsafe_code)]
         mod module {
             use $crate::{
-                Call, Capsule, Companion, Flow, Neighbor, Protocol, Session, SessionEvent, Timer, companion,
-                neighbor::News, node::Resource, sys,
+                Answer, Call, Capsule, Companion, Flow, Neighbor, Place, Protocol, Request, Session, SessionEvent,
+                Timer, companion, cross, neighbor::News, node::Resource, sys,
             };
 
             use super::*;
@@ -166,6 +167,25 @@ macro_rules! protocol {
                 if let (Some(neighbor), Some(news)) = (Neighbor::from_bits(neighbor), News::of(news)) {
                     PROTOCOL.with(|p| p.neighbor(neighbor, news));
                 }
+            }
+
+            #[unsafe(no_mangle)]
+            extern "C" fn on_call(capsule: u32, call: u32, operation: u32, len: u32) {
+                let inbox = sys::inbox();
+                let len = len as usize;
+                let head = &inbox[..inbox.len().min(len)];
+                let request = Request { place: Place::from_bits(call), operation, head, len };
+                PROTOCOL.with(|p| Protocol::asked(p, Capsule::of_event(capsule), request));
+            }
+
+            #[unsafe(no_mangle)]
+            extern "C" fn on_answer(companion: u32, number: u32, result: i32, len: u32) {
+                let inbox = sys::inbox();
+                let len = len as usize;
+                let head = &inbox[..inbox.len().min(len)];
+                let (from, result) = (Companion::from_bits(companion), cross::result_of(result));
+                let answer = Answer { from, number, result, head, len };
+                PROTOCOL.with(|p| Protocol::answered(p, answer));
             }
 
             #[unsafe(no_mangle)]

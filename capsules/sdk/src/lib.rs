@@ -18,9 +18,10 @@
 //! | [`bytes`]     | small structures to bytes and back                                                  |
 //! | [`blob`]      | what the node keeps for this flow, over its own restart, too                        |
 //! | [`companion`] | [`Companion`]: the other protocols of the same flow                                   |
+//! | [`cross`]     | other flows of the node, and the node's own services                                |
 //! | [`flow`]      | flows below this one                                                                |
 //! | [`handover`](mod@handover) | from one version of a protocol to the next, while it runs                       |
-//! | [`privilege`] | [`Sensors`] and [`NodeKey`]: what an Auth Agent may grant                            |
+//! | [`privilege`] | [`Sensors`], [`NodeKey`], [`Queues`]: what an Auth Agent may grant                            |
 //! | [`pathfinder`](mod@pathfinder) | the interface of the companion that knows the way to a server                     |
 //! | [`envelope`]  | capabilities for other flows                                                        |
 //! | [`crypto`]    | MACs, signatures, encryption                                                        |
@@ -36,6 +37,7 @@ pub mod bytes;
 pub mod cache;
 pub mod capsule;
 pub mod companion;
+pub mod cross;
 pub mod crypto;
 pub mod describe;
 pub mod envelope;
@@ -59,11 +61,12 @@ pub mod timer;
 pub use blob::Blobs;
 pub use capsule::{Capsule, Operation};
 pub use companion::{Call, Companion};
+pub use cross::{Answer, Place, Request};
 pub use error::Error;
 pub use flow::{Flow, Flows};
 pub use handover::{Handover, Takeover};
 pub use neighbor::{Neighbor, Neighborhood};
-pub use privilege::{NodeKey, Sensors};
+pub use privilege::{NodeKey, Queues, Sensors};
 pub use session::{Session, SessionEvent};
 pub use text::Text;
 pub use timer::Timer;
@@ -126,6 +129,16 @@ pub trait Protocol {
     /// A neighbor that is [watched](Neighbor::watch) died or returned, or one was discovered or forgotten.
     fn neighbor(&mut self, neighbor: Neighbor, news: neighbor::News) {
         let _ = (neighbor, news);
+    }
+
+    /// Another flow asks for something. The answer may be given later; until then it has its place.
+    fn asked(&mut self, capsule: Option<Capsule>, request: Request<'_>) {
+        let _ = (capsule, request.place.answer(Err(Error::NotFound), &[]));
+    }
+
+    /// What this flow asked of another one, or of the node, is answered.
+    fn answered(&mut self, answer: Answer<'_>) {
+        let _ = answer;
     }
 
     /// The flow ends; a small budget is left for this call.

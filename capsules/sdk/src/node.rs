@@ -120,6 +120,11 @@ pub fn clock() -> u64 {
     sys::clock_mono().max(0) as u64
 }
 
+/// When what the running event is about came, on the same clock: of a capsule, when the node was handed its frame.
+pub fn since() -> u64 {
+    sys::event_since().max(0) as u64
+}
+
 /// Seconds since 1970, where the node knows.
 pub fn wall_clock() -> Option<u64> {
     u64::try_from(sys::clock_wall()).ok()

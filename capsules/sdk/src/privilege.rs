@@ -2,6 +2,7 @@
 //! get one gets [`Error::NotFound`] and goes on without.
 
 use crate::error::{Error, check, done};
+use crate::neighbor::Neighbor;
 use crate::sys;
 
 /// Whether handlers may take longer than an event, in slices: the privilege `background`
@@ -20,6 +21,22 @@ pub struct Sensors(u32);
 /// The privilege to have the node sign.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct NodeKey(u32);
+
+/// The privilege to see how many frames wait for a link.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Queues(u32);
+
+impl Queues {
+    /// Asks for it.
+    pub fn find() -> Result<Self, Error> {
+        check(sys::cap_lookup(b"queues")).map(Self)
+    }
+
+    /// Frames that waited for the link to a neighbor when the event began.
+    pub fn waiting(&self, to: &Neighbor) -> Result<u32, Error> {
+        check(sys::link_waiting(self.0, to.to_bits()))
+    }
+}
 
 impl Sensors {
     /// Asks for it.

@@ -15,6 +15,7 @@
 
 mod calls;
 mod companions;
+mod cross;
 mod handover;
 mod privileged;
 
@@ -75,6 +76,7 @@ pub type TestSession = (usize, u32);
 enum Happening {
     Arrival { protocol: usize, kind: u8, payload: Vec<u8>, port: usize, key: Option<Vec<u8>> },
     Timer { owner: usize, timer: u32 },
+    Answer(cross::Told),
 }
 
 /// One node as its guest sees it. Neighbor n has the capability n + 1; the neighborhood is 1000.
@@ -115,6 +117,7 @@ pub struct Node {
     team: Team,
     passing: handover::Passing,
     more: privileged::Privileged,
+    cross: cross::Cross,
 }
 
 struct Object {
@@ -189,6 +192,7 @@ impl<P: Protocol + 'static> Network<P> {
             team: Team::default(),
             passing: Default::default(),
             more: Default::default(),
+            cross: Default::default(),
         });
         node.seat(Team::new(self.description, Box::new(protocol), companions));
         self.nodes.push(Some(node));
@@ -222,6 +226,11 @@ impl<P: Protocol + 'static> Network<P> {
     /// What a node's sensor shows.
     pub fn set_sensor(&mut self, at: usize, name: &str, value: i64) {
         self.at(at).more.sensors.insert(name.into(), value);
+    }
+
+    /// How many frames wait for each of a node's links.
+    pub fn set_waiting(&mut self, at: usize, frames: u16) {
+        self.at(at).more.waiting = frames;
     }
 
     /// What the flow's tuple says that a parameter of the main protocol is.
@@ -289,6 +298,7 @@ impl<P: Protocol + 'static> Network<P> {
                 }
                 Some(Happening::Arrival { .. }) => self.counters.unsound += 1,
                 Some(Happening::Timer { owner, timer }) => self.timer(at, owner, timer),
+                Some(Happening::Answer(told)) => self.told(at, told),
                 None => {}
             }
         }
@@ -458,6 +468,11 @@ impl<P: Protocol + 'static> Network<P> {
             self.sequence += 1;
             self.queue.push(Reverse((due, self.sequence, at)));
             self.events.insert(self.sequence, Happening::Timer { owner, timer });
+        }
+        for told in std::mem::take(&mut node.cross.answers) {
+            self.sequence += 1;
+            self.queue.push(Reverse((self.now, self.sequence, at)));
+            self.events.insert(self.sequence, Happening::Answer(told));
         }
         for (port, protocol, kind, payload) in node.out.drain(..) {
             let (_, link, to, to_port) = node.ports[port];

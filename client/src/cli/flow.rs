@@ -26,7 +26,7 @@ pub enum Verb {
     /// Make a flow tuple from a protocol's module
     Build {
         #[command(flatten)]
-        options: build::Options,
+        options: Box<build::Options>,
         /// Sign it with the key in this file, for the principal that --principal or the file names
         #[arg(long, value_name = "KEY")]
         sign: Option<PathBuf>,

@@ -12,6 +12,7 @@ mod protocol;
 mod session;
 mod show;
 mod team;
+mod telemetry;
 mod top;
 
 use std::process::ExitCode;
@@ -75,6 +76,8 @@ enum Object {
     Key(key::Verb),
     /// What the health agent's server knows: every node's sensors
     Health(health::Options),
+    /// What happens to a capsule on its way to a node and back: times and queues of each hop
+    Telemetry(telemetry::Options),
     /// Talk to a protocol: each line of input a packet, each packet a line of output
     Session(session::Options),
     /// Labs: several nodes on this machine
@@ -113,6 +116,7 @@ pub fn run(cli: Cli) -> Result<()> {
         Object::Flow(verb) => flow::run(&access, &verb, output),
         Object::Key(verb) => key::run(&access, &verb, output),
         Object::Health(options) => health::run(&access, &options, output),
+        Object::Telemetry(options) => telemetry::run(&access, &options, output),
         Object::Session(options) => session::run(&access, &options, output),
         Object::Lab(verb) => lab::run(&access, *verb, json, output),
     }
@@ -136,6 +140,7 @@ mod tests {
             "bees node log --audit --follow -n a",
             "bees session -n a ping -- ping c count 3",
             "bees health -n a --serve",
+            "bees telemetry -n a d --count 3 -j",
             "bees health -n a health --watch --interval 1s --sensor load -j",
             "bees key new --type rsa --bits 4096 --principal joe joe.key",
             "bees flow sign x.tuple --key joe.key --principal joe -o y.tuple --valid-from 5 --valid-until +7d",

@@ -40,6 +40,9 @@ pub struct Options {
     /// When the flow may be used
     #[command(flatten)]
     pub validity: Period,
+    /// An interface that the protocol serves to other flows of its node, with the privilege "offer"
+    #[arg(long = "offer", value_name = "INTERFACE")]
+    pub offers: Vec<String>,
     /// A node that the flow is for, by its name; any node without one
     #[arg(long = "for-node", value_name = "NODE")]
     pub nodes: Vec<String>,
@@ -104,7 +107,7 @@ pub fn build(options: &Options) -> Result<Bundle> {
         request,
         validity: options.validity.into(),
         replaces: options.replaces,
-        extensions: if options.nodes.is_empty() { vec![] } else { vec![Extension::nodes(&options.nodes)] },
+        extensions: extensions(options),
         ..Body::new(nonce, protocols)
     };
     let tuple = Tuple { body, credentials: Credentials::None };
@@ -112,6 +115,12 @@ pub fn build(options: &Options) -> Result<Bundle> {
     // The same checks as a node's: what it would refuse is refused here.
     let tuple = Tuple::decode(&bytes)?;
     Ok(Bundle { tuple, bytes, parts })
+}
+
+fn extensions(options: &Options) -> Vec<Extension> {
+    let nodes = (!options.nodes.is_empty()).then(|| Extension::nodes(&options.nodes));
+    let offers = (!options.offers.is_empty()).then(|| Extension::offers(&options.offers));
+    nodes.into_iter().chain(offers).collect()
 }
 
 /// Adds the protocols that serve the one at `parent`, and those that serve them; `path` leads there.
@@ -338,6 +347,7 @@ pub(crate) mod tests {
             budgets: pairs(&["memory=1M", "event=2ms", "rate=8mbit", "timers=3", "flows=2", "compile=3s"]),
             privileges: vec!["sensors?".into()],
             nodes: vec!["a".into(), "b".into()],
+            offers: vec!["ops.clock".into()],
             ..Options::default()
         };
         let bundle = build(&options).unwrap();
@@ -351,6 +361,7 @@ pub(crate) mod tests {
         assert_eq!((request.budgets.flows, request.budgets.compile_us), (Some(2), Some(3_000_000)));
         assert!(request.privileges[0].optional && request.privileges[0].name == "sensors");
         assert_eq!(bundle.tuple.body.nodes(), Some(vec!["a", "b"]));
+        assert_eq!(bundle.tuple.body.offers(), ["ops.clock"]);
         assert_ne!(build(&options).unwrap().hash(), bundle.hash(), "the nonce is random");
 
         let path = scratch.0.join("demo.tuple");

@@ -37,6 +37,9 @@ pub fn text(tuple: &Tuple, encoded: &[u8]) -> String {
     if let Some(nodes) = tuple.body.nodes() {
         tree.line(1, format!("for no node but {}", nodes.join(" ")));
     }
+    if !tuple.body.offers().is_empty() {
+        tree.line(1, format!("serves other flows {}", tuple.body.offers().join(" ")));
+    }
     tree.line(1, credentials(&tuple.credentials));
     tree.line(1, format!("asks for {}", request(tuple)));
     let mut protocols: Vec<_> = tuple.paths().into_iter().zip(&tuple.body.protocols).enumerate().collect();
@@ -98,6 +101,7 @@ pub fn value(tuple: &Tuple, encoded: &[u8]) -> Value {
         "replaces": body.replaces.map(|r| r.to_string()),
         "takeover": body.replacement().map(|(_, how)| json!({ "handover": how.handover, "types": how.types })),
         "valid_from": body.validity.from, "valid_until": body.validity.until, "nodes": body.nodes(),
+        "offers": body.offers(),
         "signed": match &tuple.credentials {
             Credentials::None => Value::Null,
             Credentials::Signed { principal, scheme, signature } => json!({
@@ -346,7 +350,7 @@ mod tests {
         };
         let body = Body {
             validity: Validity { from: None, until: Some(9) },
-            extensions: vec![Extension::nodes(&["a", "b"])],
+            extensions: vec![Extension::nodes(&["a", "b"]), Extension::offers(&["ops.clock"])],
             ..Body::new([7; 16], vec![protocol])
         };
         let signature = vec![1; 64];
@@ -373,6 +377,7 @@ mod tests {
             "\n    session brings a capsule Query\n".into(),
             "\n  valid from ever until 1970-01-01T00:00:09Z\n".into(),
             "\n  for no node but a b\n".into(),
+            "\n  serves other flows ops.clock\n".into(),
             "\n  joe answers for it (Ed25519, 64 bytes of signature)\n".into(),
             "\n  asks for what the node gives by default\n".into(),
         ] {

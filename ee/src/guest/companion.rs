@@ -1,6 +1,6 @@
-//! `companion_*`: from one protocol of a flow to another (seed 004, section V).
+//! `companion_*`: from one protocol of a flow to another, and from flow to flow (seed 004, section V).
 //!
-//! A call runs the other protocol within the caller's event, on the caller's time. Nothing of the team's state is
+//! Between flows a call and its answer are events, in [`crate::sandbox`]'s `cross`. In a flow a call runs the other protocol within the caller's event, on the caller's time. Nothing of the team's state is
 //! borrowed while it runs, and what goes wrong in it ends both, however deep.
 
 use wasmtime::{AsContextMut, Linker};
@@ -73,6 +73,29 @@ pub(super) fn link(l: &mut Linker<TeamState>, calls: Calls) -> wasmtime::Result<
     })?;
     l.func_wrap(MODULE, "companion_deny", |g: Guest<'_>, companion: u32, neighbor: u32| {
         plain(g, cost::CALL + cost::ENTRY, |s| s.deny(companion, neighbor).map(|()| 0))
+    })?;
+    l.func_wrap(
+        MODULE,
+        "companion_ask",
+        |g: Guest<'_>, companion: u32, operation: u32, ptr: u32, len: u32| {
+            touching(g, 2 * moved(len) + cost::FRAME, |s, memory| {
+                let message = GuestSlice::new(ptr, len).read(memory)?;
+                s.ask(companion, operation, message)
+            })
+        },
+    )?;
+    l.func_wrap(MODULE, "companion_settle", |g: Guest<'_>, call: u32, result: i32, ptr: u32, len: u32| {
+        touching(g, 2 * moved(len) + cost::FRAME, |s, memory| {
+            let answer = GuestSlice::new(ptr, len).read(memory)?;
+            s.settle(call, result, answer).map(|()| 0)
+        })
+    })?;
+    l.func_wrap(MODULE, "companion_caller", |g: Guest<'_>, call: u32, out: u32| {
+        touching(g, moved(32), |s, memory| {
+            let to = GuestSlice::new(out, 32).write(memory)?;
+            copy(&s.caller(call)?.0, to);
+            Ok(0)
+        })
     })?;
     Ok(())
 }

@@ -150,7 +150,8 @@ impl Node {
         }
         let len_ok = tuple_len > 0 && tuple_len as usize <= MAX_LEN;
         // Flows without a team are few for each neighbor, so that none of them takes the whole table.
-        let arrives = |f: &Flow| matches!(f.stage, Stage::Tuple { .. } | Stage::Judging);
+        let arrives =
+            |f: &Flow| matches!(f.stage, Stage::Tuple { .. } | Stage::Judging) && f.fetched_for.is_none();
         let mine = |f: &Flow| arrives(f) && f.source == Source::Neighbor(from);
         let room = self.flows.iter().filter(|(_, f)| mine(f)).count() < ARRIVING_PER_NEIGHBOR;
         let wanted = tuple_bytes(tuple_len as usize);
@@ -159,24 +160,45 @@ impl Node {
             self.counters.add(Count::Refused);
             return self.questions.refuse(now.mono, claim.id);
         };
-        let download = Download::new(tuple_len, now.mono);
         let id = claim.id;
-        let mut flow =
-            Flow::new(tuple, Source::Neighbor(from), Stage::Tuple { download, charge, claim }, now.mono);
-        let others: Vec<NeighborId> = question.waiting.iter().map(|capsule| capsule.from).collect();
-        flow.arrival.translate_us = now.mono.since(question.since).as_micros() as u64;
-        flow.waiting = question.waiting;
-        let Some(handle) = self.flows.add(flow) else {
+        let arrival = Some((claim, question));
+        if !self.fetch_tuple(now, from, (tuple, tuple_len), charge, arrival, None) {
             self.counters.add(Count::Refused);
-            return self.questions.refuse(now.mono, id);
-        };
+            self.questions.refuse(now.mono, id);
+        }
+    }
+
+    /// Begins to download a tuple of this hash and length, because of capsules of it or for a flow here; `false`: there
+    /// are as many flows as may be.
+    pub(super) fn fetch_tuple(
+        &mut self,
+        now: Now,
+        from: NeighborId,
+        (tuple, len): (TupleHash, u32),
+        charge: Charge,
+        because: Option<(Claim, Question)>,
+        fetched_for: Option<Handle>,
+    ) -> bool {
+        let download = Download::new(len, now.mono);
+        let (claim, question) = because.unzip();
+        let stage = Stage::Tuple { download, charge, claim };
+        let mut flow = Flow::new(tuple, Source::Neighbor(from), stage, now.mono);
+        flow.fetched_for = fetched_for;
+        let mut others: Vec<NeighborId> = vec![from];
+        if let Some(question) = question {
+            flow.arrival.translate_us = now.mono.since(question.since).as_micros() as u64;
+            flow.waiting = question.waiting;
+            others.extend(flow.waiting.iter().map(|capsule| capsule.from));
+        }
+        let Some(handle) = self.flows.add(flow) else { return false };
         self.register(handle, download_id(RESPONSE, &tuple, None), |flow| Target::DownloadResponse {
             flow,
             object: Object::Tuple,
         });
         self.arriving.push(handle);
         // Whoever sent such a capsule has the flow.
-        [from].into_iter().chain(others).for_each(|from| self.add_source(now, handle, from));
+        others.into_iter().for_each(|from| self.add_source(now, handle, from));
+        true
     }
 
     /// Another identifier of a flow that is on its way already, or here.
@@ -350,7 +372,7 @@ impl Node {
             Stage::Tuple { download, charge, claim } => {
                 flow.arrival.tuple_us = now.mono.since(flow.since).as_micros() as u64;
                 flow.since = now.mono;
-                self.tuple_arrived(now, handle, download.into_bytes(), charge, &claim);
+                self.tuple_arrived(now, handle, download.into_bytes(), charge, claim.as_ref());
             }
             Stage::Download { part, download, charge } => {
                 self.part_kept(now, handle, part, download.into_bytes().into(), charge);
@@ -400,7 +422,14 @@ impl Node {
         self.log_limited(now, || format!("peer {name} gave what does not have its hash"));
     }
 
-    fn tuple_arrived(&mut self, now: Now, handle: Handle, bytes: Vec<u8>, charge: Charge, claim: &Claim) {
+    fn tuple_arrived(
+        &mut self,
+        now: Now,
+        handle: Handle,
+        bytes: Vec<u8>,
+        charge: Charge,
+        claim: Option<&Claim>,
+    ) {
         let Some(flow) = self.flows.get_mut(handle) else { return };
         let tuple = match Tuple::decode(&bytes) {
             Ok(tuple) => tuple,
@@ -409,7 +438,7 @@ impl Node {
                 return self.end_flow(now, handle, End::failed(Erred::Principal, error));
             }
         };
-        if !borne_out(claim, &flow.hash, &tuple) {
+        if claim.is_some_and(|claim| !borne_out(claim, &flow.hash, &tuple)) {
             self.counters.add(Count::FalseTranslation);
             let why = "the tuple does not have the identifier that it was named for";
             return self.end_flow(now, handle, End::failed(Erred::Peer, why));

@@ -12,11 +12,12 @@ use nodeos::team::{Budget, Team};
 use wire::control::Erred;
 use wire::grant::Grant;
 use wire::id::{CapsuleId, TupleHash};
-use wire::system::{DOWNLOAD, REQUEST, TRANSLATION, UNKNOWN, agent_id, download_id};
-use wire::tuple::{Provider, Tuple};
+use wire::system::{REQUEST, agent_id, download_id};
+use wire::tuple::Tuple;
 
 use super::authority::described;
 use super::charge::Labour;
+use super::cross::may_offer;
 use super::fetch::SERVER;
 use super::run::ends_of_sessions;
 use super::{End, Node};
@@ -230,7 +231,13 @@ impl Node {
         flow.arrival.judge_us = now.mono.since(flow.since).as_micros() as u64;
         flow.since = now.mono;
         let Some(data) = &flow.tuple else { return };
-        if let Err((erred, why)) = admissible(&data.tuple, &grant) {
+        let tuple = data.tuple.clone();
+        if let Some(flow) = self.flows.get(handle)
+            && let Err(reason) = self.may_cross(flow, &tuple, &grant)
+        {
+            return self.refused(now, handle, &reason);
+        }
+        if let Err((erred, why)) = admissible(&tuple, &grant) {
             return self.end_flow(now, handle, End::failed(erred, why));
         }
         if let Err((erred, why)) = self.may_replace(now, handle) {
@@ -243,8 +250,7 @@ impl Node {
         }
         let Some(flow) = self.flows.get(handle) else { return };
         let Some(data) = &flow.tuple else { return };
-        let name = data.tuple.main().name.clone();
-        let bytes = flow_bytes(data, &grant, &flow.source);
+        let (name, bytes) = (data.tuple.main().name.clone(), flow_bytes(data, &grant, &flow.source));
         let budget = self.most_for(handle).clamp(&grant.budgets);
         let place = match self.place_of(now, handle, budget) {
             Some(place) => place,
@@ -296,6 +302,7 @@ impl Node {
             }
         }
         self.register_ids(handle);
+        self.enter_offers(handle);
         self.next_part(now, handle);
     }
 
@@ -345,17 +352,8 @@ fn admissible(tuple: &Tuple, grant: &Grant) -> Result<(), (Erred, String)> {
             let (len, most) = (protocol.code.len, admit::bounds::MODULE);
             return Err((Erred::Principal, format!("a module of {len} bytes, {most} are admitted")));
         }
-        for companion in &protocol.companions {
-            match &companion.provider {
-                // Every flow has these; naming them is harmless.
-                Provider::System(name) if [DOWNLOAD, TRANSLATION, UNKNOWN].contains(&name.as_str()) => {}
-                Provider::System(name) => {
-                    return Err((Erred::Principal, format!("there is no system protocol {name}")));
-                }
-                Provider::Tuple(_) => {}
-            }
-        }
     }
+    may_offer(tuple, grant).map_err(|reason| (reason.erred(), reason.to_string()))?;
     Kinds::all(tuple, grant).map_err(|error| (Erred::Principal, error.to_string()))?;
     Ok(())
 }

@@ -169,6 +169,7 @@ impl Node {
         self.runs(now, handle);
         self.claim_area(now, handle);
         self.push_event(handle, Event::Boot);
+        self.attend(handle);
         let waiting = self.flows.get_mut(handle).map(|flow| std::mem::take(&mut flow.waiting));
         for capsule in waiting.into_iter().flatten() {
             // The wait was the neighbor's; from here on it is the team's.
@@ -246,7 +247,7 @@ impl Node {
         }
         self.end_children(now, handle);
         if cleans_up {
-            self.deliver(now, handle, Some(Event::Stop));
+            self.deliver(now, handle, Some(Event::Stop), now.mono);
         }
         let mut info = match self.flow_info(handle) {
             Some(info) => info,
@@ -265,7 +266,7 @@ impl Node {
         for capsule in &flow.waiting {
             self.questions.refuse(now.mono, capsule.id);
         }
-        if let Stage::Tuple { claim, .. } = &flow.stage {
+        if let Stage::Tuple { claim: Some(claim), .. } = &flow.stage {
             self.questions.refuse(now.mono, claim.id);
         }
         match &flow.stage {
@@ -303,6 +304,7 @@ impl Node {
         }
         self.arriving.retain(|&h| h != handle);
         self.close_sessions(now, handle);
+        self.end_crossings(handle);
         if !self.log.flow(now.mono, || format!("flow {} ended: {}", label(&flow), end.why)) {
             self.counters.add(Count::LogSuppressed);
         }

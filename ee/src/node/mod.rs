@@ -15,6 +15,7 @@
 //! | `charge`   | who pays for work beside events                                  |
 //! | `channels` | what arrives where, and cut-through channels                     |
 //! | `children` | flows that a flow starts below itself                            |
+//! | `cross`    | calls between flows; `services`: of the node itself                   |
 //! | `groups`   | teams above those of flows: of a principal, of the system            |
 //! | `store`    | blobs, and the device that they are written to                   |
 //! | `replace`  | a new version of a running flow takes over from it              |
@@ -33,6 +34,7 @@ mod authority;
 pub(crate) mod channels;
 mod charge;
 mod children;
+mod cross;
 mod datagrams;
 mod discover;
 pub(crate) mod fetch;
@@ -47,6 +49,7 @@ mod replace;
 mod run;
 mod sense;
 mod serve;
+mod services;
 mod sessions;
 mod store;
 mod throttle;
@@ -94,6 +97,7 @@ use crate::uploads::Uploads;
 
 use alive::News;
 use charge::{Compilation, Labour};
+use cross::Crossings;
 use datagrams::Dialogs;
 use discover::Discover;
 use fetch::Fetches;
@@ -141,6 +145,8 @@ pub struct Node {
     name: Arc<str>,
     platform: Platform,
     started: Instant,
+    /// The time when the platform last handed in a frame or let the node work.
+    clock: Instant,
     memory: Account,
     budget: Budget,
     net: Net,
@@ -182,6 +188,7 @@ pub struct Node {
     fetches: Fetches,
     scrapes: Scrapes,
     clients: Clients,
+    crossings: Crossings,
     shared: Shared,
     storage: Storage,
     /// The operator's own readings.
@@ -266,6 +273,7 @@ impl Node {
         let mut node = Self {
             name: config.node.name.as_str().into(),
             started: now.mono,
+            clock: now.mono,
             budget,
             net,
             log: Log::default(),
@@ -300,6 +308,7 @@ impl Node {
             fetches: Fetches::new(config.server.as_ref(), now),
             scrapes: Scrapes::default(),
             clients: Clients::default(),
+            crossings: Crossings::new(flows),
             shared: Shared::default(),
             storage: Storage::new(&memory, &config.store),
             given: Vec::new(),
@@ -343,6 +352,7 @@ impl Node {
     /// A frame arrived on a link.
     pub fn frame(&mut self, now: Now, link: LinkId, frame: Buf) {
         self.begin();
+        self.clock = now.mono;
         self.received(now, link, frame);
     }
 
@@ -385,6 +395,7 @@ impl Node {
     }
 
     fn do_due(&mut self, now: Now) -> bool {
+        self.clock = now.mono;
         self.net.poll(now.mono);
         self.links_due(now);
         self.discover_due(now);
@@ -399,7 +410,11 @@ impl Node {
         self.sense(now);
         self.throttles_due(now);
         self.drains_due(now);
-        let more = self.timers_due(now) | self.start_ready(now) | self.run_teams(now) | self.swaps_due(now);
+        let more = self.timers_due(now)
+            | self.start_ready(now)
+            | self.run_teams(now)
+            | self.swaps_due(now)
+            | self.attend_all();
         self.store_due(now);
         self.net.poll(now.mono);
         more || self.clients.have_requests() || self.lines_wait()

@@ -19,6 +19,7 @@ use wire::integrity::Mark;
 use wire::tuple::Budgets;
 
 use super::charge::Labour;
+use super::cross::Back;
 use super::sessions::MAX_SESSIONS;
 use super::throttle::held_until;
 use super::{End, Node, label};
@@ -27,7 +28,7 @@ use crate::counters::Count;
 use crate::flow::Stage;
 use crate::integrity::Unsound;
 use crate::neighbor::NeighborId;
-use crate::sandbox::{Effect, Event, GuestFault, Refused, SessionInput};
+use crate::sandbox::{Answered, Effect, Event, GuestFault, Refused, SessionInput};
 use crate::system::liveness::Watcher;
 
 /// Guest calls between two looks at the links, at most: as many as the frames that a platform hands in between two polls
@@ -48,6 +49,8 @@ pub(super) struct Queued {
     /// `None`: the next slice of the one that the team is in the middle of.
     event: Option<Event>,
     charge: Option<Charge>,
+    /// When it came.
+    since: Instant,
 }
 
 impl Queued {
@@ -144,7 +147,7 @@ impl Node {
                 }
             },
         };
-        let queued = Queued { event: Some(event), charge };
+        let queued = Queued { event: Some(event), charge, since: self.clock };
         let queued = if must {
             self.sched.push_always(team, queued).is_ok()
         } else {
@@ -156,6 +159,16 @@ impl Node {
             self.counters.add(Count::QueueFull);
         }
         queued
+    }
+
+    /// Queues what came of a flow's call, of which there are few. The place is paid for with the call: a flow learns what
+    /// became of each, or ends.
+    pub(super) fn push_answer(&mut self, handle: Handle, answered: Answered, charge: Option<Charge>) {
+        let Some((_, team)) = self.flow_and_team(handle) else { return };
+        if !self.endings.contains_key(&handle) {
+            let event = Some(Event::Answer(Box::new(answered)));
+            let _ = self.sched.push_always(team, Queued { event, charge, since: self.clock });
+        }
     }
 
     /// Runs some of the queued events; `true` when there are more. A frame that arrives meanwhile waits for as
@@ -184,10 +197,10 @@ impl Node {
                 continue;
             }
             // The guest holds the buffer while it runs; its queue slot is free.
-            let Queued { event, charge } = queued;
-            if self.deliver(now, handle, event) {
+            let Queued { event, charge, since } = queued;
+            if self.deliver(now, handle, event, since) {
                 // Others' turn, and the links', before the next slice.
-                let _ = self.sched.put_back(team, Queued { event: None, charge });
+                let _ = self.sched.put_back(team, Queued { event: None, charge, since });
                 return true;
             }
         }
@@ -206,9 +219,9 @@ impl Node {
         self.suspended > 0 && self.suspended == self.sched.busy()
     }
 
-    /// Gives one event to a flow's guest, or the next slice of the one that it is in the middle of, and carries
+    /// Gives one event, which came at `since`, to a flow's guest, or the next slice of the one that it is in the middle of, and carries
     /// out what it wants. Whether it is in the middle of it now.
-    pub(super) fn deliver(&mut self, now: Now, handle: Handle, event: Option<Event>) -> bool {
+    pub(super) fn deliver(&mut self, now: Now, handle: Handle, event: Option<Event>, since: Instant) -> bool {
         let Some(flow) = self.flows.get_mut(handle) else { return false };
         let Some((team, _)) = flow.team else { return false };
         let Stage::Running { sandbox, wake, .. } = &mut flow.stage else { return false };
@@ -225,6 +238,13 @@ impl Node {
             return false;
         }
         let is_capsule = matches!(event, Some(Event::Capsule { .. }));
+        sandbox.came(since);
+        if flow.sees_queues {
+            self.shared.waiting.look(&self.net);
+        }
+        if let Some(Event::Call(asked)) = &event {
+            flow.serving = Handle::from_raw(asked.call);
+        }
         let before = usize::from(sandbox.is_suspended());
         let outcome = match event {
             Some(event) => sandbox.deliver(now, event),
@@ -236,15 +256,32 @@ impl Node {
             u64::MAX => outcome.units,
             usual => outcome.units.max(usual - usual / 8),
         };
-        self.sched.used(team, outcome.units);
-        member.counters.units += outcome.units;
-        self.charged += outcome.units;
-        if self.throttles.any() || sandbox.deadline() != *wake {
+        let (serving, replan) = (flow.serving, self.throttles.any() || sandbox.deadline() != *wake);
+        match serving.and_then(|call| self.payer_of(call)) {
+            None => {
+                self.sched.used(team, outcome.units);
+                self.teams
+                    .get_mut(team)
+                    .into_iter()
+                    .for_each(|member| member.counters.units += outcome.units);
+                self.charged += outcome.units;
+            }
+            // Whoever called pays for the event.
+            Some(payer) => {
+                self.sched.used(team, 0);
+                self.charge_units(payer, outcome.units, Labour::Serve);
+            }
+        }
+        if replan {
             self.plan_wake(handle);
         }
         if outcome.more {
             self.counters.add(Count::Slices);
             return true;
+        }
+        if serving.is_some() {
+            self.flows.get_mut(handle).into_iter().for_each(|flow| flow.serving = None);
+            self.call_heard(handle);
         }
         let ending = if self.endings.is_empty() { None } else { self.endings.remove(&handle) };
         let ends = match (outcome.end, ending) {
@@ -268,6 +305,9 @@ impl Node {
                 return false;
             }
         };
+        if serving.is_some() {
+            self.attend(handle);
+        }
         if outcome.refused != Refused::default() {
             self.conduct(now, handle, &outcome.refused);
         }
@@ -455,6 +495,13 @@ impl Node {
                 }
                 Effect::Unwatch { neighbor, protocol } => {
                     self.liveness.unwatch(neighbor, Watcher::Flow { flow: handle, protocol });
+                }
+                Effect::Ask { protocol, companion, number, operation, message } => {
+                    self.cross_call(now, handle, Back { protocol, companion, number }, operation, message);
+                }
+                Effect::Settle { call, result, answer } => {
+                    self.settle_call(handle, call, Ok((result, answer)));
+                    self.attend(handle);
                 }
                 Effect::End => ends = true,
                 Effect::Log { level, text } => {

@@ -9,6 +9,7 @@ use nodeos::platform::{Now, Reading};
 use super::Node;
 use crate::config::{ConfigError, NodeConfig};
 use crate::sandbox::Shared;
+use crate::sensor::Waiting;
 
 /// How old readings become.
 const FRESH: Duration = Duration::from_secs(1);
@@ -22,7 +23,8 @@ impl Node {
             Some(key) => Some(key),
             None => self.stored_identity(now, &blobs, healthy),
         };
-        self.shared = Shared { key: key.map(Arc::new), blobs, ..Shared::default() };
+        let waiting = Arc::new(Waiting::new(config.links.len()));
+        self.shared = Shared { key: key.map(Arc::new), blobs, waiting, ..Shared::default() };
         self.given = config.sensors.iter().map(|(name, &value)| reading(name.as_str(), value)).collect();
         for envelope in &config.envelopes {
             let sealed = envelope.sealed()?;

@@ -12,7 +12,7 @@ use wire::tuple::Tuple;
 
 #[cfg(doc)]
 use super::Sandbox;
-use super::{Given, NeighborId, Outlet, SessionId};
+use super::{Answered, Asked, Given, NeighborId, Outlet, SessionId};
 use crate::abi;
 use crate::cap::ChildState;
 use crate::soft::Fired;
@@ -65,6 +65,10 @@ pub enum Event {
         /// What happened to it.
         news: NeighborNews,
     },
+    /// Another flow calls this one.
+    Call(Box<Asked>),
+    /// A call of this flow's was answered.
+    Answer(Box<Answered>),
     /// The flow ends. Nothing runs after it.
     Stop,
     /// The next version of the flow takes over: from [`Sandbox::hand_over`].
@@ -84,6 +88,8 @@ pub(super) enum Doing {
     Warning,
     Flow,
     Neighbor,
+    Call,
+    Answer { protocol: u8 },
     Stop,
     HandOver,
     TakeOver,
@@ -100,6 +106,8 @@ impl Doing {
             Event::Warning(_) => Self::Warning,
             Event::Flow { .. } => Self::Flow,
             Event::Neighbor { .. } => Self::Neighbor,
+            Event::Call(_) => Self::Call,
+            Event::Answer(answered) => Self::Answer { protocol: answered.protocol },
             Event::Stop => Self::Stop,
             Event::HandOver => Self::HandOver,
             Event::TakeOver(_) => Self::TakeOver,
@@ -118,6 +126,12 @@ impl Doing {
                     None => "capsule".into(),
                 };
             }
+            Self::Answer { protocol: at } if at > 0 => {
+                let protocol = tuple.body.protocols.get(usize::from(at));
+                return protocol.map_or("answer".into(), |p| format!("answer to {}", p.name));
+            }
+            Self::Answer { .. } => "answer",
+            Self::Call => "call",
             Self::Boot => "boot",
             Self::Timer => "timer",
             Self::Session => "session",
@@ -289,6 +303,28 @@ pub enum Effect {
         neighbor: NeighborId,
         /// The protocol that was told.
         protocol: u8,
+    },
+    /// Call another flow, or a service of the node.
+    Ask {
+        /// The protocol that calls: position in the tuple.
+        protocol: u8,
+        /// What it calls: position among the protocol's companions.
+        companion: u8,
+        /// The number that the answer is to have.
+        number: u32,
+        /// What is wanted.
+        operation: u32,
+        /// What is said.
+        message: Vec<u8>,
+    },
+    /// Answer another flow's call.
+    Settle {
+        /// The node's own number of the call.
+        call: u32,
+        /// What came of it.
+        result: i32,
+        /// The answer.
+        answer: Vec<u8>,
     },
     /// End this flow.
     End,

@@ -64,6 +64,7 @@ pub(super) struct Calls {
 }
 
 struct Frame {
+    /// [`ANOTHER_FLOW`], or a protocol of this one.
     caller: usize,
     input: Vec<u8>,
     reply: Vec<u8>,
@@ -78,6 +79,9 @@ pub struct Given {
     /// The sessions that the version before knows.
     pub sessions: Vec<KnownSession>,
 }
+
+/// The caller that is no protocol of this flow.
+const ANOTHER_FLOW: usize = usize::MAX;
 
 /// A call that is about to be made.
 pub(crate) struct Call {
@@ -251,6 +255,30 @@ impl TeamState {
         self.calls.answer = Some((caller, reply, charge));
     }
 
+    /// The next event is about another flow's message, which that one pays for.
+    pub(super) fn hear(&mut self, message: Vec<u8>) -> Result<(), Error> {
+        let charge = self.accounts.memory().charge(0).map_err(|_| Error::NoMemory)?;
+        let frame = Frame { caller: ANOTHER_FLOW, input: message, reply: Vec::new(), charge };
+        self.calls.frames.push(frame);
+        Ok(())
+    }
+
+    /// That event is over.
+    pub(super) fn heard(&mut self) {
+        self.calls.frames.clear();
+    }
+
+    /// The next event of the protocol that runs is about what another flow answered, which is paid for already.
+    pub(super) fn set_answer(&mut self, answer: Vec<u8>) {
+        let charge = self.accounts.memory().charge(0);
+        self.calls.answer = charge.ok().map(|charge| (self.current, answer, charge));
+    }
+
+    /// That event is over.
+    pub(super) fn forget_answer(&mut self) {
+        self.calls.answer = None;
+    }
+
     /// What the protocol that runs was called with.
     pub(crate) fn message(&self) -> &[u8] {
         self.calls.frames.last().map_or(&[], |frame| &frame.input)
@@ -258,7 +286,8 @@ impl TeamState {
 
     /// Sets what the caller gets.
     pub(crate) fn reply(&mut self, bytes: &[u8]) -> Result<(), Error> {
-        let frame = self.calls.frames.last_mut().ok_or(Error::NotFound)?;
+        let frame = self.calls.frames.last_mut().filter(|frame| frame.caller != ANOTHER_FLOW);
+        let frame = frame.ok_or(Error::NotFound)?;
         if bytes.len() > MAX_MESSAGE {
             return Err(Error::TooLarge);
         }

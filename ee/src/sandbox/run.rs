@@ -56,6 +56,8 @@ pub(super) struct Handlers {
     pub warning: Option<TypedFunc<i32, ()>>,
     flow: Option<TypedFunc<(u32, i32), ()>>,
     pub neighbor: Option<TypedFunc<(u32, i32), ()>>,
+    pub call: Option<TypedFunc<(u32, u32, u32, u32), ()>>,
+    pub answer: Option<TypedFunc<(u32, u32, i32, u32), ()>>,
     stop: Option<TypedFunc<(), ()>>,
     pub handover: Option<TypedFunc<(), i32>>,
     pub takeover: Option<TypedFunc<(u32, u32), i32>>,
@@ -109,6 +111,8 @@ impl Program {
                 let Some(f) = &protocol.handlers.neighbor else { return Ok(0) };
                 self.run.call(f, (cap, news as i32)).await.map(|(units, ())| units)
             }
+            Event::Call(asked) => self.asked(*asked).await,
+            Event::Answer(answered) => self.answered(*answered).await,
             Event::Stop => {
                 self.run.bound(self.run.event / STOP_PART);
                 // Whoever uses a companion still has it.
@@ -317,7 +321,7 @@ impl Running {
     }
 
     /// One guest call, measured and bounded. On a fiber the slices are measured, not the call.
-    async fn call<P: Params, R: Answer>(
+    pub async fn call<P: Params, R: Answer>(
         &mut self,
         f: &TypedFunc<P, R>,
         params: P,
@@ -505,7 +509,7 @@ impl Protocol {
     }
 
     /// Lets `fill` write what a handler is about; the inbox lies in the memory, as admission saw.
-    fn fill_inbox(&self, store: &mut Store<TeamState>, fill: impl FnOnce(&mut [u8; INBOX], &TeamState)) {
+    pub fn fill_inbox(&self, store: &mut Store<TeamState>, fill: impl FnOnce(&mut [u8; INBOX], &TeamState)) {
         let (memory, state) = self.memory.data_and_store_mut(store);
         if let Some(inbox) = memory.get_mut(self.inbox..).and_then(|m| m.first_chunk_mut()) {
             fill(inbox, state);
@@ -524,6 +528,8 @@ impl Handlers {
             warning: get(instance, store, "on_warning")?,
             flow: get(instance, store, "on_flow")?,
             neighbor: get(instance, store, "on_neighbor")?,
+            call: get(instance, store, "on_call")?,
+            answer: get(instance, store, "on_answer")?,
             stop: get(instance, store, "on_stop")?,
             handover: get(instance, store, "on_handover")?,
             takeover: get(instance, store, "on_takeover")?,

@@ -13,6 +13,7 @@ use wire::grant::Grant;
 use wire::id::TupleHash;
 use wire::tuple::Tuple;
 
+use super::cross::Cross;
 use super::effects::Effects;
 use super::fiber::{Background, is_granted};
 use super::mailbox::Mailbox;
@@ -201,6 +202,7 @@ pub(super) fn state(
         seen: 0,
         charged: 0,
         now,
+        since: now.mono,
         objects,
         caps,
         neighbors,
@@ -213,6 +215,7 @@ pub(super) fn state(
         sessions: Slab::new(usize::from(budget.sessions).min(abi::MAX_NAMED)),
         maker: Maker::new(shared.envelopes.clone()),
         shared,
+        cross: Cross::new(account)?,
         session_limit: budget.sessions.into(),
         sessions_held: accounts.sessions().charge(0)?,
         packet: Vec::new(),

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use authagent::keys::SigningKey;
 use nodeos::account::Charge;
 use nodeos::buf::{BLOCK, Buf, BufPool};
-use nodeos::platform::{Meter, Now};
+use nodeos::platform::{Instant, Meter, Now};
 use nodeos::slab::{Full, Handle, Slab};
 use nodeos::team::{Accounts, Budget};
 use wasmtime::{Memory, ResourceLimiter};
@@ -14,6 +14,7 @@ use wire::grant::Grant;
 use wire::id::TupleHash;
 use wire::tuple::{Protocol, Tuple};
 
+use super::cross::Cross;
 use super::effects::Effects;
 use super::handover::Handover;
 use super::mailbox::Mailbox;
@@ -27,7 +28,7 @@ use crate::engine::Metering;
 use crate::envelope::{Envelopes, Maker};
 use crate::guest::random::Random;
 use crate::integrity::Integrity;
-use crate::sensor::Sensed;
+use crate::sensor::{Sensed, Waiting};
 use crate::soft::{Soft, TimerTable};
 use crate::system::discovery::Nodes;
 
@@ -41,6 +42,8 @@ pub struct Shared {
     pub key: Option<Arc<SigningKey>>,
     /// What it measures.
     pub sensors: Arc<Sensed>,
+    /// What waits for its links.
+    pub waiting: Arc<Waiting>,
     /// Capabilities on their way from team to team.
     pub envelopes: Envelopes,
     /// What flows keep on the node.
@@ -77,6 +80,8 @@ pub struct TeamState {
     /// Units that host functions were charged in the running event.
     pub(crate) charged: u64,
     pub(crate) now: Now,
+    /// When what the running event is about came.
+    pub(crate) since: Instant,
 
     pub(crate) objects: Objects,
     pub(crate) caps: Caps,
@@ -100,6 +105,7 @@ pub struct TeamState {
     pub(crate) random: Option<Random>,
     pub(crate) shared: Shared,
     pub(crate) maker: Maker,
+    pub(super) cross: Cross,
 
     /// Of a team that may run in the background; what is told to it in the middle of an event.
     pub(crate) mailbox: Option<Arc<Mailbox>>,

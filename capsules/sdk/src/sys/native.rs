@@ -313,6 +313,31 @@ pub fn handover_session(session: u32) -> i32 {
 }
 
 /// See `docs/abi`.
+pub fn event_since() -> i64 {
+    with_node(|n| n.clock_mono())
+}
+
+/// See `docs/abi`.
+pub fn link_waiting(queues: u32, neighbor: u32) -> i32 {
+    with_node(|n| n.link_waiting(queues, neighbor))
+}
+
+/// See `docs/abi`.
+pub fn companion_ask(companion: u32, operation: u32, message: &[u8]) -> i32 {
+    with_node(|n| n.companion_ask(companion, operation, message))
+}
+
+/// See `docs/abi`.
+pub fn companion_settle(call: u32, result: i32, answer: &[u8]) -> i32 {
+    with_node(|n| n.companion_settle(call, result, answer))
+}
+
+/// See `docs/abi`.
+pub fn companion_caller(call: u32, hash: &mut [u8; 32]) -> i32 {
+    with_node(|n| n.companion_caller(call, hash))
+}
+
+/// See `docs/abi`.
 pub fn flow_start(flows: u32, tuple: &[u8], give: u32) -> i32 {
     with_node(|n| n.flow_start(flows, tuple, give))
 }

@@ -130,6 +130,11 @@ mod raw {
         pub fn handover_write(bytes: *const u8, bytes_len: usize) -> i32;
         pub fn handover_read(offset: i32, buffer: *mut u8, buffer_len: usize) -> i32;
         pub fn handover_session(session: i32) -> i32;
+        pub fn companion_ask(companion: i32, operation: i32, message: *const u8, message_len: usize) -> i32;
+        pub fn companion_settle(call: i32, result: i32, answer: *const u8, answer_len: usize) -> i32;
+        pub fn companion_caller(call: i32, hash: *mut u8) -> i32;
+        pub fn event_since() -> i64;
+        pub fn link_waiting(queues: i32, neighbor: i32) -> i32;
         pub fn flow_start(flows: i32, tuple: *const u8, tuple_len: usize, give: i32) -> i32;
         pub fn flow_state(flow: i32) -> i32;
         pub fn flow_stop(flow: i32, kill: i32) -> i32;
@@ -559,6 +564,36 @@ pub fn handover_read(offset: u32, buffer: &mut [u8]) -> i32 {
 pub fn handover_session(session: u32) -> i32 {
     // Safety: the node checks every handle.
     unsafe { raw::handover_session(session as i32) }
+}
+
+/// See `docs/abi`.
+pub fn event_since() -> i64 {
+    // Safety: it has no arguments.
+    unsafe { raw::event_since() }
+}
+
+/// See `docs/abi`.
+pub fn link_waiting(queues: u32, neighbor: u32) -> i32 {
+    // Safety: the node checks every handle.
+    unsafe { raw::link_waiting(queues as i32, neighbor as i32) }
+}
+
+/// See `docs/abi`.
+pub fn companion_ask(companion: u32, operation: u32, message: &[u8]) -> i32 {
+    // Safety: the node checks every handle; pointers and lengths are those of live slices.
+    unsafe { raw::companion_ask(companion as i32, operation as i32, message.as_ptr(), message.len()) }
+}
+
+/// See `docs/abi`.
+pub fn companion_settle(call: u32, result: i32, answer: &[u8]) -> i32 {
+    // Safety: the node checks every handle; pointers and lengths are those of live slices.
+    unsafe { raw::companion_settle(call as i32, result, answer.as_ptr(), answer.len()) }
+}
+
+/// See `docs/abi`.
+pub fn companion_caller(call: u32, hash: &mut [u8; 32]) -> i32 {
+    // Safety: the node checks every handle; the pointer is that of a live array of the length that it writes.
+    unsafe { raw::companion_caller(call as i32, hash.as_mut_ptr()) }
 }
 
 /// See `docs/abi`.

@@ -7,11 +7,13 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::{Node, Object, copy, result, with_node};
 use crate::companion::{self, MAX_MESSAGE};
-use crate::describe::Description;
+use crate::describe::{Coupling, Description};
 use crate::{Call, Capsule, Companion, Error, INBOX, Protocol};
 
 const FIRST_COMPANION: u32 = 6000;
 const PARENT: u32 = 6999;
+/// The caller that is no protocol of the flow.
+const ANOTHER_FLOW: usize = usize::MAX;
 
 /// A companion, for [`Network::team`](super::Network::team).
 pub struct Member {
@@ -109,7 +111,8 @@ impl Team {
         let at = self.seats.len();
         let own = Own::of(description);
         self.seats.push(Seat { protocol: Some(protocol), parent, companions: vec![], own, call: None });
-        let needed = description.companions;
+        let ours = |c: &&(&str, Coupling)| c.1 != Coupling::Independent;
+        let needed: Vec<_> = description.companions.iter().filter(ours).collect();
         assert_eq!(needed.len(), companions.len(), "{} needs {needed:?}", description.name);
         // In the order of the description, as in a tuple.
         let mut companions: BTreeMap<_, _> =
@@ -197,6 +200,7 @@ impl Node {
         self.switch(0);
         self.capsules.clear();
         self.team.answer = None;
+        self.team.frames.clear();
         for seat in &mut self.team.seats {
             seat.own.capsules.clear();
             seat.call = None;
@@ -224,6 +228,9 @@ impl Node {
             return Some(PARENT as i32);
         }
         let interface = name.strip_prefix(b"companion/")?;
+        if let Some(independent) = self.independent_named(interface) {
+            return Some(independent as i32);
+        }
         let step = here.companions.iter().position(|(known, _)| known.as_bytes() == interface)?;
         Some(FIRST_COMPANION as i32 + step as i32)
     }
@@ -233,6 +240,9 @@ impl Node {
         if capability == PARENT {
             return Some("parent".into());
         }
+        if let Some(interface) = self.independent(capability) {
+            return Some(format!("companion/{interface}"));
+        }
         let step = capability.checked_sub(FIRST_COMPANION)?;
         let (interface, _) = self.team.seats[self.team.current].companions.get(step as usize)?;
         Some(format!("companion/{interface}"))
@@ -240,6 +250,9 @@ impl Node {
 
     /// Whom the capability reaches, what it gets, and who calls.
     fn begin_call(&mut self, capability: u32, message: &[u8]) -> Result<(Box<dyn Runs>, u32, u32), Error> {
+        if self.independent(capability).is_some() {
+            return Err(Error::NotFound);
+        }
         let (caller, to) = (self.team.current, self.team.reached(capability)?);
         if self.team.seats[to].protocol.is_some() && message.len() > MAX_MESSAGE {
             return Err(Error::TooLarge);
@@ -270,13 +283,28 @@ impl Node {
         self.team.answer = Some((caller, reply));
     }
 
+    /// Which protocol runs.
+    pub(super) fn running(&self) -> usize {
+        self.team.current
+    }
+
+    /// The event is about another flow's message.
+    pub(super) fn hear(&mut self, message: &[u8]) {
+        self.team.frames.push(Frame { caller: ANOTHER_FLOW, input: message.to_vec(), reply: vec![] });
+    }
+
+    /// The event is about what another flow answered.
+    pub(super) fn set_answer(&mut self, answer: Vec<u8>) {
+        self.team.answer = Some((self.team.current, answer));
+    }
+
     pub(crate) fn companion_read(&mut self, offset: u32, buffer: &mut [u8]) -> i32 {
         let input = self.team.frames.last().map_or(&[][..], |frame| &frame.input[..]);
         result(Ok(copy(input, offset, buffer).unwrap_or(0)))
     }
 
     pub(crate) fn companion_reply(&mut self, answer: &[u8]) -> i32 {
-        result(match self.team.frames.last_mut() {
+        result(match self.team.frames.last_mut().filter(|frame| frame.caller != ANOTHER_FLOW) {
             None => Err(Error::NotFound),
             Some(_) if answer.len() > MAX_MESSAGE => Err(Error::TooLarge),
             Some(frame) => {

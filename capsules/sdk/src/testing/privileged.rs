@@ -26,6 +26,7 @@ const MAX_FLOWS: usize = 16;
 /// Blobs of a flow.
 const MAX_BLOBS: usize = 64;
 const BACKGROUND: u32 = 3004;
+const QUEUES: u32 = 3005;
 const FIRST_GROUP: u32 = 2000;
 const MAX_GROUPS: usize = 16;
 /// Sealers are even, the unsealer of each is the next number.
@@ -37,6 +38,8 @@ const MAX_SEALERS: u32 = 1000;
 pub(super) struct Privileged {
     pub granted: Vec<String>,
     pub sensors: BTreeMap<String, i64>,
+    /// Frames that wait for each link.
+    pub waiting: u16,
     blobs: BTreeMap<Vec<u8>, Vec<u8>>,
     groups: Vec<Option<Vec<usize>>>,
     sealers: u32,
@@ -66,6 +69,7 @@ impl Node {
             b"blobs" if granted => Some(BLOBS),
             b"flows" if granted => Some(FLOWS),
             b"background" if granted => Some(BACKGROUND),
+            b"queues" if granted => Some(QUEUES),
             _ => None,
         }
     }
@@ -100,6 +104,7 @@ impl Node {
             || self.may(handle, FLOWS, b"flows").is_ok()
             || self.child(handle).is_ok()
             || self.may(handle, BACKGROUND, b"background").is_ok()
+            || self.may(handle, QUEUES, b"queues").is_ok()
     }
 
     pub(crate) fn cap_revoke(&mut self, capability: u32) -> i32 {
@@ -184,6 +189,11 @@ impl Node {
             *public = self.key().public().to_bytes();
             0
         }))
+    }
+
+    pub(crate) fn link_waiting(&mut self, queues: u32, neighbor: u32) -> i32 {
+        let may = self.may(queues, QUEUES, b"queues").and_then(|()| self.port(neighbor));
+        result(may.map(|_| self.more.waiting.into()))
     }
 
     pub(crate) fn sensor_list(&mut self, sensors: u32, buffer: &mut [u8]) -> i32 {

@@ -1,0 +1,344 @@
+//! Calls between flows (seed 004, section V: flow-independent companions, which cross flows and are reserved to
+//! system flows; D5: between teams there are only queued events).
+//!
+//! A system flow serves interfaces to all flows of its node that have the privilege of the interface's name; so do the
+//! node's own services ([`super::services`]). Whoever calls pays for the call's and its answer's place, and for the time
+//! of the event that it is to whom it calls. Of those who call a flow each has its turn; when that flow ends, all who
+//! wait are told.
+
+use std::collections::{BTreeMap, VecDeque};
+
+use authagent::agent::Reason;
+use nodeos::account::Charge;
+use nodeos::platform::Now;
+use nodeos::sched::Scheduler;
+use nodeos::slab::{Handle, Slab};
+use nodeos::team::TeamId;
+use wire::grant::Grant;
+use wire::system::{DOWNLOAD, TRANSLATION, UNKNOWN};
+use wire::tuple::{Provider, Tuple};
+
+use super::Node;
+use super::charge::Labour;
+use super::run::Queued;
+use super::services::Service;
+use crate::abi::Error;
+use crate::cap::{OFFER, RESERVED};
+use crate::counters::Count;
+use crate::flow::{Flow, Source, Stage};
+use crate::sandbox::{Answered, Asked, Event, MAX_ASKED, MAX_SERVED};
+
+/// Calls in the event queue of whoever serves them: few, so that who comes later has its turn soon.
+const QUEUED: usize = 4;
+/// Bytes of a call beside its message, on its way there and back, at most.
+const CALL_BYTES: usize = size_of::<Call>()
+    + size_of::<Handle>() * 4
+    + size_of::<Asked>()
+    + size_of::<Answered>()
+    + Scheduler::<Queued>::slot_bytes(1);
+
+/// Who serves what, and the calls that are not answered.
+pub(super) struct Crossings {
+    offers: BTreeMap<String, Handle>,
+    desks: BTreeMap<Handle, Desk>,
+    calls: Slab<Call>,
+}
+
+/// Where the calls of one flow wait.
+#[derive(Default)]
+struct Desk {
+    /// By caller, in the order of their turns.
+    waiting: VecDeque<(Handle, VecDeque<Handle>)>,
+    /// In its event queue.
+    queued: usize,
+    /// Those, and the ones that it has heard and not answered.
+    open: usize,
+}
+
+struct Call {
+    /// Who calls, and what it pays; nobody any more when that flow has ended.
+    caller: Option<(Handle, Charge)>,
+    /// Who serves.
+    callee: Handle,
+    back: Back,
+    operation: u32,
+    message: Vec<u8>,
+    /// It is no longer at the desk.
+    taken: bool,
+}
+
+/// Where an answer belongs.
+#[derive(Clone, Copy)]
+pub(super) struct Back {
+    pub protocol: u8,
+    pub companion: u8,
+    pub number: u32,
+}
+
+impl Crossings {
+    /// For so many flows.
+    pub fn new(flows: usize) -> Self {
+        let calls = Slab::new(flows.saturating_mul(MAX_ASKED.into()));
+        Self { offers: BTreeMap::new(), desks: BTreeMap::new(), calls }
+    }
+}
+
+impl Desk {
+    /// The next call: one of each caller before the second of any.
+    fn next(&mut self) -> Option<Handle> {
+        let (caller, mut calls) = self.waiting.pop_front()?;
+        let call = calls.pop_front();
+        if !calls.is_empty() {
+            self.waiting.push_back((caller, calls));
+        }
+        call
+    }
+
+    fn enter(&mut self, caller: Handle, call: Handle) {
+        match self.waiting.iter_mut().find(|(whose, _)| *whose == caller) {
+            Some((_, calls)) => calls.push_back(call),
+            None => self.waiting.push_back((caller, VecDeque::from([call]))),
+        }
+    }
+}
+
+impl Node {
+    /// Whether a flow may use and serve the interfaces that its tuple names.
+    pub(super) fn may_cross(&self, flow: &Flow, tuple: &Tuple, grant: &Grant) -> Result<(), Reason> {
+        may_offer(tuple, grant)?;
+        for interface in tuple.body.offers() {
+            let refuse = |why| Err(Reason::NoOffer { interface: interface.into(), why });
+            match flow.source {
+                Source::Injected { .. } | Source::Server => {}
+                Source::Neighbor(_) | Source::Flow { .. } => {
+                    return refuse("only flows that the operator starts on a node do that");
+                }
+            }
+            if interface.starts_with(RESERVED) {
+                return refuse("it is the node's own");
+            }
+            if self.crossings.offers.contains_key(interface) {
+                return refuse("another flow does");
+            }
+        }
+        for name in tuple.body.independent().filter(|name| !is_everywhere(name)) {
+            let wanted = tuple.body.request.privileges.iter().find(|wanted| wanted.name == name);
+            if wanted.is_some_and(|wanted| wanted.optional) {
+                continue;
+            }
+            if Service::named(name).is_none() && !self.crossings.offers.contains_key(name) {
+                return Err(Reason::NoCompanion { interface: name.into() });
+            }
+            if !grant.privileges.iter().any(|held| held == name) {
+                return Err(Reason::Privilege { name: name.into() });
+            }
+        }
+        Ok(())
+    }
+
+    /// A flow was let in: what it serves is its from now on.
+    pub(super) fn enter_offers(&mut self, handle: Handle) {
+        let Some(data) = self.flows.get(handle).and_then(|flow| flow.tuple.as_ref()) else { return };
+        for interface in data.tuple.body.offers() {
+            self.crossings.offers.insert(interface.to_string(), handle);
+            self.crossings.desks.entry(handle).or_default();
+        }
+    }
+
+    /// A flow calls what its tuple names there.
+    pub(super) fn cross_call(
+        &mut self,
+        now: Now,
+        caller: Handle,
+        back: Back,
+        operation: u32,
+        message: Vec<u8>,
+    ) {
+        let Some((flow, team)) = self.flow_and_team(caller) else { return };
+        let Some(name) = flow.tuple.as_ref().and_then(|data| provider(&data.tuple, back)) else { return };
+        let Some(member) = self.teams.get(team) else { return };
+        let Ok(charge) = member.account().charge((CALL_BYTES + message.len()) as u64) else {
+            return self.answer_call(caller, back, Err(Error::NoMemory), None);
+        };
+        if let Some(service) = Service::named(&name) {
+            let mut result = Err(Error::Unavailable);
+            self.work_for(caller, Labour::Serve, |node| {
+                result = node.serve_call(now, caller, service, operation, &message);
+            });
+            return self.answer_call(caller, back, result, Some(charge));
+        }
+        let Some(&callee) = self.crossings.offers.get(&name) else {
+            return self.answer_call(caller, back, Err(Error::Unavailable), Some(charge));
+        };
+        let call = Call { caller: Some((caller, charge)), callee, back, operation, message, taken: false };
+        let Ok(call) = self.crossings.calls.insert(call) else {
+            return self.answer_call(caller, back, Err(Error::NoRoom), None);
+        };
+        self.crossings.desks.entry(callee).or_default().enter(caller, call);
+        self.attend(callee);
+    }
+
+    /// Gives a flow that serves others the next of their calls, as far as it takes them; whether it took one.
+    pub(super) fn attend(&mut self, callee: Handle) -> bool {
+        let mut given = false;
+        let runs = |flow: &Flow| matches!(flow.stage, Stage::Running { .. });
+        while self.flows.get(callee).is_some_and(runs)
+            && self.has_room(callee)
+            && let Some(desk) = self.crossings.desks.get_mut(&callee)
+            && desk.queued < QUEUED
+            && desk.open < MAX_SERVED
+            && let Some(number) = desk.next()
+        {
+            let Some(call) = self.crossings.calls.get_mut(number) else { continue };
+            let hash = call.caller.as_ref().and_then(|(caller, _)| self.flows.get(*caller)).map(|f| f.hash);
+            let Some(caller) = hash else { continue };
+            call.taken = true;
+            let message = std::mem::take(&mut call.message);
+            (desk.queued, desk.open) = (desk.queued + 1, desk.open + 1);
+            let asked = Asked { call: number.raw(), caller, operation: call.operation, message };
+            given = self.push_event(callee, Event::Call(Box::new(asked)));
+            if !given {
+                desk_of(&mut self.crossings, callee, |desk| desk.queued -= 1);
+                self.settle_call(callee, number.raw(), Err(Error::Unavailable));
+            }
+        }
+        given
+    }
+
+    /// The same for all; whether anybody took one.
+    pub(super) fn attend_all(&mut self) -> bool {
+        if self.crossings.desks.values().all(|desk| desk.waiting.is_empty()) {
+            return false;
+        }
+        let all: Vec<Handle> = self.crossings.desks.keys().copied().collect();
+        all.into_iter().fold(false, |given, callee| self.attend(callee) | given)
+    }
+
+    /// The team that pays for the event that is a call.
+    pub(super) fn payer_of(&self, call: Handle) -> Option<TeamId> {
+        let (caller, _) = self.crossings.calls.get(call)?.caller.as_ref()?;
+        self.flow_and_team(*caller).map(|(_, team)| team)
+    }
+
+    /// A flow has heard a call, and may have the next one.
+    pub(super) fn call_heard(&mut self, callee: Handle) {
+        desk_of(&mut self.crossings, callee, |desk| desk.queued = desk.queued.saturating_sub(1));
+    }
+
+    /// A flow answers a call. One that was not its to answer, or that nobody waits for, it cannot.
+    pub(super) fn settle_call(&mut self, callee: Handle, call: u32, result: Result<(i32, Vec<u8>), Error>) {
+        let its = |call: &Call| call.callee == callee && call.taken;
+        let Some(number) = Handle::from_raw(call) else { return };
+        if !self.crossings.calls.get(number).is_some_and(its) {
+            return;
+        }
+        desk_of(&mut self.crossings, callee, |desk| desk.open = desk.open.saturating_sub(1));
+        if let Some(Call { caller: Some((caller, charge)), back, .. }) = self.crossings.calls.remove(number) {
+            self.answer_call(caller, back, result, Some(charge));
+        }
+    }
+
+    /// A flow has ended: who waits for it is told, and what it waits for is nobody's business any more.
+    pub(super) fn end_crossings(&mut self, ended: Handle) {
+        let crossings = &mut self.crossings;
+        crossings.offers.retain(|_, flow| *flow != ended);
+        crossings.desks.remove(&ended);
+        let (mut told, mut gone) = (Vec::new(), Vec::new());
+        for (number, call) in crossings.calls.iter_mut() {
+            let whose = call.caller.as_ref().map(|(caller, _)| *caller);
+            if call.callee == ended {
+                told.push(number);
+            } else if whose == Some(ended) && call.taken {
+                // Who has heard it may answer it, to nobody.
+                call.caller = None;
+            } else if whose == Some(ended) {
+                gone.push(number);
+            }
+        }
+        for desk in crossings.desks.values_mut() {
+            desk.waiting.retain(|(caller, _)| *caller != ended);
+        }
+        for number in gone {
+            crossings.calls.remove(number);
+        }
+        for number in told {
+            let call = self.crossings.calls.remove(number);
+            if let Some((caller, charge, back)) = call.and_then(|c| c.caller.map(|(f, ch)| (f, ch, c.back)))
+                && caller != ended
+            {
+                self.answer_call(caller, back, Err(Error::Unavailable), Some(charge));
+            }
+        }
+    }
+
+    /// Tells a caller what came of its call. The answer takes the call's place at the caller's expense.
+    fn answer_call(
+        &mut self,
+        caller: Handle,
+        back: Back,
+        result: Result<(i32, Vec<u8>), Error>,
+        mut charge: Option<Charge>,
+    ) {
+        let mut result = result;
+        if let Some(charge) = &mut charge {
+            charge.shrink(charge.bytes().saturating_sub(CALL_BYTES as u64));
+            if let Ok((_, answer)) = &result
+                && charge.grow(answer.len() as u64).is_err()
+            {
+                result = Err(Error::NoMemory);
+            }
+        }
+        let failed = matches!(result, Err(Error::Unavailable));
+        self.counters.add(if failed { Count::CallsFailed } else { Count::CallsAnswered });
+        let (result, answer) = result.unwrap_or_else(|error| (error.code(), Vec::new()));
+        let Back { protocol, companion, number } = back;
+        self.push_answer(caller, Answered { protocol, companion, number, result, answer }, charge);
+    }
+}
+
+fn desk_of(crossings: &mut Crossings, callee: Handle, change: impl FnOnce(&mut Desk)) {
+    crossings.desks.get_mut(&callee).map(change);
+}
+
+/// Whether the flow may serve others at all, by its grant.
+pub(super) fn may_offer(tuple: &Tuple, grant: &Grant) -> Result<(), Reason> {
+    match tuple.body.offers().first() {
+        Some(first) if !grant.privileges.iter().any(|held| held == OFFER) => {
+            Err(Reason::NoOffer { interface: (*first).into(), why: "it lacks the privilege offer" })
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Every flow has these of old; naming them is harmless, and nothing is served under these names.
+fn is_everywhere(name: &str) -> bool {
+    [DOWNLOAD, TRANSLATION, UNKNOWN].contains(&name)
+}
+
+/// The interface that a companion of a protocol stands for, if it is no protocol of the flow.
+fn provider(tuple: &Tuple, back: Back) -> Option<String> {
+    let protocol = tuple.body.protocols.get(usize::from(back.protocol))?;
+    match &protocol.companions.get(usize::from(back.companion))?.provider {
+        Provider::System(name) => Some(name.clone()),
+        Provider::Tuple(_) => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn callers_have_their_turns() {
+        let mut flows = Slab::new(8);
+        let [flood, calm]: [Handle; 2] = [(), ()].map(|()| flows.insert(()).unwrap());
+        let mut numbers = Slab::new(16);
+        let calls: Vec<Handle> = (0..10).map(|n| numbers.insert(n).unwrap()).collect();
+        let mut desk = Desk::default();
+        calls[..8].iter().for_each(|call| desk.enter(flood, *call));
+        calls[8..].iter().for_each(|call| desk.enter(calm, *call));
+        let order: Vec<usize> =
+            std::iter::from_fn(|| desk.next()).map(|call| *numbers.get(call).unwrap()).collect();
+        assert_eq!(order, [0, 8, 1, 9, 2, 3, 4, 5, 6, 7]);
+    }
+}

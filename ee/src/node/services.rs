@@ -1,0 +1,130 @@
+//! The node's own services, as flows use them by name (Bees' system protocols as companions, seed 004, section V):
+//! they are called as another flow is ([`super::cross`]), and answer at once. `docs/abi/companion.md` has their
+//! operations.
+
+use nodeos::platform::Now;
+use nodeos::slab::Handle;
+use wire::control::FlowState;
+use wire::id::{CapsuleId, TupleHash};
+use wire::tuple::MAX_LEN;
+
+use super::Node;
+use crate::abi::Error;
+use crate::flow::{Flow, Source, Stage, tuple_bytes};
+use crate::registry::Target;
+
+/// Tuples that one flow may have on their way here at a time.
+const FETCHES: usize = 2;
+
+/// A service.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Service {
+    /// Has flows fetched from neighbors, ahead of their first capsules.
+    Download,
+    /// Knows which flow an identifier is of.
+    Translate,
+}
+
+/// What a call gives: a result and an answer.
+type Given = Result<(i32, Vec<u8>), Error>;
+
+impl Service {
+    /// The service that serves this interface.
+    pub fn named(interface: &str) -> Option<Self> {
+        match interface {
+            "bees.download" => Some(Self::Download),
+            "bees.translate" => Some(Self::Translate),
+            _ => None,
+        }
+    }
+}
+
+impl Node {
+    /// Does what a flow wants of a service.
+    pub(super) fn serve_call(
+        &mut self,
+        now: Now,
+        caller: Handle,
+        service: Service,
+        operation: u32,
+        message: &[u8],
+    ) -> Given {
+        match (service, operation) {
+            (Service::Download, 0) => self.progress(message),
+            (Service::Download, 1) => self.fetch_for(now, caller, message),
+            (Service::Translate, 0) => self.translate_for(caller, message),
+            _ => Err(Error::BadArgument),
+        }
+    }
+
+    /// Of the flow of this hash: what it does, how many bytes have come, and how many there are.
+    fn progress(&self, message: &[u8]) -> Given {
+        let hash = TupleHash(message.try_into().map_err(|_| Error::BadArgument)?);
+        let flow =
+            self.flows.by_hash(&hash).and_then(|handle| self.flows.get(handle)).ok_or(Error::NotFound)?;
+        let state = match flow.state() {
+            FlowState::Tuple => 0,
+            FlowState::Judging => 1,
+            FlowState::Download => 2,
+            FlowState::Compile => 3,
+            _ => 4,
+        };
+        let parts = flow.tuple.iter().flat_map(|data| data.parts.iter().map(|part| u64::from(part.len)));
+        let tuple = flow.tuple.as_ref().map_or(0, |data| data.bytes.len() as u64);
+        let numbers = [flow.arrival.bytes, tuple + parts.sum::<u64>()];
+        let short = |n: u64| u32::try_from(n).unwrap_or(u32::MAX).to_le_bytes();
+        Ok((state, numbers.into_iter().flat_map(short).collect()))
+    }
+
+    /// Fetches the flow of this hash, whose tuple is so long, from the neighbor of this name; 1: it is here, or on its way.
+    fn fetch_for(&mut self, now: Now, caller: Handle, message: &[u8]) -> Given {
+        let (hash, rest) = message.split_first_chunk::<32>().ok_or(Error::BadArgument)?;
+        let (len, name) = rest.split_first_chunk::<4>().ok_or(Error::BadArgument)?;
+        let (hash, len) = (TupleHash(*hash), u32::from_le_bytes(*len));
+        let name = str::from_utf8(name).map_err(|_| Error::BadArgument)?;
+        if len == 0 || len as usize > MAX_LEN {
+            return Err(Error::BadArgument);
+        }
+        let (flow, team) = self.flow_and_team(caller).ok_or(Error::Unavailable)?;
+        // It learns nothing of neighbors that it may not know of.
+        let known = self.neighbors.by_name(name).filter(|id| self.flow_knows(flow, *id));
+        let from = known.ok_or(Error::NotFound)?;
+        if self.flows.by_hash(&hash).is_some() {
+            return Ok((1, Vec::new()));
+        }
+        if self.bans.holds(now.mono, &hash) {
+            return Err(Error::Unavailable);
+        }
+        let fetches = |f: &Flow| f.fetched_for == Some(caller) && f.team.is_none();
+        if self.flows.iter().filter(|(_, f)| fetches(f)).count() >= FETCHES {
+            return Err(Error::NoRoom);
+        }
+        let account = self.teams.get(team).ok_or(Error::Unavailable)?.account();
+        let charge = account.charge(tuple_bytes(len as usize)).map_err(|_| Error::NoMemory)?;
+        if !self.fetch_tuple(now, from, (hash, len), charge, None, Some(caller)) {
+            return Err(Error::NoRoom);
+        }
+        Ok((0, Vec::new()))
+    }
+
+    /// Which flow's capsules have this identifier: its hash, its tuple's length, the protocol, the type, and the neighbor
+    /// that the flow came from (nothing: it was started here).
+    fn translate_for(&self, caller: Handle, message: &[u8]) -> Given {
+        let id = CapsuleId(message.try_into().map_err(|_| Error::BadArgument)?);
+        let Some(Target::Flow { flow, protocol, kind }) = self.registry.find(&id) else {
+            return Err(Error::NotFound);
+        };
+        let flow = self.flows.get(flow).ok_or(Error::NotFound)?;
+        let data = flow.tuple.as_ref().ok_or(Error::NotFound)?;
+        let mut answer = flow.hash.0.to_vec();
+        answer.extend((data.bytes.len() as u32).to_le_bytes());
+        answer.extend([protocol, kind]);
+        let asker = self.flows.get(caller);
+        if let Source::Neighbor(from) = flow.source
+            && asker.is_some_and(|asker| self.flow_knows(asker, from))
+        {
+            answer.extend(self.neighbors[from].name.bytes());
+        }
+        Ok((i32::from(matches!(flow.stage, Stage::Running { .. })), answer))
+    }
+}
