@@ -136,9 +136,19 @@ fn cargo(arguments: &[&str]) -> Command {
 
 fn format() -> Result<()> {
     process::run("format of the workspace", &mut cargo(&["fmt", "--all", "--check"]))?;
-    let capsules =
-        ["bees-sdk", "template", "hello", "ping", "probe", "pathfinder", "health", "benchmark", "checks"]
-            .map(|p| format!("-p{p}"));
+    let capsules = [
+        "bees-sdk",
+        "template",
+        "hello",
+        "ping",
+        "probe",
+        "pathfinder",
+        "health",
+        "multicast",
+        "benchmark",
+        "checks",
+    ]
+    .map(|p| format!("-p{p}"));
     process::run(
         "format of capsules",
         cargo(&["fmt", "--check"]).args(capsules).current_dir(root().join("capsules")),

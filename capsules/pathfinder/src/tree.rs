@@ -12,6 +12,8 @@
 //!
 //! Pure: `now` is an argument (microseconds of any clock that does not go back), and what is to be sent is the result.
 
+use bees_sdk::seen::Seen;
+
 use crate::format::{Configuration, MAX_HOPS};
 
 /// How often a node says the same number because of what it hears, at most: when it hears it, and when it hears of
@@ -88,14 +90,6 @@ pub enum Due {
     Lost,
 }
 
-/// Which multicasts of one epoch were here: the newest, and the 64 before it.
-#[derive(Debug, Clone, Copy)]
-struct Seen {
-    epoch: u64,
-    newest: u32,
-    before: u64,
-}
-
 impl Tree {
     /// A node that knows no root.
     pub const fn new() -> Self {
@@ -114,7 +108,7 @@ impl Tree {
             quiet_until: 0,
             interval: INTERVALS.0,
             terms: Terms { interval: INTERVALS.0, expiry: 4, repeats: 1 },
-            multicasts: Seen { epoch: 0, newest: 0, before: 0 },
+            multicasts: Seen::new(),
         }
     }
 
@@ -194,7 +188,7 @@ impl Tree {
         let moved = (newer || shorter || back) && self.parent() != Some(from);
         if self.role == Role::Outside && said.epoch < self.multicasts.epoch {
             // What the lost root multicast says nothing about those of one that began with an earlier epoch.
-            self.multicasts = Seen { epoch: 0, newest: 0, before: 0 };
+            self.multicasts = Seen::new();
         }
         if newer {
             self.former = if moved { self.parent().unwrap_or(0) } else { 0 };
@@ -249,7 +243,7 @@ impl Tree {
         root.then(|| {
             let mine = self.multicasts.epoch == self.epoch;
             let next = if mine { self.multicasts.newest.saturating_add(1) } else { 1 };
-            self.multicasts = Seen { epoch: self.epoch, newest: next, before: u64::MAX };
+            self.multicasts = Seen::up_to(self.epoch, next);
             next
         })
     }
@@ -292,60 +286,9 @@ impl Tree {
     }
 }
 
-impl Seen {
-    fn first(&mut self, epoch: u64, number: u32) -> bool {
-        if epoch != self.epoch {
-            *self = Self { epoch, newest: number, before: 0 };
-            return true;
-        }
-        match number.checked_sub(self.newest) {
-            Some(0) => false,
-            Some(ahead) => {
-                // The one that was the newest is now `ahead` before.
-                self.before = self.before.checked_shl(ahead).unwrap_or(0);
-                if ahead <= u64::BITS {
-                    self.before |= 1 << (ahead - 1);
-                }
-                self.newest = number;
-                true
-            }
-            None => {
-                let behind = self.newest - number;
-                // What is too old to tell counts as seen.
-                let bit = 1u64.checked_shl(behind - 1).unwrap_or(0);
-                let first = bit != 0 && self.before & bit == 0;
-                self.before |= bit;
-                first
-            }
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeSet;
-
-    use bees_sdk::node::mix;
-
     use super::*;
-
-    /// Against a set that forgets nothing.
-    #[test]
-    fn a_multicast_is_new_once() {
-        for seed in 0..200 {
-            let (mut seen, mut all, mut newest, mut random) =
-                (Seen { epoch: 1, newest: 0, before: 0 }, BTreeSet::from([0]), 0u32, mix(seed));
-            for _ in 0..500 {
-                random = mix(random);
-                let number = (newest + 3).saturating_sub((random % 90) as u32);
-                let first = seen.first(1, number);
-                newest = newest.max(number);
-                let old = newest - number > u64::BITS;
-                assert_eq!(first, all.insert(number) && !old, "seed {seed}: {number} of {newest}");
-            }
-            assert!(seen.first(2, newest), "another epoch begins anew");
-        }
-    }
 
     #[test]
     fn an_old_word_is_not_believed_and_a_newer_root_at_once() {
