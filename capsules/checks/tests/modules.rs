@@ -166,7 +166,7 @@ fn descriptions_are_read_by_wire() {
             "ping" => 3,
             "probe" | "echo" => 2,
             "health" => 0,
-            "multicast" => 20,
+            "multicast" => 18,
             "benchmark" => 130,
             "template" | "pathfinder" => 1,
             _ => continue,

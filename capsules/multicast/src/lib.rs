@@ -37,7 +37,7 @@ bees_sdk::protocol! {
         // The clock: a source announces its group, somebody else says it once more; a node says what it wants.
         Tick { derives: 3 } -> [Announce, Join],
         // What a program asks for.
-        Request { derives: 2 } -> [Announce, Data, Join],
+        Request { derives: 1 } -> [Announce, Data, Join],
         // To all neighbors; who has a new parent by it joins there.
         Announce { multicasts: 1, derives: 1 } -> [Join],
         // Over the links that want it; over one that should not have brought it a Join goes back.
