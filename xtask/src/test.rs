@@ -144,6 +144,7 @@ fn format() -> Result<()> {
         "probe",
         "pathfinder",
         "health",
+        "multicast",
         "benchmark",
         "telemetry",
         "checks",

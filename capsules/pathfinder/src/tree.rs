@@ -12,6 +12,8 @@
 //!
 //! Pure: `now` is an argument (microseconds of any clock that does not go back), and what is to be sent is the result.
 
+use bees_sdk::seen::Seen;
+
 use crate::format::{Configuration, MAX_HOPS};
 
 /// How often a node says the same number because of what it hears, at most: when it hears it, and when it hears of
@@ -55,6 +57,8 @@ pub struct Tree {
     interval: u64,
     terms: Terms,
     multicasts: Seen,
+    /// When the newest of them came.
+    newest_at: u64,
 }
 
 /// What the flow's parameters say.
@@ -88,16 +92,6 @@ pub enum Due {
     Lost,
 }
 
-/// Which multicasts of one epoch were here: the newest, and the 64 before it.
-#[derive(Debug, Clone, Copy)]
-struct Seen {
-    epoch: u64,
-    newest: u32,
-    before: u64,
-    /// When the newest came.
-    at: u64,
-}
-
 impl Tree {
     /// A node that knows no root.
     pub const fn new() -> Self {
@@ -116,7 +110,8 @@ impl Tree {
             quiet_until: 0,
             interval: INTERVALS.0,
             terms: Terms { interval: INTERVALS.0, expiry: 4, repeats: 1 },
-            multicasts: Seen::NOTHING,
+            multicasts: Seen::new(),
+            newest_at: 0,
         }
     }
 
@@ -168,7 +163,7 @@ impl Tree {
         (self.role, self.epoch, self.sequence, self.hops) =
             (Role::Root, epoch.max(self.epoch.saturating_add(1)), 0, 0);
         // Whatever was heard of in multicasts alone: its own are counted from 1.
-        self.multicasts = Seen { epoch: self.epoch, ..Seen::NOTHING };
+        self.multicasts = Seen::up_to(self.epoch, 0);
         (self.parent, self.former, self.live) = (0, 0, true);
         self.interval = self.terms.interval;
         self.speak(now)
@@ -196,7 +191,7 @@ impl Tree {
         let moved = (newer || shorter || back) && self.parent() != Some(from);
         if self.role == Role::Outside && said.epoch < self.multicasts.epoch {
             // What the lost root multicast says nothing about those of one that began with an earlier epoch.
-            self.multicasts = Seen::NOTHING;
+            self.multicasts = Seen::new();
         }
         if newer {
             self.former = if moved { self.parent().unwrap_or(0) } else { 0 };
@@ -251,7 +246,7 @@ impl Tree {
         root.then(|| {
             let mine = self.multicasts.epoch == self.epoch;
             let next = if mine { self.multicasts.newest.saturating_add(1) } else { 1 };
-            self.multicasts = Seen { epoch: self.epoch, newest: next, ..Seen::NOTHING };
+            self.multicasts = Seen::up_to(self.epoch, next);
             next
         })
     }
@@ -265,13 +260,24 @@ impl Tree {
     /// number, or without a root an epoch, that is far ahead of what comes later keeps that out for no longer than a word
     /// of the root lasts.
     pub fn first_seen(&mut self, now: u64, epoch: u64, number: u32) -> bool {
-        let over = now.saturating_sub(self.multicasts.at) >= self.lasts(self.interval);
+        let over = now.saturating_sub(self.newest_at) >= self.lasts(self.interval);
         let roots = match self.role {
             Role::Root => false,
             Role::Member => epoch == self.epoch,
             Role::Outside => over || epoch >= self.multicasts.epoch,
         };
-        roots && self.multicasts.first(now, over, epoch, number)
+        if !roots {
+            return false;
+        }
+        if over && self.multicasts.newest.saturating_sub(number) > u64::BITS {
+            // The newest came so long ago that nothing far behind it can be as old as it says.
+            self.multicasts = Seen::new();
+        }
+        let first = self.multicasts.first(epoch, number);
+        if first && self.multicasts.newest == number {
+            self.newest_at = now;
+        }
+        first
     }
 
     /// How long a word of the root lasts.
@@ -301,64 +307,9 @@ impl Tree {
     }
 }
 
-impl Seen {
-    const NOTHING: Self = Self { epoch: 0, newest: 0, before: 0, at: 0 };
-
-    /// Whether it is new; `over`: the newest came so long ago that nothing far behind it can be as old as it says.
-    fn first(&mut self, now: u64, over: bool, epoch: u64, number: u32) -> bool {
-        let behind = self.newest.saturating_sub(number) > u64::BITS;
-        if epoch != self.epoch || over && behind {
-            *self = Self { epoch, newest: number, before: 0, at: now };
-            return true;
-        }
-        match number.checked_sub(self.newest) {
-            Some(0) => false,
-            Some(ahead) => {
-                // The one that was the newest is now `ahead` before.
-                self.before = self.before.checked_shl(ahead).unwrap_or(0);
-                if ahead <= u64::BITS {
-                    self.before |= 1 << (ahead - 1);
-                }
-                (self.newest, self.at) = (number, now);
-                true
-            }
-            None => {
-                let behind = self.newest - number;
-                // What is too old to tell counts as seen.
-                let bit = 1u64.checked_shl(behind - 1).unwrap_or(0);
-                let first = bit != 0 && self.before & bit == 0;
-                self.before |= bit;
-                first
-            }
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeSet;
-
-    use bees_sdk::node::mix;
-
     use super::*;
-
-    /// Against a set that forgets nothing.
-    #[test]
-    fn a_multicast_is_new_once() {
-        for seed in 0..200 {
-            let (mut seen, mut all, mut newest, mut random) =
-                (Seen { epoch: 1, ..Seen::NOTHING }, BTreeSet::from([0]), 0u32, mix(seed));
-            for _ in 0..500 {
-                random = mix(random);
-                let number = (newest + 3).saturating_sub((random % 90) as u32);
-                let first = seen.first(0, false, 1, number);
-                newest = newest.max(number);
-                let old = newest - number > u64::BITS;
-                assert_eq!(first, all.insert(number) && !old, "seed {seed}: {number} of {newest}");
-            }
-            assert!(seen.first(0, false, 2, newest), "another epoch begins anew");
-        }
-    }
 
     #[test]
     fn an_old_word_is_not_believed_and_a_newer_root_at_once() {

@@ -12,6 +12,7 @@
 //! | [`route`]     | next hops that a protocol learns                                                    |
 //! | [`timer`]     | [`Timer`]                                                                           |
 //! | [`rounds`]    | [`Rounds`](rounds::Rounds): a request that is asked in rounds                        |
+//! | [`seen`]      | [`Seen`](seen::Seen): numbers that were here already                                   |
 //! | [`session`]   | [`Session`]: the program that talks to the protocol                                 |
 //! | [`node`]      | names, parameters, clocks, randomness, hashes, budgets                              |
 //! | [`text`]      | lines of text without `core::fmt`: [`text!`](macro@text), [`log!`]                   |
@@ -51,6 +52,7 @@ pub mod pathfinder;
 pub mod privilege;
 pub mod rounds;
 pub mod route;
+pub mod seen;
 pub mod session;
 pub mod sys;
 #[cfg(not(target_arch = "wasm32"))]

@@ -264,9 +264,13 @@ impl<P: Protocol + 'static> Network<P> {
     }
 
     /// The packets that a session has received so far, as text.
-    pub fn received(&mut self, (at, number): TestSession) -> Vec<String> {
-        let packets = self.at(at).sessions.get(&number).into_iter().flatten();
-        packets.map(|p| String::from_utf8_lossy(p).into_owned()).collect()
+    pub fn received(&mut self, session: TestSession) -> Vec<String> {
+        self.packets(session).iter().map(|p| String::from_utf8_lossy(p).into_owned()).collect()
+    }
+
+    /// The packets that a session has received so far.
+    pub fn packets(&mut self, (at, number): TestSession) -> &[Vec<u8>] {
+        self.at(at).sessions.get(&number).map_or(&[], |packets| packets)
     }
 
     /// Hands a node a capsule as if it came from the neighbor at `port`.

@@ -7,6 +7,7 @@ mod flow;
 pub(crate) mod health;
 mod key;
 mod lab;
+mod multicast;
 mod policy;
 mod protocol;
 mod session;
@@ -78,6 +79,9 @@ enum Object {
     Health(health::Options),
     /// What happens to a capsule on its way to a node and back: times and queues of each hop
     Telemetry(telemetry::Options),
+    /// Groups: what one program says, to all that want it
+    #[command(subcommand)]
+    Multicast(multicast::Verb),
     /// Talk to a protocol: each line of input a packet, each packet a line of output
     Session(session::Options),
     /// Labs: several nodes on this machine
@@ -117,6 +121,7 @@ pub fn run(cli: Cli) -> Result<()> {
         Object::Key(verb) => key::run(&access, &verb, output),
         Object::Health(options) => health::run(&access, &options, output),
         Object::Telemetry(options) => telemetry::run(&access, &options, output),
+        Object::Multicast(verb) => multicast::run(&access, &verb, output),
         Object::Session(options) => session::run(&access, &options, output),
         Object::Lab(verb) => lab::run(&access, *verb, json, output),
     }
@@ -142,6 +147,8 @@ mod tests {
             "bees health -n a --serve",
             "bees telemetry -n a d --count 3 -j",
             "bees health -n a health --watch --interval 1s --sensor load -j",
+            "bees multicast send -n a news --patience 30s -- hello there",
+            "bees multicast join news sport/ x:00ff@5 -n b --count 3 --wait 20s",
             "bees key new --type rsa --bits 4096 --principal joe joe.key",
             "bees flow sign x.tuple --key joe.key --principal joe -o y.tuple --valid-from 5 --valid-until +7d",
             "bees flow build x.wasm --sign joe.key --principal joe --privilege sensors? --for-node b",
