@@ -90,6 +90,12 @@ enum Command {
         /// How many
         capsules: u64,
     },
+    /// What is counted: a queue for capsules that nobody accounts for
+    #[command(hide = true)]
+    CountQueue {
+        /// How many
+        capsules: u64,
+    },
     /// The NodeOS row's process: configuration on standard input
     #[command(hide = true)]
     ServeNative,
@@ -168,6 +174,7 @@ fn run(arguments: &Arguments) -> Result<()> {
             accounting::program(*way, program, *size, *times)
         }
         Command::CountAccounting { capsules } => accounting::capsules(*capsules),
+        Command::CountQueue { capsules } => accounting::plain_queue(*capsules),
         Command::ServeNative => {
             let (config, links) = relay_links()?;
             relay::native::run(&config, links)

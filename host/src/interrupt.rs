@@ -135,7 +135,7 @@ impl Drop for Watchdog {
 mod tests {
     use super::*;
     use std::sync::atomic::AtomicU32;
-    use std::time::Instant;
+    use std::time::{Duration, Instant};
 
     fn watchdog() -> (Watchdog, Cycles, Arc<AtomicU32>) {
         let fired = Arc::new(AtomicU32::new(0));

@@ -285,6 +285,7 @@ impl Inner {
     }
 
     /// Notes what is in use after a charge; whether that is near the limit.
+    #[cold]
     fn note(&self) -> bool {
         let used = self.used.load(Relaxed);
         if used > self.peak.load(Relaxed) {

@@ -554,6 +554,13 @@ impl<E> Scheduler<E> {
 
     /// Notes that `team` has used `units` of work.
     pub fn used(&mut self, team: TeamId, units: u64) {
+        // Most have nobody above or below them.
+        if let Some(entry) = entry(&mut self.teams, team)
+            && entry.parent.is_none()
+            && entry.group.is_none()
+        {
+            return entry.member.used(units);
+        }
         self.climb(team, |entry, _| {
             if let Some(group) = &mut entry.group
                 && entry.id == team
