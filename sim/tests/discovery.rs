@@ -49,7 +49,7 @@ fn strangers_ping_through_each_other() {
 
         // The one in the middle is away for longer than its adverts are good for.
         sim.crash(1);
-        sim.run_for(7 * SECOND);
+        sim.run_for(10 * SECOND);
         assert_eq!((neighbors(&mut sim, 0), hops(&mut sim, 0)), (vec![], vec![]));
         sim.restart(1).unwrap();
         sim.run_for(5 * SECOND);
