@@ -81,7 +81,8 @@ macro_rules! protocol {
         #[allow(unsafe_code)]
         mod module {
             use $crate::{
-                Call, Capsule, Companion, Flow, Protocol, Session, SessionEvent, Timer, companion, node::Resource, sys,
+                Call, Capsule, Companion, Flow, Handover, Protocol, Session, SessionEvent, Takeover, Timer, companion,
+                flow::State, handover, node::Resource, sys,
             };
 
             use super::*;
@@ -157,7 +158,7 @@ macro_rules! protocol {
 
             #[unsafe(no_mangle)]
             extern "C" fn on_flow(flow: u32, state: u32) {
-                PROTOCOL.with(|p| p.flow(Flow::from_bits(flow), $crate::flow::State::of(state)));
+                PROTOCOL.with(|p| p.flow(Flow::from_bits(flow), State::of(state)));
             }
 
             #[unsafe(no_mangle)]
@@ -167,13 +168,13 @@ macro_rules! protocol {
 
             #[unsafe(no_mangle)]
             extern "C" fn on_handover() -> i32 {
-                $crate::handover::result(PROTOCOL.look(|p| p.handover(&mut $crate::Handover::begin())))
+                handover::result(PROTOCOL.look(|p| p.handover(&mut Handover::begin())))
             }
 
             #[unsafe(no_mangle)]
             extern "C" fn on_takeover(capsule: u32, len: u32) -> i32 {
-                let mut from = $crate::Takeover::begin(len as usize);
-                $crate::handover::result(PROTOCOL.with(|p| p.takeover(Capsule::of_event(capsule), &mut from)))
+                let mut from = Takeover::begin(len as usize);
+                handover::result(PROTOCOL.with(|p| p.takeover(Capsule::of_event(capsule), &mut from)))
             }
         }
     };
