@@ -18,8 +18,8 @@ fn names() -> Vec<String> {
 }
 
 /// What is shipped.
-const SHIPPED: [&str; 9] =
-    ["hello", "ping", "probe", "pathfinder", "health", "multicast", "benchmark", "template", "echo"];
+const SHIPPED: [&str; 10] =
+    ["hello", "ping", "probe", "pathfinder", "health", "multicast", "http", "benchmark", "template", "echo"];
 
 const PAGE: &str = include_str!("../../../docs/abi/README.md");
 
@@ -167,6 +167,7 @@ fn descriptions_are_read_by_wire() {
             "probe" | "echo" => 2,
             "health" => 0,
             "multicast" => 18,
+            "http" => 96,
             "benchmark" => 130,
             "template" | "pathfinder" => 1,
             _ => continue,
