@@ -7,6 +7,7 @@
 //! | [`session`] | a protocol's session, for any program                                     |
 //! | [`protocols`] | a protocol server and its client                                        |
 //! | [`flow`]    | flow tuples: building, signing, verifying, printing, injecting            |
+//! | [`http`]    | a proxy and a gateway for HTTP through the network                        |
 //! | [`keys`]    | principals' private keys                                                  |
 //! | [`lab`]     | several nodes on this machine, in QEMU or as processes                    |
 //! | [`output`]  | tables, JSON, progress; [`exit`]: exit codes; [`files`]: files            |
@@ -18,6 +19,7 @@ pub mod cli;
 pub mod exit;
 pub mod files;
 pub mod flow;
+pub mod http;
 pub mod keys;
 pub mod lab;
 pub mod output;

@@ -539,6 +539,7 @@ fn a_version_without_sessions_ends_them() {
     world.run(MILLI);
     assert!(world.stations[1].node.session_packet(session).is_err());
     assert_eq!(world.flow(1, two.hash()).unwrap().sessions, 0);
+    assert!(world.log(1).iter().any(|line| line.starts_with("1 sessions end: flow counter")));
     let used = world.teams(1).pop().unwrap().budgets.into_iter();
     assert!(used.into_iter().filter(|b| b.kind == wire::budget::Kind::Sessions).all(|b| b.used == Some(0)));
 }

@@ -5,7 +5,7 @@ mod common;
 
 use std::time::Duration;
 
-use common::real::{ask, start};
+use common::real::{ask, counter, found, number, rest, start};
 use sim::lab::Lab;
 use sim::medium::Shape;
 use sim::{Options, Sim};
@@ -56,5 +56,28 @@ fn strangers_ping_through_each_other() {
         assert_eq!(hops(&mut sim, 0), [("n2".into(), 1), ("n3".into(), 2)]);
         let lines = ask(&mut sim, session, "ping n3 count 5 interval 100 timeout 5000", 60 * SECOND);
         assert!(lines.iter().any(|line| line.contains("5 sent, 5 received, 0% loss")), "{lines:?}");
+    }
+}
+
+/// Every tenth frame is lost: adverts, too. What everybody knows is who is there, and how far.
+#[test]
+fn a_ring_of_strangers_knows_all_of_itself() {
+    for seed in 0..5 {
+        let mut sim =
+            Sim::new(&strangers(Lab::ring(8), seed % 2 == 0, 0.1), seed, Options::default()).unwrap();
+        sim.run_for(30 * SECOND);
+        for at in 0..8usize {
+            let far = |other: usize| (at.abs_diff(other)).min(8 - at.abs_diff(other)) as u8;
+            let all: Vec<_> = (0..8)
+                .filter(|other| *other != at)
+                .map(|other| (format!("n{}", other + 1), far(other)))
+                .collect();
+            assert_eq!(hops(&mut sim, at), all, "seed {seed}, node {at}");
+            assert_eq!(counter(&mut sim, at, "peer_bad_adverts"), 0);
+        }
+        let session = start(&mut sim, 0, "hello");
+        sim.send(session, b"find interval 250 quiet 2000 rounds 400").unwrap();
+        let lines = rest(&mut sim, session, 120 * SECOND);
+        assert_eq!((number(lines.last().unwrap(), "nodes"), found(&lines).len()), (8, 8), "{lines:?}");
     }
 }

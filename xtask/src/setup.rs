@@ -20,7 +20,8 @@ pub struct Options {
 }
 
 /// Programs that only tests use, and their packages.
-const FOR_TESTS: [(&str, &str); 3] = [("valgrind", "valgrind"), ("ip", "iproute2"), ("clang", "clang")];
+const FOR_TESTS: [(&str, &str); 4] =
+    [("valgrind", "valgrind"), ("ip", "iproute2"), ("clang", "clang"), ("curl", "curl")];
 const QEMU: &str = "qemu-system-x86_64";
 
 /// Looks, installs, and looks again.

@@ -145,6 +145,7 @@ fn format() -> Result<()> {
         "pathfinder",
         "health",
         "multicast",
+        "http",
         "benchmark",
         "telemetry",
         "checks",

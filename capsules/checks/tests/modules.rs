@@ -18,13 +18,14 @@ fn names() -> Vec<String> {
 }
 
 /// What is shipped.
-const SHIPPED: [&str; 10] = [
+const SHIPPED: [&str; 11] = [
     "hello",
     "ping",
     "probe",
     "pathfinder",
     "health",
     "multicast",
+    "http",
     "benchmark",
     "telemetry",
     "template",
@@ -177,6 +178,7 @@ fn descriptions_are_read_by_wire() {
             "probe" | "telemetry" | "echo" => 2,
             "health" => 0,
             "multicast" => 18,
+            "http" => 96,
             "benchmark" => 130,
             "template" | "pathfinder" => 1,
             _ => continue,

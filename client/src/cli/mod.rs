@@ -5,6 +5,7 @@ mod blob;
 mod channel;
 mod flow;
 pub(crate) mod health;
+mod http;
 mod key;
 mod lab;
 mod multicast;
@@ -79,6 +80,9 @@ enum Object {
     Health(health::Options),
     /// What happens to a capsule on its way to a node and back: times and queues of each hop
     Telemetry(telemetry::Options),
+    /// HTTP through the network: a proxy for clients like curl, and the gateway to their servers
+    #[command(subcommand)]
+    Http(http::Verb),
     /// Groups: what one program says, to all that want it
     #[command(subcommand)]
     Multicast(multicast::Verb),
@@ -121,6 +125,7 @@ pub fn run(cli: Cli) -> Result<()> {
         Object::Key(verb) => key::run(&access, &verb, output),
         Object::Health(options) => health::run(&access, &options, output),
         Object::Telemetry(options) => telemetry::run(&access, &options, output),
+        Object::Http(verb) => http::run(&access, &verb, output),
         Object::Multicast(verb) => multicast::run(&access, &verb, output),
         Object::Session(options) => session::run(&access, &options, output),
         Object::Lab(verb) => lab::run(&access, *verb, json, output),
@@ -149,6 +154,8 @@ mod tests {
             "bees health -n a health --watch --interval 1s --sensor load -j",
             "bees multicast send -n a news --patience 30s -- hello there",
             "bees multicast join news sport/ x:00ff@5 -n b --count 3 --wait 20s",
+            "bees http proxy -n a --listen 127.0.0.1:0 --origin http://example.org -j",
+            "bees http gateway -n c --allow example.org --allow 127.0.0.1:8000",
             "bees key new --type rsa --bits 4096 --principal joe joe.key",
             "bees flow sign x.tuple --key joe.key --principal joe -o y.tuple --valid-from 5 --valid-until +7d",
             "bees flow build x.wasm --sign joe.key --principal joe --privilege sensors? --for-node b",
@@ -180,6 +187,7 @@ mod tests {
             "bees team limit ping",
             "bees protocol fetch hello",
             "bees team limit ping memory",
+            "bees http gateway -n c",
             "bees flow sign x --valid-until now",
         ] {
             assert!(Cli::try_parse_from(line.split(' ')).is_err(), "{line}");

@@ -347,6 +347,13 @@ impl Node {
         // Those cannot change their place.
         self.end_children(now, old);
         self.move_sessions(old, new);
+        let left = self.sessions.count(old);
+        if left > 0 {
+            let name = self.flows.get(new).map(label).unwrap_or_default();
+            self.log_limited(now, || {
+                format!("{left} sessions end: flow {name} takes over, and has none or no room")
+            });
+        }
         self.move_conduct(now, old_team, new_team);
         // Frames on their way out are the new version's.
         self.net.remove_team(old_team, Some(new_team));
