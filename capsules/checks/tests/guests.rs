@@ -348,6 +348,16 @@ fn linker(store: &mut Store<()>) -> Linker<()> {
             sys::companion_deny(companion, neighbor)
         }),
     );
+    on(
+        "companion_settle",
+        Func::wrap(
+            &mut *store,
+            |mut c: Caller<'_, ()>, call: u32, result: i32, answer: u32, answer_len: u32| -> i32 {
+                let Some(answer) = read(&mut c, answer, answer_len) else { return BAD_POINTER };
+                sys::companion_settle(call, result, &answer)
+            },
+        ),
+    );
     on("clock_mono", Func::wrap(&mut *store, |_: Caller<'_, ()>| -> i64 { sys::clock_mono() }));
     linker
 }
