@@ -22,7 +22,7 @@ pub struct Manner {
 }
 
 /// Builds a flow that takes over from `old`. Capsule types live on under their names, and what is not said (parameters,
-/// budgets, privileges, nodes) is as it was.
+/// budgets, privileges, nodes, interfaces that it serves) is as it was.
 pub fn build(old: &Tuple, hash: TupleHash, options: &Options, manner: &Manner) -> Result<Bundle> {
     let Bundle { mut tuple, parts, .. } = build::build(&Options { replaces: Some(hash), ..options.clone() })?;
     let body = &mut tuple.body;
@@ -34,6 +34,9 @@ pub fn build(old: &Tuple, hash: TupleHash, options: &Options, manner: &Manner) -
     }
     if let Some(nodes) = old.body.nodes().filter(|_| options.nodes.is_empty()) {
         body.extensions.push(Extension::nodes(&nodes));
+    }
+    if options.offers.is_empty() && !old.body.offers().is_empty() {
+        body.extensions.push(Extension::offers(&old.body.offers()));
     }
     let given = |name: &str| options.params.iter().any(|pair| pair.name == name);
     let (main, before) = (&mut body.protocols[0], old.main());
