@@ -15,7 +15,9 @@ use wire::control::{Answer, FlowState, Request};
 use wire::id::{CapsuleId, Path};
 use wire::limits::Operation;
 use wire::replace::{Place, Replacement};
-use wire::tuple::{Body, CapsuleType, Credentials, Privilege, Scheme, Tuple};
+use wire::tuple::{
+    Body, CapsuleType, Companion, Coupling, Credentials, Extension, Privilege, Provider, Scheme, Tuple,
+};
 
 const SECOND: Duration = Duration::from_secs(1);
 const MILLI: Duration = Duration::from_millis(1);
@@ -452,23 +454,38 @@ fn a_flow_that_is_kept_away_does_not_come_back_as_its_next_version() {
 /// A node that has the new version first gives it what comes for the old one, without starting that.
 #[test]
 fn the_old_version_does_not_start_beside_the_new_one() {
-    let mut world = World::line(2);
-    let one = first();
-    world.start(0, &one);
-    let two = second(&one);
-    world.start(1, &two);
-    let session = world.session(1, "counter");
-    for number in 1..=20 {
-        hand(&mut world, &id(&one, 0), number);
+    // It is the same if the old one could not start there: it calls what another flow serves elsewhere only.
+    let clock = guest::flow("clock", guest::module(""), |body| {
+        body.extensions = vec![Extension::offers(&["ops.clock"])];
+        body.request.privileges = vec![Privilege { name: "offer".into(), optional: false }];
+    });
+    for calls in [false, true] {
+        let mut world = World::line(2);
+        world.start(0, &clock);
+        let one = version(Version::default(), |body| {
+            if calls {
+                let (interface, provider) = ("clock".into(), Provider::System("ops.clock".into()));
+                body.protocols[0].companions =
+                    vec![Companion { interface, coupling: Coupling::Tuple, provider }];
+                body.request.privileges = vec![Privilege { name: "ops.clock".into(), optional: false }];
+            }
+        });
+        world.start(0, &one);
+        let two = second(&one);
+        world.start(1, &two);
+        let session = world.session(1, "counter");
+        for number in 1..=20 {
+            hand(&mut world, &id(&one, 0), number);
+        }
+        world.run(SECOND);
+        let Told { capsules, out_of_order, version, .. } = told(&mut world, session);
+        assert_eq!((capsules, out_of_order, version), (20, 0, 2));
+        assert_eq!((world.holds(1).2, world.compiled), (1, 3));
+        assert!(ended(&mut world, &one).contains("has taken its place here"));
+        hand(&mut world, &id(&one, 0), 21);
+        world.run(MILLI);
+        assert_eq!(world.count(1, "capsules_taken_over"), 21);
     }
-    world.run(SECOND);
-    let Told { capsules, out_of_order, version, .. } = told(&mut world, session);
-    assert_eq!((capsules, out_of_order, version), (20, 0, 2));
-    assert_eq!((world.holds(1).2, world.compiled), (1, 2));
-    assert!(ended(&mut world, &one).contains("has taken its place here"));
-    hand(&mut world, &id(&one, 0), 21);
-    world.run(MILLI);
-    assert_eq!(world.count(1, "capsules_taken_over"), 21);
 }
 
 /// A version with long events hands over between two of them.
@@ -557,4 +574,23 @@ fn only_one_version_takes_a_flows_place() {
     assert!(ended(&mut world, &three).contains("another version has taken the place"));
     assert!(matches!(world.try_inject(1, &three), Answer::Injected(_)));
     assert!(ended(&mut world, &three).contains("another version has taken the place"));
+}
+
+/// An `on_handover` that refuses, over and over, takes nothing from the version that goes on.
+#[test]
+fn what_a_refused_handover_was_about_to_say_takes_no_room() {
+    let mut world = World::line(2);
+    let talks = "(drop (call $session_reply (i32.load (i32.const 1056)) (i32.const 0) (i32.const 16000)))
+        (if (i32.ne (call $session_close (i32.load (i32.const 1056))) (i32.const -10)) (then (unreachable)))
+        (return (i32.const -1))";
+    let one = version(Version { hand: talks, ..Version::default() }, |_| ());
+    world.start(1, &one);
+    let session = world.session(1, "counter");
+    assert_eq!(told(&mut world, session).version, 1);
+    for number in 2..10 {
+        let next = next(Version { number, ..Version::default() }, &one, &with_state(), |_| ());
+        world.inject(1, &next);
+        assert!(ended(&mut world, &next).contains("guest refused (-1)"));
+        assert_eq!(told(&mut world, session).version, 1);
+    }
 }

@@ -112,6 +112,7 @@ mod tests {
             budgets: pairs(&["memory=1M"]),
             privileges: vec!["sensors?".into()],
             nodes: vec!["a".into()],
+            offers: vec!["ops.clock".into()],
             ..Options::default()
         })
         .unwrap();
@@ -124,6 +125,7 @@ mod tests {
         let body = &new.tuple.body;
         assert_eq!(body.request, old.tuple.body.request);
         assert_eq!((body.nodes(), &*new.tuple.main().params[0].value), (Some(vec!["a"]), &b"4"[..]));
+        assert_eq!(body.offers(), ["ops.clock"]);
         let (hash, how) = body.replacement().unwrap();
         assert_eq!((hash, how.handover, &*how.types), (old.hash(), true, &[((0, 1), (0, 1))][..]));
         let manner = Manner { fresh: true, types: pairs(&["Query=Ask"]) };
