@@ -594,3 +594,45 @@ fn what_a_refused_handover_was_about_to_say_takes_no_room() {
         assert_eq!(told(&mut world, session).version, 1);
     }
 }
+
+/// Keeps how long its first capsule waited, in microseconds, and works a while with each.
+const WAITS: &str = r#"
+    (func (export "on_capsule") (param $c i32) (param $kind i32) (param $len i32) (param $from i32) (local $n i32)
+        (if (i64.eqz (i64.load (i32.const 1024))) (then
+            (i64.store (i32.const 1024) (i64.sub (call $clock_mono) (call $event_since)))))
+        (loop $more
+            (local.set $n (i32.add (local.get $n) (i32.const 1)))
+            (br_if $more (i32.lt_u (local.get $n) (i32.const 4000)))))
+    (func (export "on_session") (param $c i32) (param $s i32) (param $what i32) (param $len i32)
+        (if (i32.eq (local.get $what) (i32.const 1)) (then
+            (drop (call $session_reply (local.get $s) (i32.const 1024) (i32.const 8))))))"#;
+
+/// What waited for the old version has waited since then.
+#[test]
+fn what_waited_keeps_its_time() {
+    let mut world =
+        World::line_with(2, Options { team: "queue = 400\nmemory = \"4M\"", ..Options::default() });
+    let one = guest::of("waits", WAITS);
+    world.start(1, &one);
+    let how = Replacement { handover: false, types: vec![((0, 0), (0, 0))] };
+    let two = guest::flow("waits", guest::module(&WAITS.replace("1024", "2048")), |body| {
+        body.replaces = Some(one.hash());
+        body.extensions = vec![how.extension()];
+    });
+    world.inject(1, &two);
+    let mut sent = 0;
+    while world.state(1, two.hash()) != Some(FlowState::Running) {
+        assert!(sent < 3000, "{:?}", world.log(1));
+        for _ in 0..22 {
+            sent += 1;
+            hand(&mut world, &id(&one, 0), sent);
+        }
+        world.run(Duration::from_micros(100));
+    }
+    world.run(SECOND);
+    let session = world.session(1, "waits");
+    world.say(1, session, b"?");
+    world.run(MILLI);
+    let waited = i64::from_le_bytes(world.heard(1, session).remove(0).try_into().unwrap());
+    assert!(waited > 200, "{waited}");
+}

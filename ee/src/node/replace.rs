@@ -349,11 +349,11 @@ impl Node {
         // Those cannot change their place.
         self.end_children(now, old);
         self.move_sessions(old, new);
-        self.take_offers(old, new);
         self.move_conduct(now, old_team, new_team);
         // Frames on their way out are the new version's.
         self.net.remove_team(old_team, Some(new_team));
         self.leave_waiting(old_team, Some(new_team));
+        self.take_offers(old, new);
         let mut known = self.sandbox_of(new).map(|s| s.sessions()).unwrap_or_default();
         for (number, session, outlet) in unknown {
             let open = Event::Session { session, what: SessionInput::Open(outlet.clone()) };
