@@ -35,7 +35,7 @@ pub mod bounds {
     /// Parameters, and results, of a function type or a block.
     pub const ARITY: u64 = 16;
     /// Imported functions.
-    pub const IMPORTS: u64 = 80;
+    pub const IMPORTS: u64 = 96;
     /// Functions of the module's own.
     pub const FUNCTIONS: u64 = 2048;
     /// Bytes of one function's body.
@@ -71,6 +71,9 @@ pub mod bounds {
     /// Data segments.
     pub const DATA_SEGMENTS: u64 = 256;
 }
+
+// A module may use the whole interface.
+const _: () = assert!(abi::IMPORTS.len() as u64 <= bounds::IMPORTS);
 
 /// Why a module was refused. Whoever built the module erred.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -254,7 +254,7 @@ impl Sandbox {
             Ok(units) => (units, Ok(())),
             Err((units, fault)) => {
                 self.said = state.effects.last_words(state.done);
-                state.effects.truncate(state.done);
+                state.take_back(state.done);
                 // Whoever fails to give its state away has it still.
                 self.ended = self.doing != Doing::HandOver;
                 (units, Err(fault))
@@ -288,6 +288,13 @@ impl Sandbox {
         let state = self.program()?.run.store.data_mut();
         state.lent.shrink(u64::MAX);
         state.effects.pop()
+    }
+
+    /// Nothing of what the guest wants is done.
+    pub fn take_back(&mut self) {
+        if let Some(program) = self.program() {
+            program.run.store.data_mut().take_back(0);
+        }
     }
 
     /// The next timer or expiry that is due; call it until it gives `None`. Those that come in the middle of an

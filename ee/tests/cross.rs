@@ -365,6 +365,107 @@ fn whoever_calls_pays_for_the_time() {
     assert!(after.1 - before.1 > 300, "{before:?} {after:?}");
 }
 
+/// The next version of whoever serves serves on: it gets the calls that wait, and what the old one heard and did not
+/// answer is told to have nobody.
+#[test]
+fn the_next_version_of_whoever_serves_takes_the_calls_over() {
+    let mut world = World::line(1);
+    let idle = world.holds(0);
+    let one = clock("clock", b'>');
+    let next = |mark: u8, old: &Flow| {
+        offering("clock", &CLOCK.replace("MARK", &mark.to_string()), "ops.clock", |body| {
+            body.nonce = [mark; 16];
+            body.replaces = Some(old.hash());
+        })
+    };
+    let two = next(b'#', &one);
+    world.start(0, &one);
+    let callers = ["calm", "caller"].map(caller);
+    for caller in &callers {
+        world.start(0, caller);
+    }
+    let [calm, busy] = ["calm", "caller"].map(|name| world.session(0, name));
+    assert_eq!(says(&mut world, 0, calm, &call(2, b"")), [Said::Number(1)]);
+    // Long calls, all the time.
+    world.inject(0, &two);
+    let (mut asked, mut answered) = (0, 0);
+    let mut heard = |world: &mut World| {
+        for packet in world.heard(0, busy) {
+            match said(&packet) {
+                Said::Number(number) => asked += i32::from(number > 0),
+                Said::Result { result, .. } => {
+                    assert_eq!(result, 5);
+                    answered += 1;
+                }
+            }
+        }
+        asked - answered
+    };
+    let mut wait = 0;
+    for _ in 0..200 {
+        for _ in 0..4 {
+            world.say(0, busy, &call(5, b""));
+        }
+        world.run(SECOND / 10_000);
+        wait = heard(&mut world);
+        if world.state(0, two.hash()) == Some(FlowState::Running) {
+            break;
+        }
+    }
+    assert_eq!(world.state(0, two.hash()), Some(FlowState::Running), "{:?}", world.log(0));
+    assert!(wait > 0, "calls waited");
+    world.run(SECOND);
+    assert_eq!(heard(&mut world), 0);
+    let gone = Error::Unavailable.code();
+    assert_eq!(world.heard(0, calm).iter().map(|p| said(p)).collect::<Vec<_>>(), [result(1, gone, b"")]);
+    assert_eq!(says(&mut world, 0, calm, &call(1, b"x")), [Said::Number(2), result(2, 1, b"#x")]);
+    // A version that cannot start leaves everything as it is; so does somebody else who wants the interface.
+    let broken =
+        offering("clock", "(func (export \"on_boot\") (param i32) (unreachable))", "ops.clock", |body| {
+            body.replaces = Some(two.hash());
+        });
+    for (flow, why) in [(&broken, "trapped"), (&clock("other", b'!'), "another flow does")] {
+        world.inject(0, flow);
+        world.run(SECOND);
+        assert!(world.why(0, flow.hash()).contains(why));
+        assert_eq!(says(&mut world, 0, calm, &call(6, b"")).len(), 2);
+    }
+    assert_eq!(says(&mut world, 0, calm, &call(1, b"x"))[1..], [result(5, 1, b"#x")]);
+    // One that serves nothing ends the service.
+    let mute = guest::flow("clock", guest::module(""), |body| body.replaces = Some(two.hash()));
+    world.inject(0, &mute);
+    world.run(SECOND);
+    assert_eq!(world.state(0, mute.hash()), Some(FlowState::Running));
+    assert_eq!(says(&mut world, 0, calm, &call(1, b"x"))[1..], [result(6, gone, b"")]);
+    for flow in callers.iter().chain([&mute]) {
+        world.stop(0, flow.hash(), false);
+    }
+    // The module of the one that was refused is kept a while for whoever injects it next.
+    world.run(61 * SECOND);
+    assert_eq!(world.holds(0), idle);
+}
+
+/// What was called belongs to the version that called.
+#[test]
+fn the_next_version_of_a_caller_gets_no_answer_of_the_old_ones() {
+    let mut world = World::line(1);
+    world.start(0, &clock("clock", b'>'));
+    let one = caller("caller");
+    world.start(0, &one);
+    let session = world.session(0, "caller");
+    assert_eq!(says(&mut world, 0, session, b"f\x05"), [Said::Number(5)]);
+    let two = guest::flow("caller", guest::module(CALLER), |body| {
+        uses(body, "clock", "ops.clock");
+        wants(body, "ops.clock", false);
+        body.replaces = Some(one.hash());
+    });
+    world.inject(0, &two);
+    world.run(SECOND);
+    assert_eq!(world.state(0, two.hash()), Some(FlowState::Running));
+    assert_eq!(says(&mut world, 0, session, &call(3, b"")), [Said::Number(1), result(1, 3, b"")]);
+    assert_eq!(says(&mut world, 0, session, b"f\x08"), [Said::Number(8)]);
+}
+
 /// A call outlives its caller's end, and is nobody's then.
 #[test]
 fn a_caller_that_ends_leaves_nothing_behind() {

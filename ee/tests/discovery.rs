@@ -14,7 +14,7 @@ use ee::sandbox::{NeighborId, NeighborRef, Shared};
 use nodeos::link::LinkId;
 use wire::advert::{Advert, Hearsay, advert_id};
 use wire::capsule::{Capsule, HEADER_LEN};
-use wire::control::{Answer, KnownNode, NeighborInfo, NeighborNews, Protection, Request};
+use wire::control::{Answer, FlowState, KnownNode, NeighborInfo, NeighborNews, Protection, Request};
 
 const SECOND: Duration = Duration::from_secs(1);
 const LINK: &str = "discover = true";
@@ -380,4 +380,33 @@ fn a_flow_without_memory_does_not_get_to_know_anybody() {
     assert_eq!(team.lookup("neighbor/~x"), i64::from(Error::NotFound.code()));
     assert!(!team.sandbox.neighbor_left(NeighborId(9)));
     assert!(team.sandbox.neighbor_found(&found(9, "~x")) && team.lookup("neighbor/~x") > 0);
+}
+
+/// A flow that waits for its turn to take over from another one gets to know who comes and goes meanwhile.
+#[test]
+fn a_flow_that_stands_by_starts_with_the_neighbors_that_are_there() {
+    for comes in [true, false] {
+        let mut world = open(2);
+        let cut = |world: &mut World, now: bool| match now {
+            true => world.tap(|_| Fate::Lose),
+            false => world.untap(),
+        };
+        cut(&mut world, comes);
+        let module = guest::module(&SCOUT.replace("1000))", "2000))"));
+        world.start(0, &guest::flow("warm", module.clone(), |_| ()));
+        world.run(3 * SECOND);
+        world.compile_us = 15_000_000;
+        let one = guest::of("scout", SCOUT);
+        world.inject(0, &one);
+        let two = guest::flow("scout", module, |body| body.replaces = Some(one.hash()));
+        world.inject(0, &two);
+        world.run(SECOND / 10);
+        assert_eq!(world.state(0, two.hash()), Some(FlowState::Standby));
+        cut(&mut world, !comes);
+        assert!(world.run_until(20 * SECOND, |w| w.state(0, two.hash()) == Some(FlowState::Running)));
+        let all = i32::from(comes);
+        assert_eq!(names(&mut world, 0).len() as i32, all);
+        let session = world.session(0, "scout");
+        assert_eq!((ask(&mut world, session, b"l"), ask(&mut world, session, b"s")), (vec![all], vec![all]));
+    }
 }

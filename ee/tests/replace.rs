@@ -15,7 +15,9 @@ use wire::control::{Answer, FlowState, Request};
 use wire::id::{CapsuleId, Path};
 use wire::limits::Operation;
 use wire::replace::{Place, Replacement};
-use wire::tuple::{Body, CapsuleType, Credentials, Privilege, Scheme, Tuple};
+use wire::tuple::{
+    Body, CapsuleType, Companion, Coupling, Credentials, Extension, Privilege, Provider, Scheme, Tuple,
+};
 
 const SECOND: Duration = Duration::from_secs(1);
 const MILLI: Duration = Duration::from_millis(1);
@@ -452,23 +454,38 @@ fn a_flow_that_is_kept_away_does_not_come_back_as_its_next_version() {
 /// A node that has the new version first gives it what comes for the old one, without starting that.
 #[test]
 fn the_old_version_does_not_start_beside_the_new_one() {
-    let mut world = World::line(2);
-    let one = first();
-    world.start(0, &one);
-    let two = second(&one);
-    world.start(1, &two);
-    let session = world.session(1, "counter");
-    for number in 1..=20 {
-        hand(&mut world, &id(&one, 0), number);
+    // It is the same if the old one could not start there: it calls what another flow serves elsewhere only.
+    let clock = guest::flow("clock", guest::module(""), |body| {
+        body.extensions = vec![Extension::offers(&["ops.clock"])];
+        body.request.privileges = vec![Privilege { name: "offer".into(), optional: false }];
+    });
+    for calls in [false, true] {
+        let mut world = World::line(2);
+        world.start(0, &clock);
+        let one = version(Version::default(), |body| {
+            if calls {
+                let (interface, provider) = ("clock".into(), Provider::System("ops.clock".into()));
+                body.protocols[0].companions =
+                    vec![Companion { interface, coupling: Coupling::Tuple, provider }];
+                body.request.privileges = vec![Privilege { name: "ops.clock".into(), optional: false }];
+            }
+        });
+        world.start(0, &one);
+        let two = second(&one);
+        world.start(1, &two);
+        let session = world.session(1, "counter");
+        for number in 1..=20 {
+            hand(&mut world, &id(&one, 0), number);
+        }
+        world.run(SECOND);
+        let Told { capsules, out_of_order, version, .. } = told(&mut world, session);
+        assert_eq!((capsules, out_of_order, version), (20, 0, 2));
+        assert_eq!((world.holds(1).2, world.compiled), (1, 3));
+        assert!(ended(&mut world, &one).contains("has taken its place here"));
+        hand(&mut world, &id(&one, 0), 21);
+        world.run(MILLI);
+        assert_eq!(world.count(1, "capsules_taken_over"), 21);
     }
-    world.run(SECOND);
-    let Told { capsules, out_of_order, version, .. } = told(&mut world, session);
-    assert_eq!((capsules, out_of_order, version), (20, 0, 2));
-    assert_eq!((world.holds(1).2, world.compiled), (1, 2));
-    assert!(ended(&mut world, &one).contains("has taken its place here"));
-    hand(&mut world, &id(&one, 0), 21);
-    world.run(MILLI);
-    assert_eq!(world.count(1, "capsules_taken_over"), 21);
 }
 
 /// A version with long events hands over between two of them.
@@ -558,4 +575,65 @@ fn only_one_version_takes_a_flows_place() {
     assert!(ended(&mut world, &three).contains("another version has taken the place"));
     assert!(matches!(world.try_inject(1, &three), Answer::Injected(_)));
     assert!(ended(&mut world, &three).contains("another version has taken the place"));
+}
+
+/// An `on_handover` that refuses, over and over, takes nothing from the version that goes on.
+#[test]
+fn what_a_refused_handover_was_about_to_say_takes_no_room() {
+    let mut world = World::line(2);
+    let talks = "(drop (call $session_reply (i32.load (i32.const 1056)) (i32.const 0) (i32.const 16000)))
+        (if (i32.ne (call $session_close (i32.load (i32.const 1056))) (i32.const -10)) (then (unreachable)))
+        (return (i32.const -1))";
+    let one = version(Version { hand: talks, ..Version::default() }, |_| ());
+    world.start(1, &one);
+    let session = world.session(1, "counter");
+    assert_eq!(told(&mut world, session).version, 1);
+    for number in 2..10 {
+        let next = next(Version { number, ..Version::default() }, &one, &with_state(), |_| ());
+        world.inject(1, &next);
+        assert!(ended(&mut world, &next).contains("guest refused (-1)"));
+        assert_eq!(told(&mut world, session).version, 1);
+    }
+}
+
+/// Keeps how long its first capsule waited, in microseconds, and works a while with each.
+const WAITS: &str = r#"
+    (func (export "on_capsule") (param $c i32) (param $kind i32) (param $len i32) (param $from i32) (local $n i32)
+        (if (i64.eqz (i64.load (i32.const 1024))) (then
+            (i64.store (i32.const 1024) (i64.sub (call $clock_mono) (call $event_since)))))
+        (loop $more
+            (local.set $n (i32.add (local.get $n) (i32.const 1)))
+            (br_if $more (i32.lt_u (local.get $n) (i32.const 4000)))))
+    (func (export "on_session") (param $c i32) (param $s i32) (param $what i32) (param $len i32)
+        (if (i32.eq (local.get $what) (i32.const 1)) (then
+            (drop (call $session_reply (local.get $s) (i32.const 1024) (i32.const 8))))))"#;
+
+/// What waited for the old version has waited since then.
+#[test]
+fn what_waited_keeps_its_time() {
+    let mut world =
+        World::line_with(2, Options { team: "queue = 400\nmemory = \"4M\"", ..Options::default() });
+    let one = guest::of("waits", WAITS);
+    world.start(1, &one);
+    let how = Replacement { handover: false, types: vec![((0, 0), (0, 0))] };
+    let two = guest::flow("waits", guest::module(&WAITS.replace("1024", "2048")), |body| {
+        body.replaces = Some(one.hash());
+        body.extensions = vec![how.extension()];
+    });
+    world.inject(1, &two);
+    let mut sent = 0;
+    while world.state(1, two.hash()) != Some(FlowState::Running) {
+        assert!(sent < 3000, "{:?}", world.log(1));
+        for _ in 0..22 {
+            sent += 1;
+            hand(&mut world, &id(&one, 0), sent);
+        }
+        world.run(Duration::from_micros(100));
+    }
+    world.run(SECOND);
+    let session = world.session(1, "waits");
+    world.say(1, session, b"?");
+    world.run(MILLI);
+    let waited = i64::from_le_bytes(world.heard(1, session).remove(0).try_into().unwrap());
+    assert!(waited > 200, "{waited}");
 }

@@ -418,6 +418,38 @@ fn programs_are_told_at_the_teams_rate() {
     assert_eq!(world.count(0, "session_datagrams_dropped"), 0);
 }
 
+/// The next version of a flow talks to the programs of the old one at its own rate.
+#[test]
+fn a_version_that_took_sessions_over_is_held_to_its_rate() {
+    let (mut world, mut host) = (world("rate = \"800kbit\"\nburst = \"4k\""), Host::new(MGMT));
+    let one = guest::of("flood", FLOOD);
+    world.start(0, &one);
+    let mut client = Client::new(&mut host, "flood");
+    for _ in 0..100 {
+        host.step(&mut world);
+        client.work(&mut host);
+    }
+    let two = guest::flow("flood", guest::module(FLOOD), |body| body.replaces = Some(one.hash()));
+    let hash = world.inject(0, &two);
+    for _ in 0..1000 {
+        host.step(&mut world);
+        client.work(&mut host);
+    }
+    assert_eq!(world.state(0, hash), Some(FlowState::Running));
+    let heard = |client: &Client| client.heard.iter().map(Vec::len).sum::<usize>();
+    let before = heard(&client);
+    client.say(b"go");
+    for step in 1..=1000 {
+        host.step(&mut world);
+        client.work(&mut host);
+        let sent = heard(&client) - before;
+        assert!(sent <= 4096 + 100 * (step + 1), "{sent} bytes after {step} ms");
+    }
+    assert_eq!(heard(&client) - before, 40 * 1200);
+    let team = world.teams(0).into_iter().find(|team| team.flow == Some(hash)).unwrap();
+    assert!(team.sent.0 >= 40 * 1200, "{team:?}");
+}
+
 /// Two hundred at once, more than the flow's queue has places, and all are served.
 #[test]
 fn two_hundred_programs_at_once() {

@@ -66,7 +66,7 @@ pub struct Body {
     pub validity: Validity,
     /// The flow that this one takes over from.
     pub replaces: Option<TupleHash>,
-    /// What the fields do not say, each kind once. An unknown extension refuses the tuple. The extension
+    /// What the fields do not say, each kind once, in the order of their tags. An unknown extension refuses the tuple. The extension
     /// [`Extension::BUDGETS`] is not among them: [`Request::budgets`] has what it says.
     pub extensions: Vec<Extension>,
 }
@@ -461,8 +461,7 @@ impl Body {
             return Err(Error::Version(self.version));
         }
         self.extensions.iter().try_for_each(Extension::check)?;
-        let twice = |at: usize| self.extensions[..at].iter().any(|e| e.tag == self.extensions[at].tag);
-        bound("extensions", !(1..self.extensions.len()).any(twice))?;
+        bound("extensions", self.extensions.is_sorted_by(|a, b| a.tag < b.tag))?;
         bound("protocols", (1..=MAX_PROTOCOLS).contains(&self.protocols.len()))?;
         bound("privileges", self.request.privileges.len() <= MAX_ITEMS)?;
         self.request.privileges.iter().try_for_each(|p| name("privilege", &p.name))?;

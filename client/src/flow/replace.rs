@@ -22,7 +22,7 @@ pub struct Manner {
 }
 
 /// Builds a flow that takes over from `old`. Capsule types live on under their names, and what is not said (parameters,
-/// budgets, privileges, nodes) is as it was.
+/// budgets, privileges, nodes, interfaces that it serves) is as it was.
 pub fn build(old: &Tuple, hash: TupleHash, options: &Options, manner: &Manner) -> Result<Bundle> {
     let Bundle { mut tuple, parts, .. } = build::build(&Options { replaces: Some(hash), ..options.clone() })?;
     let body = &mut tuple.body;
@@ -34,6 +34,9 @@ pub fn build(old: &Tuple, hash: TupleHash, options: &Options, manner: &Manner) -
     }
     if let Some(nodes) = old.body.nodes().filter(|_| options.nodes.is_empty()) {
         body.extensions.push(Extension::nodes(&nodes));
+    }
+    if options.offers.is_empty() && !old.body.offers().is_empty() {
+        body.extensions.push(Extension::offers(&old.body.offers()));
     }
     let given = |name: &str| options.params.iter().any(|pair| pair.name == name);
     let (main, before) = (&mut body.protocols[0], old.main());
@@ -109,6 +112,7 @@ mod tests {
             budgets: pairs(&["memory=1M"]),
             privileges: vec!["sensors?".into()],
             nodes: vec!["a".into()],
+            offers: vec!["ops.clock".into()],
             ..Options::default()
         })
         .unwrap();
@@ -121,6 +125,7 @@ mod tests {
         let body = &new.tuple.body;
         assert_eq!(body.request, old.tuple.body.request);
         assert_eq!((body.nodes(), &*new.tuple.main().params[0].value), (Some(vec!["a"]), &b"4"[..]));
+        assert_eq!(body.offers(), ["ops.clock"]);
         let (hash, how) = body.replacement().unwrap();
         assert_eq!((hash, how.handover, &*how.types), (old.hash(), true, &[((0, 1), (0, 1))][..]));
         let manner = Manner { fresh: true, types: pairs(&["Query=Ask"]) };

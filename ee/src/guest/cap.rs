@@ -94,6 +94,7 @@ pub(super) fn link(l: &mut Linker<TeamState>) -> wasmtime::Result<()> {
         plain(g, cost::CALL + cost::ENTRY, |s| {
             let at = s.caps.neighbor(cap, rights::READ)?;
             let (poke_ms, expire_ms) = times(poke_us, expire_us).ok_or(Error::BadArgument)?;
+            s.only_looks()?;
             s.effects.make_room(1)?;
             let charge = s.accounts.memory().charge(WATCH_BYTES).map_err(|_| Error::NoMemory)?;
             let protocol = s.owner();

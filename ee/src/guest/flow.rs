@@ -22,6 +22,7 @@ pub(super) fn link(l: &mut Linker<TeamState>) -> wasmtime::Result<()> {
             if give >> GIVABLE != 0 {
                 return Err(Error::BadArgument);
             }
+            s.only_looks()?;
             s.effects.make_room(1)?;
             s.charge_effect(tuple.len())?;
             let (child, cap) = s.caps.add_child()?;

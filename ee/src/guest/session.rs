@@ -38,6 +38,7 @@ pub(super) fn link(l: &mut Linker<TeamState>) -> wasmtime::Result<()> {
     l.func_wrap(MODULE, "session_close", |g: Guest<'_>, session: u32| {
         plain(g, cost::CALL + cost::ENTRY, |s| {
             let handle = session_of(s, session)?.0;
+            s.only_looks()?;
             s.effects.make_room(1)?;
             let session = s.shut(handle).ok_or(Error::BadHandle)?;
             s.effects.push(Effect::CloseSession { session });

@@ -10,7 +10,7 @@ use std::collections::{BTreeMap, VecDeque};
 
 use authagent::agent::Reason;
 use nodeos::account::Charge;
-use nodeos::platform::Now;
+use nodeos::platform::{Instant, Now};
 use nodeos::sched::Scheduler;
 use nodeos::slab::{Handle, Slab};
 use nodeos::team::TeamId;
@@ -117,7 +117,7 @@ impl Node {
             if interface.starts_with(RESERVED) {
                 return refuse("it is the node's own");
             }
-            if self.crossings.offers.contains_key(interface) {
+            if self.crossings.offers.get(interface).is_some_and(|whose| !self.is_next(tuple, *whose)) {
                 return refuse("another flow does");
             }
         }
@@ -136,13 +136,72 @@ impl Node {
         Ok(())
     }
 
-    /// A flow was let in: what it serves is its from now on.
-    pub(super) fn enter_offers(&mut self, handle: Handle) {
-        let Some(data) = self.flows.get(handle).and_then(|flow| flow.tuple.as_ref()) else { return };
-        for interface in data.tuple.body.offers() {
-            self.crossings.offers.insert(interface.to_string(), handle);
+    /// Whether a flow of this tuple takes over from the one of this handle.
+    fn is_next(&self, tuple: &Tuple, old: Handle) -> bool {
+        tuple.body.replaces.is_some() && self.flows.get(old).map(|flow| flow.hash) == tuple.body.replaces
+    }
+
+    /// A flow was let in, or is about to start: what it serves is its from now on, but for what the flow that it takes
+    /// over from still serves. An error names what somebody else serves.
+    pub(super) fn enter_offers(&mut self, handle: Handle) -> Result<(), Reason> {
+        let Some(data) = self.flows.get(handle).and_then(|flow| flow.tuple.as_ref()) else { return Ok(()) };
+        let tuple = data.tuple.clone();
+        for interface in tuple.body.offers() {
+            let whose = *self.crossings.offers.entry(interface.into()).or_insert(handle);
+            if whose != handle && !self.is_next(&tuple, whose) {
+                return Err(Reason::NoOffer { interface: interface.into(), why: "another flow does" });
+            }
             self.crossings.desks.entry(handle).or_default();
         }
+        Ok(())
+    }
+
+    /// A flow takes over from another: what both serve is its, with the calls that the other one has not been given yet.
+    /// What that one has heard it answers, or nobody.
+    pub(super) fn take_offers(&mut self, old: Handle, new: Handle) {
+        let Some(data) = self.flows.get(new).and_then(|flow| flow.tuple.as_ref()) else { return };
+        for interface in data.tuple.body.offers() {
+            if let Some(whose) = self.crossings.offers.get_mut(interface).filter(|whose| **whose == old) {
+                *whose = new;
+            }
+        }
+        let waiting = self.crossings.desks.get_mut(&old).map(|desk| std::mem::take(&mut desk.waiting));
+        for (caller, calls) in waiting.into_iter().flatten() {
+            for number in calls {
+                // Others are answered with the end of the old one.
+                if self.move_call(number, new) {
+                    desk_of(&mut self.crossings, new, |desk| desk.enter(caller, number));
+                }
+            }
+        }
+    }
+
+    /// A call that is in the queue of a flow that another one takes over from.
+    pub(super) fn forward_call(&mut self, asked: Box<Asked>, since: Instant, new: Handle) {
+        let number = asked.call;
+        if !Handle::from_raw(number).is_some_and(|number| self.move_call(number, new)) {
+            return;
+        }
+        desk_of(&mut self.crossings, new, |desk| (desk.queued, desk.open) = (desk.queued + 1, desk.open + 1));
+        if !self.push_moved(new, Event::Call(asked), since) {
+            self.call_heard(new);
+            self.settle_call(new, number, Err(Error::Unavailable));
+        }
+    }
+
+    /// A call is for another flow, if that one serves what it is about; whether it is.
+    fn move_call(&mut self, number: Handle, new: Handle) -> bool {
+        let of = |call: &Call| {
+            let (caller, _) = call.caller.as_ref()?;
+            provider(&self.flows.get(*caller)?.tuple.as_ref()?.tuple, call.back)
+        };
+        let interface = self.crossings.calls.get(number).and_then(of);
+        let serves = interface.is_some_and(|name| self.crossings.offers.get(&name) == Some(&new));
+        match self.crossings.calls.get_mut(number).filter(|_| serves) {
+            Some(call) => call.callee = new,
+            None => return false,
+        }
+        true
     }
 
     /// A flow calls what its tuple names there.

@@ -28,6 +28,7 @@ use wire::id::CapsuleId;
 use super::{NEIGHBOR_ACCOUNT, Node};
 use crate::config::{ConfigError, NodeConfig};
 use crate::counters::Count;
+use crate::flow::Stage;
 use crate::neighbor::{Found, Guard, Neighbor, NeighborId};
 use crate::sandbox::{Event, NeighborRef};
 use crate::system::discovery::{Discovery, Known};
@@ -302,7 +303,7 @@ impl Node {
         let reference = self.reference(id);
         for flow in self.flows_that_know(name) {
             let found = |node: &mut Self| {
-                let sandbox = node.flows.get_mut(flow)?.sandbox()?;
+                let sandbox = node.flows.get_mut(flow)?.started()?;
                 Some((sandbox.neighbor_found(&reference), sandbox.listeners()))
             };
             match found(self) {
@@ -327,7 +328,7 @@ impl Node {
             let left = |node: &mut Self| {
                 let flow = node.flows.get_mut(flow)?;
                 flow.unserved.set(id, false);
-                let sandbox = flow.sandbox()?;
+                let sandbox = flow.started()?;
                 Some((sandbox.neighbor_left(id), sandbox.listeners()))
             };
             if let Some((true, listeners)) = left(self) {
@@ -349,8 +350,9 @@ impl Node {
 
     fn tell_protocol(&mut self, now: Now, flow: Handle, protocol: u8, id: NeighborId, news: NeighborNews) {
         let event = Event::Neighbor { protocol, id, news };
-        let lives = self.flows.get(flow).is_some();
-        if !lives || self.has_room(flow) && self.push_event(flow, event) {
+        // One that stands by sees its neighbors when it starts.
+        let runs = self.flows.get(flow).is_some_and(|flow| matches!(flow.stage, Stage::Running { .. }));
+        if !runs || self.has_room(flow) && self.push_event(flow, event) {
             return;
         }
         if self.discover.untold.len() < MAX_UNTOLD {

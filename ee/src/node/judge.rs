@@ -232,6 +232,15 @@ impl Node {
         flow.since = now.mono;
         let Some(data) = &flow.tuple else { return };
         let tuple = data.tuple.clone();
+        if let Err((erred, why)) = self.may_replace(now, handle) {
+            self.counters.add(Count::FlowsRefused);
+            self.counters.add(Count::ReplacementsRefused);
+            return self.end_flow(now, handle, End::failed(erred, why));
+        }
+        // What does not start need not be able to.
+        if self.is_succeeded(now, handle) {
+            return;
+        }
         if let Some(flow) = self.flows.get(handle)
             && let Err(reason) = self.may_cross(flow, &tuple, &grant)
         {
@@ -239,14 +248,6 @@ impl Node {
         }
         if let Err((erred, why)) = admissible(&tuple, &grant) {
             return self.end_flow(now, handle, End::failed(erred, why));
-        }
-        if let Err((erred, why)) = self.may_replace(now, handle) {
-            self.counters.add(Count::FlowsRefused);
-            self.counters.add(Count::ReplacementsRefused);
-            return self.end_flow(now, handle, End::failed(erred, why));
-        }
-        if self.is_succeeded(now, handle) {
-            return;
         }
         let Some(flow) = self.flows.get(handle) else { return };
         let Some(data) = &flow.tuple else { return };
@@ -302,7 +303,9 @@ impl Node {
             }
         }
         self.register_ids(handle);
-        self.enter_offers(handle);
+        if let Err(reason) = self.enter_offers(handle) {
+            return self.refused(now, handle, &reason);
+        }
         self.next_part(now, handle);
     }
 

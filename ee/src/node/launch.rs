@@ -165,6 +165,10 @@ impl Node {
 
     /// A flow that nothing is in the way of any more runs: its boot event, then the capsules that waited.
     pub(super) fn starts_anew(&mut self, now: Now, handle: Handle) {
+        // Since the flow that it was to take over from ended somebody else may serve in its place.
+        if let Err(reason) = self.enter_offers(handle) {
+            return self.end_flow(now, handle, End::failed(reason.erred(), reason));
+        }
         self.leave_standby(handle);
         self.runs(now, handle);
         self.claim_area(now, handle);

@@ -24,7 +24,7 @@ use crate::counters::Count;
 use crate::flow::{Flow, Predecessor, Source, Stage, ids_bytes};
 use crate::neighbor::NeighborId;
 use crate::registry::Target;
-use crate::sandbox::{Event, Given, KnownSession, Outcome, Refused, SessionInput, State};
+use crate::sandbox::{Event, Given, KnownSession, Outcome, Refused, Sandbox, SessionInput, State};
 
 /// How long the identifiers of a version that was replaced are taken for the new one's, unless it expires before.
 const DRAIN: Duration = Duration::from_secs(600);
@@ -142,6 +142,8 @@ impl Node {
     }
 
     fn swap_failed(&mut self, now: Now, new: Handle, failed: Failed) {
+        // The old version's sessions go on.
+        self.sandbox_of(new).into_iter().for_each(Sandbox::take_back);
         self.counters.add(Count::ReplacementsFailed);
         if failed.again {
             self.keep_away(now, new);
@@ -182,7 +184,7 @@ impl Node {
         Ok(())
     }
 
-    fn sandbox_of(&mut self, handle: Handle) -> Option<&mut crate::sandbox::Sandbox> {
+    fn sandbox_of(&mut self, handle: Handle) -> Option<&mut Sandbox> {
         self.flows.get_mut(handle)?.sandbox()
     }
 
@@ -358,10 +360,11 @@ impl Node {
         // Frames on their way out are the new version's.
         self.net.remove_team(old_team, Some(new_team));
         self.leave_waiting(old_team, Some(new_team));
+        self.take_offers(old, new);
         let mut known = self.sandbox_of(new).map(|s| s.sessions()).unwrap_or_default();
         for (number, session, outlet) in unknown {
             let open = Event::Session { session, what: SessionInput::Open(outlet.clone()) };
-            if self.sessions.flow(session) == Some(new) && self.push_moved(new, open) {
+            if self.sessions.flow(session) == Some(new) && self.push_moved(new, open, now.mono) {
                 known.push((number, session, outlet));
             }
         }
@@ -393,7 +396,8 @@ impl Node {
 
     /// An event that waited for the old version.
     fn forward(&mut self, queued: Queued, new: Handle, how: &Replacement) {
-        match queued.into_event() {
+        let (event, since) = queued.into_event();
+        match event {
             Some(Event::Capsule { protocol, kind, from, packet }) => {
                 let knows = |node: &Self, id: NeighborId| {
                     node.flows.get(new).is_some_and(|flow| flow.knows(&node.neighbors[id].name))
@@ -404,13 +408,14 @@ impl Node {
                 let to = how.now((protocol, kind));
                 self.count_taken(new, to.is_some());
                 if let Some((protocol, kind)) = to {
-                    self.push_moved(new, Event::Capsule { protocol, kind, from, packet });
+                    self.push_moved(new, Event::Capsule { protocol, kind, from, packet }, since);
                 }
             }
             Some(Event::Session { session, what }) if self.sessions.flow(session) == Some(new) => {
-                self.push_moved(new, Event::Session { session, what });
+                self.push_moved(new, Event::Session { session, what }, since);
             }
-            // Timers, soft state, warnings and flows below it were the old version's own.
+            Some(Event::Call(asked)) => self.forward_call(asked, since, new),
+            // Timers, soft state, warnings, watches, calls of others and flows below it were the old version's own.
             _ => {}
         }
     }
@@ -423,7 +428,8 @@ impl Node {
                 let sound = |node: &mut Self| node.sandbox_of(new)?.check(from, &id, &packet, None).ok();
                 if sound(self).is_some() {
                     self.counters.add(Count::CapsulesReceived);
-                    self.push_moved(new, Event::Capsule { protocol, kind, from: Some(from), packet });
+                    let event = Event::Capsule { protocol, kind, from: Some(from), packet };
+                    self.push_moved(new, event, now.mono);
                 }
             }
             _ => self.capsule(now, from, id, None, packet, 0),

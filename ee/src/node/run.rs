@@ -54,9 +54,9 @@ pub(super) struct Queued {
 }
 
 impl Queued {
-    /// What is still to be begun; whoever was to pay for it pays no more.
-    pub(super) fn into_event(self) -> Option<Event> {
-        self.event
+    /// What is still to be begun, and when it came; whoever was to pay for it pays no more.
+    pub(super) fn into_event(self) -> (Option<Event>, Instant) {
+        (self.event, self.since)
     }
 }
 
@@ -115,15 +115,15 @@ impl Node {
         // The end of a session must not be lost: the guest would hold it for ever. Nor must what was due: there is room.
         let closes = matches!(event, Event::Session { what: SessionInput::Close, .. });
         let must = closes || matches!(event, Event::Timer(_) | Event::Expiry { .. });
-        self.push(handle, event, must)
+        self.push(handle, event, must, self.clock)
     }
 
-    /// The same for what waited for an earlier version of the flow: it is no more than had room there.
-    pub(super) fn push_moved(&mut self, handle: Handle, event: Event) -> bool {
-        self.push(handle, event, true)
+    /// The same for what came then, and waited for an earlier version of the flow: it is no more than had room there.
+    pub(super) fn push_moved(&mut self, handle: Handle, event: Event, since: Instant) -> bool {
+        self.push(handle, event, true, since)
     }
 
-    fn push(&mut self, handle: Handle, event: Event, must: bool) -> bool {
+    fn push(&mut self, handle: Handle, event: Event, must: bool, since: Instant) -> bool {
         let Some((_, team)) = self.flow_and_team(handle) else { return false };
         let Some(member) = self.teams.get_mut(team) else { return false };
         if self.endings.contains_key(&handle) {
@@ -147,7 +147,7 @@ impl Node {
                 }
             },
         };
-        let queued = Queued { event: Some(event), charge, since: self.clock };
+        let queued = Queued { event: Some(event), charge, since };
         let queued = if must {
             self.sched.push_always(team, queued).is_ok()
         } else {

@@ -346,8 +346,12 @@ impl Node {
     /// A flow's sessions go on with the one that takes over from it, if that one has sessions and can pay for them; the
     /// others end with the old one.
     pub(super) fn move_sessions(&mut self, from: Handle, to: Handle) {
+        let before = self.flow_and_team(from).map(|(_, team)| team);
         let Some((flow, team)) = self.flow_and_team(to) else { return };
         let takes = flow.tuple.as_ref().is_some_and(|t| t.tuple.main().session);
+        // What waits to be written is sent at the new one's expense, like its frames that wait for a link.
+        let lines = self.sessions.lines.iter_mut().filter(|l| l.team.is_some() && l.team == before);
+        lines.for_each(|line| line.team = Some(team));
         let Some(team) = self.teams.get(team).filter(|_| takes) else { return };
         let (account, mut room) = (team.account().clone(), team.budget.sessions);
         let its: Vec<Handle> =

@@ -72,6 +72,7 @@ impl Cross {
 impl TeamState {
     /// Calls what `cap` names with `message`; the number that its answer will have.
     pub(crate) fn ask(&mut self, cap: u32, operation: u32, message: &[u8]) -> Result<i32, Error> {
+        self.only_looks()?;
         let CompanionId::Companion(companion) = self.caps.companion(cap)? else {
             return Err(Error::BadArgument);
         };
@@ -97,6 +98,7 @@ impl TeamState {
 
     /// Answers a call that this team was given.
     pub(crate) fn settle(&mut self, call: u32, result: i32, answer: &[u8]) -> Result<(), Error> {
+        self.only_looks()?;
         let served = self.served(call)?.call;
         if answer.len() > MAX_MESSAGE {
             return Err(Error::TooLarge);

@@ -59,13 +59,18 @@ impl Effects {
         self.list.is_empty()
     }
 
+    /// Those from the one at `from` on.
+    pub fn since(&self, from: usize) -> impl DoubleEndedIterator<Item = &Effect> {
+        self.list.iter().skip(from)
+    }
+
     pub fn truncate(&mut self, len: usize) {
         self.list.truncate(len);
     }
 
     /// The last line that an event, whose effects begin at `from`, logged as an error.
     pub fn last_words(&self, from: usize) -> Option<String> {
-        let said = self.list.iter().skip(from).rev().find_map(|effect| match effect {
+        let said = self.since(from).rev().find_map(|effect| match effect {
             Effect::Log { level: Level::Error, text } => Some(text),
             _ => None,
         });

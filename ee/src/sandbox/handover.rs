@@ -74,9 +74,13 @@ impl TeamState {
         passing.state.write(bytes)
     }
 
-    /// Whether the protocol that runs is asked for its state.
-    pub(super) fn is_giving(&self) -> bool {
-        self.handover.as_ref().is_some_and(|passing| passing.giving)
+    /// Refuses what a flow that is asked for its state may not do: it may fail and go on, and then what it wanted never
+    /// happens, and what it waits for never comes.
+    pub(crate) fn only_looks(&self) -> Result<(), Error> {
+        match &self.handover {
+            Some(passing) if passing.giving => Err(Error::Unavailable),
+            _ => Ok(()),
+        }
     }
 
     /// What the protocol that runs takes over.

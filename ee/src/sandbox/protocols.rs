@@ -198,9 +198,7 @@ impl TeamState {
     /// Prepares a call of the protocol that `cap` names, with `message`; it runs from now on.
     pub(crate) fn call(&mut self, cap: u32, operation: u32, message: &[u8]) -> Result<Call, Error> {
         // Whoever hands its state over may fail and go on; its companions could not.
-        if self.is_giving() {
-            return Err(Error::Unavailable);
-        }
+        self.only_looks()?;
         let (caller, down) = (self.current, self.caps.companion(cap)?);
         let here = &self.instances[caller];
         let to = match down {

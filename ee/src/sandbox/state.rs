@@ -266,6 +266,19 @@ impl TeamState {
         Some(closed.id)
     }
 
+    /// Forgets what the guest wants, from the effect at `from` on. Its sessions may go on without it: what it was about to
+    /// say takes no room there any more.
+    pub(super) fn take_back(&mut self, from: usize) {
+        for effect in self.effects.since(from) {
+            if let Effect::Reply { session, packet } = effect
+                && let Some((_, known)) = self.sessions.iter().find(|(_, known)| known.id == *session)
+            {
+                known.outlet.packet_gone(packet.len());
+            }
+        }
+        self.effects.truncate(from);
+    }
+
     /// A fresh packet buffer at the team's expense.
     pub(crate) fn buffer(&mut self) -> Result<Buf, Error> {
         self.lent.grow(BLOCK as u64).map_err(|_| Error::NoMemory)?;
