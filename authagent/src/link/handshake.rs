@@ -58,10 +58,14 @@ pub(super) struct Steps {
 }
 
 impl Link {
-    /// Takes the result of a [`Task`].
+    /// Takes the result of a [`Task`]. What was begun for another neighbor, who had this one's place before, is nothing
+    /// to this link.
     pub fn finished(&mut self, now: u64, finished: Finished) -> Result<(), Refused> {
+        let Finished { peer, index, outcome } = finished;
+        if peer != self.peer {
+            return Ok(());
+        }
         self.busy = false;
-        let Finished { index, outcome } = finished;
         let result = match outcome {
             Outcome::Begun(state, hello) => {
                 if let Some(attempt) = self.attempt.as_mut().filter(|a| a.index == index) {

@@ -46,6 +46,8 @@ pub(super) enum Step {
 
 /// What came of a [`Task`].
 pub struct Finished {
+    /// Who the other end proves to be.
+    pub(super) peer: Ed25519Key,
     pub(super) index: u32,
     pub(super) outcome: Outcome,
 }
@@ -67,7 +69,7 @@ pub(super) enum Outcome {
 impl Task {
     /// Does it: up to four multiplications on the curve and the check of one signature.
     pub fn run(self) -> Finished {
-        let index = self.index;
+        let (index, peer) = (self.index, self.peer);
         let outcome = match self.step {
             Step::Begin { ephemeral } => begin(&self.own, self.peer, ephemeral),
             Step::Answer { ephemeral, hello } => answer(&self.own, self.peer, ephemeral, &hello),
@@ -76,7 +78,7 @@ impl Task {
             }
             Step::Accept { state, proof, sender } => Ok(accept(self.peer, state, &proof, [index, sender])),
         };
-        Finished { index, outcome: outcome.unwrap_or(Outcome::Failed) }
+        Finished { peer, index, outcome: outcome.unwrap_or(Outcome::Failed) }
     }
 }
 

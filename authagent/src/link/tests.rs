@@ -9,6 +9,7 @@ use wire::control::Erred;
 use wire::link::{ANSWER_NOISE, COOKIE_LEN, HELLO_NOISE, MAX_HANDSHAKE, OVERHEAD, PROOF_NOISE};
 
 use super::handshake::MAX_OPEN;
+use super::task::Outcome;
 use crate::keys::SigningKey;
 
 const MS: u64 = 1000;
@@ -468,6 +469,27 @@ fn somebody_else_is_never_a_neighbor() {
     assert!(pair.events.concat().is_empty() && pair.heard.concat().is_empty());
     assert!(pair.refused[0].contains(&Refused::Handshake), "{:?}", pair.refused);
     assert!(!pair.say(0, b"no") && !pair.say(1, b"no"));
+}
+
+/// A proof that is checked while another neighbor gets the place of whoever sent it proves nothing of that one.
+#[test]
+fn what_an_earlier_neighbor_proved_is_not_the_next_ones() {
+    let mut pair = Pair::new(14, Timing::default());
+    let accepted =
+        |thing: &Thing| matches!(thing, Thing::Done(Finished { outcome: Outcome::Accepted(_), .. }));
+    let at = loop {
+        pair.settle();
+        match pair.queue.iter().position(|(.., thing)| accepted(thing)) {
+            Some(at) => break at,
+            None => pair.run(MS / 10),
+        }
+    };
+    let (_, to, Thing::Done(done)) = pair.queue.remove(at) else { panic!("a step") };
+    let next = SigningKey::from_seed(&[99; 32]);
+    pair.ends[to] = end(&keys()[to], &next, false, Timing::default(), &pair.random);
+    assert_eq!(pair.ends[to].finished(pair.now, done), Ok(()));
+    pair.settle();
+    assert!(!pair.ends[to].is_up() && pair.events[to].is_empty());
 }
 
 /// The handshake of somebody who knows both names and lacks the neighbor's key, and his certificate.
