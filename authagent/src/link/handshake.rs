@@ -62,7 +62,7 @@ impl Link {
     /// to this link.
     pub fn finished(&mut self, now: u64, finished: Finished) -> Result<(), Refused> {
         let Finished { peer, index, outcome } = finished;
-        if peer != self.peer {
+        if peer != self.peer.to_bytes() {
             return Ok(());
         }
         self.busy = false;

@@ -47,7 +47,7 @@ pub(super) enum Step {
 /// What came of a [`Task`].
 pub struct Finished {
     /// Who the other end proves to be.
-    pub(super) peer: Ed25519Key,
+    pub(super) peer: [u8; 32],
     pub(super) index: u32,
     pub(super) outcome: Outcome,
 }
@@ -69,7 +69,7 @@ pub(super) enum Outcome {
 impl Task {
     /// Does it: up to four multiplications on the curve and the check of one signature.
     pub fn run(self) -> Finished {
-        let (index, peer) = (self.index, self.peer);
+        let (index, peer) = (self.index, self.peer.to_bytes());
         let outcome = match self.step {
             Step::Begin { ephemeral } => begin(&self.own, self.peer, ephemeral),
             Step::Answer { ephemeral, hello } => answer(&self.own, self.peer, ephemeral, &hello),

@@ -58,7 +58,7 @@ struct Faults {
 
 enum Thing {
     Frame(Vec<u8>),
-    Done(Finished),
+    Done(Box<Finished>),
 }
 
 /// Both ends; end 0 has the lower identity.
@@ -182,7 +182,7 @@ impl Pair {
             }
             if let Some(task) = self.ends[at].task() {
                 self.steps += 1;
-                self.queue.push((self.now + WORK, at, Thing::Done(task.run())));
+                self.queue.push((self.now + WORK, at, Thing::Done(Box::new(task.run()))));
             }
             while let Some(event) = self.ends[at].event() {
                 self.events[at].push(event);
@@ -202,7 +202,7 @@ impl Pair {
                 match thing {
                     Thing::Frame(frame) => drop(self.hand(to, &frame)),
                     Thing::Done(done) => {
-                        if let Err(why) = self.ends[to].finished(self.now, done) {
+                        if let Err(why) = self.ends[to].finished(self.now, *done) {
                             self.refused[to].push(why);
                         }
                     }
@@ -476,7 +476,7 @@ fn somebody_else_is_never_a_neighbor() {
 fn what_an_earlier_neighbor_proved_is_not_the_next_ones() {
     let mut pair = Pair::new(14, Timing::default());
     let accepted =
-        |thing: &Thing| matches!(thing, Thing::Done(Finished { outcome: Outcome::Accepted(_), .. }));
+        |thing: &Thing| matches!(thing, Thing::Done(done) if matches!(done.outcome, Outcome::Accepted(_)));
     let at = loop {
         pair.settle();
         match pair.queue.iter().position(|(.., thing)| accepted(thing)) {
@@ -487,7 +487,7 @@ fn what_an_earlier_neighbor_proved_is_not_the_next_ones() {
     let (_, to, Thing::Done(done)) = pair.queue.remove(at) else { panic!("a step") };
     let next = SigningKey::from_seed(&[99; 32]);
     pair.ends[to] = end(&keys()[to], &next, false, Timing::default(), &pair.random);
-    assert_eq!(pair.ends[to].finished(pair.now, done), Ok(()));
+    assert_eq!(pair.ends[to].finished(pair.now, *done), Ok(()));
     pair.settle();
     assert!(!pair.ends[to].is_up() && pair.events[to].is_empty());
 }
