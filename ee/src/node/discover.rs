@@ -102,6 +102,7 @@ impl Discover {
 
 /// Why an advert is refused whose name is somebody else's.
 const TAKEN: &str = "its name is another's";
+const OTHERWISE: &str = "it said otherwise before";
 
 impl Node {
     /// Sends adverts that are due, forgets who was silent for too long, and tells flows what they had no room for.
@@ -189,8 +190,11 @@ impl Node {
             return self.counters.add(Count::Unasked);
         }
         let Some(advert) = self.read_advert(now, link, payload) else { return };
-        if self.neighbors[from].found.is_some() {
-            self.discover.machine.first_hand(now.mono, link, from, &advert);
+        let found = self.neighbors[from].found.is_some();
+        if found && !self.discover.machine.first_hand(now.mono, link, from, &advert) {
+            let name = self.neighbors[from].name.clone();
+            self.counters.add(Count::AdvertsRefused);
+            return self.log_limited(now, || format!("peer {name} says it is {}: {OTHERWISE}", advert.name));
         }
         self.hear(now, link, &advert);
     }
@@ -227,7 +231,7 @@ impl Node {
         }
         let known = self.discover.machine.of_neighbor(id).ok_or("it is about to be forgotten")?;
         if *known.name != *advert.name || known.identity != advert.identity {
-            return Err("it said otherwise before");
+            return Err(OTHERWISE);
         }
         // Once it has proven who it is, what anybody may say does not keep it here.
         if !matches!(&neighbor.guard, Guard::Sealed(with) if with.is_up()) {

@@ -155,8 +155,13 @@ impl Discovery {
         self.nodes.with(|list| list.iter().find(|k| &*k.name == name).and_then(|k| k.neighbor))
     }
 
-    /// A neighbor says that it is there. `false`: there is no room to know it.
+    /// A neighbor says that it is there. `false`: there is no room to know it, or it had another name before. It has one,
+    /// so that nothing is known of it any more when it is forgotten and its place is another's.
     pub fn first_hand(&mut self, now: Instant, link: LinkId, id: NeighborId, advert: &Advert<'_>) -> bool {
+        let is_other = |k: &Known| k.neighbor == Some(id) && *k.name != *advert.name;
+        if self.nodes.with(|list| list.iter().any(is_other)) {
+            return false;
+        }
         let known = Known {
             name: advert.name.into(),
             identity: advert.identity,
@@ -377,6 +382,22 @@ mod tests {
         assert_eq!(d.named("a"), Some(NeighborId(1)));
         d.forget(NeighborId(1));
         assert_eq!((known(&d), memory.used()), (vec![], 0));
+    }
+
+    /// Or something of it would be left when it is forgotten, and stand for the next one that has its place.
+    #[test]
+    fn a_neighbor_has_one_name() {
+        let memory = Account::root(1 << 20);
+        let mut d = discovery(&memory);
+        assert!(d.first_hand(Instant::ZERO, L0, NeighborId(1), &says("a")));
+        d.second_hand(Instant::ZERO, L0, SECOND, &hearsay("c", 1, 1000));
+        for name in ["b", "c"] {
+            assert!(!d.first_hand(Instant::ZERO, L0, NeighborId(1), &says(name)));
+        }
+        assert_eq!(known(&d), [("a".into(), 1), ("c".into(), 2)]);
+        d.forget(NeighborId(1));
+        assert_eq!(known(&d), [("c".into(), 2)]);
+        assert!(d.first_hand(Instant::ZERO, L0, NeighborId(1), &says("b")));
     }
 
     /// Two nodes that tell each other of a third one over two links do not keep it there: it is farther away each time.
