@@ -67,6 +67,8 @@ pub struct Found {
     pub here: bool,
     /// Since when.
     pub since: Instant,
+    /// The operator knows the key that it has to prove.
+    pub keyed: bool,
 }
 
 /// How long nobody else gets the place of a neighbor that is gone.
@@ -133,12 +135,25 @@ impl Neighbors {
         (0..).map(NeighborId).zip(&self.list).filter(|(_, n)| n.is_here())
     }
 
-    /// A place for a neighbor that was discovered at this address: the one that it had before, a new one if `most`
-    /// have none yet, or that of the one that is gone the longest.
-    pub fn place(&self, now: Instant, link: LinkId, to: Address, most: usize) -> Option<NeighborId> {
+    /// A place for a neighbor that was discovered at this address: the one that it had before under this name, a new one
+    /// if `most` have none yet, or that of the one that is gone the longest. Those whose keys the operator does not know leave
+    /// `kept` of the places to the others, however many they are and however long they say that they stay.
+    pub fn place(
+        &self,
+        now: Instant,
+        (link, to, name): (LinkId, Address, &str),
+        keyed: bool,
+        (most, kept): (usize, usize),
+    ) -> Option<NeighborId> {
         let found = || (0..).map(NeighborId).zip(&self.list).filter_map(|(id, n)| Some((id, n, n.found?)));
         let gone = || found().filter(|(.., found)| !found.here);
-        if let Some((id, ..)) = gone().find(|(_, n, _)| (n.out.link, n.out.to) == (link, to)) {
+        let taken = |found: &Found| !found.keyed && (found.here || now < found.since + QUARANTINE);
+        // What it sent under another name still counts as sent from that one's place.
+        let its = |n: &Neighbor| (n.out.link, n.out.to, &*n.name) == (link, to, name);
+        if !keyed && found().filter(|(_, n, found)| taken(found) && !its(n)).count() + kept >= most {
+            return None;
+        }
+        if let Some((id, ..)) = gone().find(|(_, n, _)| its(n)) {
             return Some(id);
         }
         if found().count() < most {
@@ -161,7 +176,9 @@ impl Neighbors {
     /// A discovered neighbor is none any more: nothing is sent there or comes from there.
     pub fn leave(&mut self, now: Instant, id: NeighborId) {
         let neighbor = &mut self.list[usize::from(id.0)];
-        neighbor.found = Some(Found { here: false, since: now });
+        if let Some(found) = &mut neighbor.found {
+            (found.here, found.since) = (false, now);
+        }
         neighbor.guard = Guard::Closed;
         neighbor.waiting.clear();
         self.by_address.remove(&(neighbor.out.link, neighbor.out.to));
@@ -275,5 +292,36 @@ impl std::ops::Index<NeighborId> for Neighbors {
 impl std::ops::IndexMut<NeighborId> for Neighbors {
     fn index_mut(&mut self, id: NeighborId) -> &mut Neighbor {
         &mut self.list[usize::from(id.0)]
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use nodeos::link::Mac;
+
+    use super::*;
+
+    /// A capsule that waits is not another one's because the station that sent it has another name by then.
+    #[test]
+    fn a_station_with_another_name_has_another_place() {
+        let (mut all, link, to) = (Neighbors::default(), LinkId(0), Address::Ethernet(Mac([2; 6])));
+        let enter = |all: &mut Neighbors, now: Instant, name: &str, keyed: bool| {
+            let id = all.place(now, (link, to, name), keyed, (3, 1))?;
+            let mut neighbor = Neighbor::new(name, OutChannel { link, to }, 1500, Account::root(1 << 20));
+            neighbor.found = Some(Found { here: true, since: now, keyed });
+            all.put(id, neighbor);
+            assert_eq!(all.find(link, to), Some(id));
+            all.leave(now, id);
+            assert_eq!(all.find(link, to), None);
+            Some(id.0)
+        };
+        let (start, later) = (Instant::ZERO, Instant::ZERO + QUARANTINE);
+        assert_eq!(enter(&mut all, start, "~x", false), Some(0));
+        assert_eq!(enter(&mut all, start, "~y", false), Some(1));
+        assert_eq!(enter(&mut all, start, "~x", false), Some(0));
+        assert_eq!(enter(&mut all, start, "~z", false), None, "a place is kept");
+        assert_eq!(enter(&mut all, start, "b", true), Some(2));
+        assert_eq!(enter(&mut all, start, "c", true), None);
+        assert_eq!(enter(&mut all, later, "c", true), Some(0));
     }
 }

@@ -271,8 +271,9 @@ impl Node {
             return Err("there are too many newcomers");
         }
         other.into_iter().for_each(|other| self.neighbor_left(now, other));
-        let id =
-            self.neighbors.place(now.mono, link, from, MAX_FOUND).ok_or("there are too many neighbors")?;
+        let kept = self.discover.keys.len().min(MAX_FOUND / 2);
+        let place = self.neighbors.place(now.mono, (link, from, &name), key.is_some(), (MAX_FOUND, kept));
+        let id = place.ok_or("there are too many neighbors")?;
         if !self.discover.machine.first_hand(now.mono, link, id, advert) {
             return Err("there is no room for it");
         }
@@ -292,7 +293,7 @@ impl Node {
         let mtu = self.net.link(link).map_or(nodeos::config::MIN_MTU, |link| link.mtu());
         let account = self.memory.child(Some(NEIGHBOR_ACCOUNT));
         let mut neighbor = Neighbor::new(name, OutChannel { link, to }, mtu, account);
-        neighbor.found = Some(Found { here: true, since: now.mono });
+        neighbor.found = Some(Found { here: true, since: now.mono, keyed: key.is_some() });
         neighbor.liveness = self.discover.liveness.get(link.index()).copied().flatten();
         let how = neighbor.liveness;
         self.neighbors.put(id, neighbor);
