@@ -6,12 +6,13 @@ mod common;
 use std::time::Duration;
 
 use common::guest;
-use common::puppet::{House, OUT, OWN};
+use common::puppet::{House, OUT, OWN, SESSION, script};
 use common::{Fate, Frame, Options, World, identity};
 use ee::abi::Error;
 use ee::node::SessionId;
-use ee::sandbox::{NeighborId, NeighborRef, Shared};
+use ee::sandbox::{Effect, Event, NeighborId, NeighborRef, SessionInput, Shared};
 use nodeos::link::LinkId;
+use nodeos::platform::{Instant, Now};
 use wire::advert::{Advert, Hearsay, advert_id};
 use wire::capsule::{Capsule, HEADER_LEN};
 use wire::control::{Answer, FlowState, KnownNode, NeighborInfo, NeighborNews, Protection, Request};
@@ -20,7 +21,7 @@ const SECOND: Duration = Duration::from_secs(1);
 const LINK: &str = "discover = true";
 
 /// A packet of a program says what to do: s: send to all neighbors, l: how many are there? k: how many nodes are known? o: what may
-/// be sent to the neighbor that was told of last? The result comes back as 4 bytes; what the flow is told of a neighbor plus 1000.
+/// be sent to the neighbor that was told of last? e: goes on without end. The result comes back as 4 bytes; what the flow is told of a neighbor plus 1000.
 const SCOUT: &str = r#"
     (global $s (mut i32) (i32.const 0))
     (global $last (mut i32) (i32.const 0))
@@ -39,6 +40,7 @@ const SCOUT: &str = r#"
         (if (i32.eq (local.get $op) (i32.const 107)) (then
             (call $say (call $nodes_known (call $all) (i32.const 0) (i32.const 2048) (i32.const 1)))
             (call $say (i32.load (i32.const 2048)))))
+        (if (i32.eq (local.get $op) (i32.const 101)) (then (loop $on (br $on))))
         (if (i32.eq (local.get $op) (i32.const 111)) (then
             (call $say (call $neighbor_max_payload (global.get $last))))))
     (func (export "on_neighbor") (param $n i32) (param $news i32)
@@ -251,6 +253,26 @@ fn an_advert_overrides_nobody_whom_the_operator_knows() {
     assert!(log.contains("says it is d: it said otherwise before"), "{log}");
 }
 
+/// Whoever says that it stays for long keeps out nobody whose key the operator knows.
+#[test]
+fn who_is_known_by_a_key_finds_a_place() {
+    let keys = format!("[discovery]\nkeys = {{ b = \"{}\" }}\n", identity(1).public());
+    let node = format!("identity = \"{}\"", &*identity(0).to_hex());
+    let (node, more) = (&*node, &*keys);
+    let mut world =
+        World::line_with(2, Options { link: LINK, strangers: true, node, more, ..Options::default() });
+    world.tap(|_| Fate::Lose);
+    for n in 0..60 {
+        let name = format!("n{n}");
+        says(&mut world, n, &Advert { expire_ms: 3_600_000, ..advert(&name) }, &[]);
+        world.run(SECOND / 4);
+    }
+    assert_eq!(names(&mut world, 0).len(), 31);
+    says(&mut world, 100, &Advert { identity: Some(identity_of(1)), ..advert("b") }, &[]);
+    let all = names(&mut world, 0);
+    assert!(all.len() == 32 && all.contains(&"b".to_string()), "{all:?}");
+}
+
 #[test]
 fn a_flood_of_adverts_has_its_bounds_and_leaves_nothing() {
     let mut world = open(2);
@@ -365,6 +387,34 @@ fn nothing_leads_from_a_neighbor_that_went_to_the_next() {
         assert_eq!(a.call("neighbor_max_payload", &[y]), 1000);
         let all = a.lookup("neighborhood");
         assert_eq!(a.call("neighborhood_list", &[all, OUT, 0]), 5);
+    }
+}
+
+/// What an event wanted of a neighbor that goes before it is carried out is not done to the next one.
+#[test]
+fn what_was_wanted_of_a_neighbor_goes_with_it() {
+    for denied in [false, true] {
+        let house = House::new(Shared::default());
+        let mut team = house.team(1, &[]);
+        assert!(team.sandbox.neighbor_found(&found(9, "~x")));
+        let x = team.lookup("neighbor/~x");
+        let held = team.account.used();
+        let calls: [(&str, &[i64]); 2] = [("neighbor_watch", &[x, 0, 0]), ("neighbor_serve", &[x, 0])];
+        let packet = SessionInput::Packet(script(&[], &calls));
+        let now = Now { mono: Instant(team.mono), wall: team.wall };
+        let outcome = team.sandbox.deliver(now, Event::Session { session: SESSION, what: packet });
+        assert_eq!(outcome.end, Ok(()));
+        match denied {
+            true => team.sandbox.neighbor_gone(NeighborId(9)),
+            false => assert!(team.sandbox.neighbor_left(NeighborId(9))),
+        }
+        let left: Vec<Effect> = team.sandbox.effects().collect();
+        assert!(!left.iter().any(|e| matches!(e, Effect::Watch { .. })), "{left:?}");
+        // Who may not be known any more is not to get the flow's code, either.
+        assert_eq!(left.iter().any(|e| matches!(e, Effect::Serve { .. })), denied, "{left:?}");
+        assert!(!left.is_empty(), "it answered");
+        drop(left);
+        assert!(team.account.used() <= held);
     }
 }
 

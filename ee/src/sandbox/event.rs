@@ -337,6 +337,19 @@ pub enum Effect {
     },
 }
 
+impl Effect {
+    /// Whether it is about this neighbor: who comes in its place has nothing to do with it.
+    pub(super) fn concerns(&self, id: NeighborId) -> bool {
+        match self {
+            Self::Send { to: of, .. }
+            | Self::Serve { neighbor: of, .. }
+            | Self::Watch { neighbor: of, .. }
+            | Self::Unwatch { neighbor: of, .. } => *of == id,
+            _ => false,
+        }
+    }
+}
+
 /// Why a call did not come back.
 pub(super) fn fault(e: &wasmtime::Error) -> GuestFault {
     let trap = e.downcast_ref::<Trap>();

@@ -207,7 +207,9 @@ impl TeamState {
                 caps.neighbor_gone(at);
             }
         });
-        self.effects.retain(|e| !matches!(e, Effect::Send { to, .. } if *to == id));
+        self.effects.retain(
+            |e| !matches!(e, Effect::Send { to: of, .. } | Effect::Watch { neighbor: of, .. } if *of == id),
+        );
     }
 
     /// The team may know of a further neighbor, or of one again.
@@ -230,7 +232,7 @@ impl TeamState {
                 caps.neighbor_left(at);
             }
         });
-        self.effects.retain(|e| !matches!(e, Effect::Send { to, .. } if *to == id));
+        self.effects.retain(|e| !e.concerns(id));
     }
 
     /// Goes on under lower terms; the memory account and an event's time are not this state's.

@@ -36,7 +36,7 @@ pub const fn result(at: usize) -> i64 {
 }
 
 const SEEN: usize = 512;
-const SESSION: SessionId = SessionId(1);
+pub const SESSION: SessionId = SessionId(1);
 
 /// One call.
 pub type Call<'a> = (&'a str, &'a [i64]);
