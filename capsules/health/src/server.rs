@@ -1,5 +1,7 @@
 //! The server: who reported last, what is believed, and the lines that programs get.
 
+use core::num::NonZeroU32;
+
 use bees_sdk::node::Resource;
 use bees_sdk::{Error, Session, Text, cache, node, text};
 
@@ -50,8 +52,9 @@ pub struct Counts {
 #[derive(Debug, Clone, Copy)]
 struct Watcher {
     session: Session,
-    /// The second in which it was last refused a line; until there is room, or the next second, it is not told of others.
-    refused: Option<u32>,
+    /// The second, from 1 on, in which it was last refused a line; until there is room, or the next second, it is not told
+    /// of others. Not an `Option<u32>`: a table of nobody is then all zeros, and no part of the module.
+    refused: Option<NonZeroU32>,
     /// Lines that it was not told since.
     missed: u32,
 }
@@ -255,7 +258,7 @@ impl Server {
 impl Watcher {
     /// Tells it a line, and before that how many it was not told.
     fn tell(&mut self, line: &[u8]) -> Result<(), Error> {
-        let now = seconds();
+        let now = NonZeroU32::MIN.saturating_add(seconds());
         let told = match self.refused {
             Some(then) if then == now => Err(Error::NoRoom),
             _ if self.missed > 0 => self.tell_missed().and_then(|()| self.session.reply(line)),
