@@ -419,20 +419,19 @@ impl<E> Scheduler<E> {
         if self.waiting == 0 {
             return None;
         }
-        self.next_of_one().or_else(|| self.next_of_many())
-    }
-
-    /// The same while one team alone has something to do, with nobody above or below it.
-    #[inline]
-    fn next_of_one(&mut self) -> Option<(TeamId, E)> {
-        let [Reverse((_, _, Some(team)))] = *self.top.busy.as_slice() else { return None };
-        let entry = entry(&mut self.teams, team).filter(|entry| entry.ready > 1 && entry.group.is_none())?;
-        let event = entry.queue.pop_front()?;
-        entry.pending -= 1;
-        entry.ready -= 1;
-        self.waiting -= 1;
-        self.top.at = self.top.at.max(entry.member.pass);
-        Some((team, event))
+        // While one team alone has something to do, with nobody above or below it, only numbers change.
+        if let [Reverse((_, _, Some(team)))] = *self.top.busy.as_slice()
+            && let Some(entry) = entry(&mut self.teams, team)
+            && entry.ready > 1
+            && entry.group.is_none()
+        {
+            entry.pending -= 1;
+            entry.ready -= 1;
+            self.waiting -= 1;
+            self.top.at = self.top.at.max(entry.member.pass);
+            return entry.queue.pop_front().map(|event| (team, event));
+        }
+        self.next_of_many()
     }
 
     fn next_of_many(&mut self) -> Option<(TeamId, E)> {
