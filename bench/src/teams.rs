@@ -105,7 +105,8 @@ pub struct Figures {
 pub fn run(options: &Options) -> Result<Figures> {
     let teams = options.teams;
     let everything = everything();
-    let guests = [("no imports", SMALL), ("relay, 5 imports", RELAY), ("all 64 imports", &everything)];
+    let all = format!("all {} imports", ee::abi::IMPORTS.len());
+    let guests = [("no imports", SMALL), ("relay, 5 imports", RELAY), (&*all, &*everything)];
     let mut memory = Vec::new();
     let mut times = None;
     for (name, text) in guests {
@@ -363,7 +364,7 @@ mod tests {
         for text in [SMALL, RELAY, &everything()] {
             let (memory, made, killed) = measure("some", text, 16).unwrap();
             // Who imports every function that there is pays for that.
-            let most = if text == everything() { 25 << 10 } else { 24 << 10 };
+            let most = if text == everything() { 28 << 10 } else { 24 << 10 };
             assert!(memory.charged <= most, "{memory:?}");
             assert!(made.p50 > 0.0 && killed.p99 >= killed.p50);
         }
