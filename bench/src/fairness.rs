@@ -31,7 +31,7 @@ const PAYLOAD: usize = 400;
 /// Bytes in front of a payload that count against a rate: Ethernet, ANEP, identifier.
 const ETHERNET: usize = 14;
 /// Capsules that wait for each team: more than are handled between two looks at the node.
-const WAITING: u32 = 40;
+const WAITING: u32 = 160;
 
 /// What to do.
 #[derive(Debug, Clone, clap::Args)]
@@ -237,7 +237,7 @@ fn request(row: Row, team: usize, depth: usize, body: &mut Body) {
 fn start(row: Row, out: &str) -> Result<(Local, Vec<RelayFlow>)> {
     let rate = if row.divides() == Resource::Bandwidth { RATE_TEXT } else { "100gbit" };
     let team = format!(
-        "memory = \"16M\"\nevent = \"2ms\"\nbackground = \"10s\"\nqueue = 256\nshares = {GIVEN}\nrate = \"{rate}\"\n\
+        "memory = \"16M\"\nevent = \"2ms\"\nbackground = \"10s\"\nqueue = 1024\nshares = {GIVEN}\nrate = \"{rate}\"\n\
          burst = \"32k\""
     );
     let mut local = Local::new(NodeOptions { flows: 8, team: &team, out })?;

@@ -45,7 +45,7 @@ pub(crate) use self::mailbox::charge as charge_on_fiber;
 pub use self::outlet::Outlet;
 pub use self::protocols::Given;
 pub(crate) use self::protocols::{Call, head};
-use self::run::{LOOKS, Program, Protocol, Running};
+use self::run::{Program, Protocol, Running};
 pub use self::setup::{Setup, StartError};
 use self::setup::{footprint, state};
 pub(crate) use self::state::OpenSession;
@@ -149,15 +149,11 @@ impl Sandbox {
         store.limiter(|s| &mut s.limiter);
         if engine.metering() == Metering::Epoch {
             store.set_epoch_deadline(1);
-            // A tick may have been meant for another team, or come late, and the processor may have been
-            // taken from the whole node for a while: the time must be up, and the guest must have been
-            // seen running in each part of it. Host functions use it up, too.
+            // A tick may have been meant for another team, or come late. Host functions use the time up, too.
             store.epoch_deadline_callback(|mut s| {
                 let state = s.data_mut();
                 state.read_mail();
-                state.seen += 1;
-                let over = state.charged > state.allowance
-                    || state.seen >= LOOKS && state.meter.count() >= state.deadline;
+                let over = state.charged > state.allowance || state.is_late();
                 Ok(match over {
                     true if state.mailbox.is_some() && !state.at_once => UpdateDeadline::Yield(1),
                     true => UpdateDeadline::Interrupt,

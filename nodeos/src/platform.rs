@@ -71,6 +71,11 @@ pub trait Meter: Send + Sync {
     fn count(&self) -> u64;
     /// How many units make one microsecond.
     fn per_micro(&self) -> u64;
+    /// Units for which the calling thread itself had a processor, since some fixed moment. A platform that shares its
+    /// processors with others knows more than [`count`](Self::count) says; it may take as long as a system call.
+    fn own(&self) -> u64 {
+        self.count()
+    }
 }
 
 /// Stops guest code that runs past its deadline (D5).

@@ -65,6 +65,9 @@ pub(super) struct Handlers {
 
 /// How often a guest is looked at within its event's time.
 pub(super) const LOOKS: u64 = 4;
+/// Eighths of that time that it must have had itself between the first look and the one that ends it: what lies between
+/// them are six.
+pub(super) const OWN_EIGHTHS: u64 = 5;
 /// The part of an event's time that `on_stop` gets.
 pub(super) const STOP_PART: u32 = 4;
 

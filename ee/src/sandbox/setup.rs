@@ -200,6 +200,7 @@ pub(super) fn state(
         allowance: u64::MAX,
         deadline: u64::MAX,
         seen: 0,
+        seen_at: 0,
         charged: 0,
         now,
         since: now.mono,

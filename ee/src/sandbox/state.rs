@@ -19,6 +19,7 @@ use super::effects::Effects;
 use super::handover::Handover;
 use super::mailbox::Mailbox;
 use super::protocols::{Calls, InstanceState};
+use super::run::{LOOKS, OWN_EIGHTHS};
 use super::{Effect, NeighborId, NeighborRef, Outlet, Refused, SessionId, StartError};
 use crate::abi::{self, Error};
 use crate::blob::Blobs;
@@ -77,6 +78,8 @@ pub struct TeamState {
     pub(crate) deadline: u64,
     /// How often the present handler was seen running when it was looked at.
     pub(crate) seen: u64,
+    /// What the thread had had of the processor when that was for the first time.
+    pub(crate) seen_at: u64,
     /// Units that host functions were charged in the running event.
     pub(crate) charged: u64,
     pub(crate) now: Now,
@@ -166,6 +169,19 @@ impl TeamState {
         };
         *count = count.saturating_add(1);
         error.code()
+    }
+
+    /// A tick found the guest running: whether its time is up. The processor may have been taken from the whole node
+    /// for a while, or again and again: the guest must have been seen in each part of its time, and since the first of
+    /// them have had most of that for itself.
+    pub(super) fn is_late(&mut self) -> bool {
+        self.seen += 1;
+        if self.seen == 1 {
+            self.seen_at = self.meter.own();
+        }
+        self.seen >= LOOKS
+            && self.meter.count() >= self.deadline
+            && self.meter.own().saturating_sub(self.seen_at) >= self.allowance / 8 * OWN_EIGHTHS
     }
 
     /// What is left of the event's time, in units; `fuel` where that is counted.

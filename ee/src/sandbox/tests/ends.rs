@@ -19,6 +19,38 @@ fn what_loops_for_ever_is_stopped_and_runs_no_more() {
     }
 }
 
+/// A processor that others want, too: its clock goes on, and the guest has `own` of it for each look.
+struct Crowded {
+    own: u64,
+    looks: AtomicU64,
+}
+
+impl Meter for Crowded {
+    fn count(&self) -> u64 {
+        self.looks.fetch_add(1, Ordering::Relaxed) * 1000
+    }
+    fn per_micro(&self) -> u64 {
+        1
+    }
+    fn own(&self) -> u64 {
+        self.looks.load(Ordering::Relaxed) * self.own
+    }
+}
+
+#[test]
+fn who_has_little_of_the_processor_is_not_late_for_it() {
+    // Long enough for dozens of looks.
+    let body = "(local.set $kind (i32.const 30000000))
+        (loop $l (br_if $l (local.tee $kind (i32.sub (local.get $kind) (i32.const 1)))))";
+    for (own, end) in [(0, Ok(())), (1000, Err(GuestFault::Deadline))] {
+        let mut b = Bench::with(Metering::Epoch, &on_capsule(body), |s| {
+            s.budget.event = Duration::from_micros(500);
+            s.meter = Arc::new(Crowded { own, looks: AtomicU64::new(0) });
+        });
+        assert_eq!(b.capsule(b"x").end, end, "{own}");
+    }
+}
+
 #[test]
 fn host_functions_use_the_event_up_too() {
     // Without a loop there is no interruption check: only the charge stops this.
