@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use authagent::keys::{Ed25519Key, PublicKey, SigningKey};
 use authagent::policy::Policy;
-use nodeos::config::{LinkConfig, NeighborConfig};
+use nodeos::config::{LinkConfig, LivenessConfig, NeighborConfig};
 use nodeos::units::{Size, Time};
 use serde::{Deserialize, Serialize};
 use wire::advert;
@@ -20,6 +20,7 @@ use crate::envelope::MAX_ENVELOPES;
 pub use crate::node::fetch::ServerSection;
 use crate::sensor;
 pub use crate::system::discovery::DiscoverySection;
+pub use crate::system::liveness::LivenessSection;
 
 /// Everything that a node is told at start; `docs/architecture.md` has an example.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -51,6 +52,9 @@ pub struct NodeConfig {
     /// How the node makes itself known on links with `discover`, and whose keys it knows.
     #[serde(default, skip_serializing_if = "DiscoverySection::is_usual")]
     pub discovery: DiscoverySection,
+    /// How flows and programs may have neighbors watched.
+    #[serde(default, skip_serializing_if = "LivenessSection::is_usual")]
+    pub liveness: LivenessSection,
     /// Cut-through channels.
     #[serde(default, rename = "channel", skip_serializing_if = "Vec::is_empty")]
     pub channels: Vec<ChannelConfig>,
@@ -327,6 +331,10 @@ impl NodeConfig {
         if ids.len() < self.envelopes.len() {
             return fail("two envelopes have the same id".into());
         }
+        let Time(least) = self.liveness.least;
+        if least < LivenessConfig::LEAST || least > LivenessConfig::MOST / 2 {
+            return fail("liveness.least is 10ms at least and 1800s at most".into());
+        }
         let [Time(interval), Time(expire)] = [self.discovery.interval, self.discovery.expire];
         if interval < advert::LEAST || expire > advert::MOST || expire < interval.saturating_mul(2) {
             let what = "interval is at least 100ms, expire twice that at least and 3600s at most";
@@ -382,6 +390,10 @@ mod tests {
         assert!(error("[[link]]", &discovery("interval = '50ms'")).contains("interval"));
         assert!(error("[[link]]", &discovery("expire = '1500ms'")).contains("interval"));
         assert!(error("[[link]]", &discovery("protect = true")).contains("needs keys"));
+        for least in ["9ms", "1801s"] {
+            let section = format!("[liveness]\nleast = '{least}'\n[[link]]");
+            assert!(error("[[link]]", &section).contains("liveness.least"));
+        }
         assert!(error("[[link]]", &discovery("keys = { c = '00' }")).contains("discovery.keys.c"));
         assert!(
             error("[[link]]", &discovery(&format!("keys = {{ b = '{key}' }}"))).contains("of a neighbor")

@@ -40,8 +40,13 @@ pub enum Source {
         /// Who was logged in.
         principal: String,
     },
-    /// It was fetched from this neighbor.
-    Neighbor(NeighborId),
+    /// It was fetched from a neighbor.
+    Neighbor {
+        /// Its place, which another one may have later.
+        id: NeighborId,
+        /// Its name.
+        name: Arc<str>,
+    },
     /// It was fetched from the protocol server that the configuration names.
     Server,
     /// Another flow started it below itself.
@@ -382,9 +387,13 @@ pub fn flow_bytes(data: &TupleData, grant: &Grant, source: &Source) -> u64 {
     let protocols = &data.tuple.body.protocols;
     let kinds: usize = protocols.iter().map(|p| p.capsules.len()).sum();
     // The tuple and each part have one by which others ask for them, and one by which they came, if they did.
-    let ways = if matches!(source, Source::Neighbor(_)) { 2 } else { 1 };
+    let (ways, name) = match source {
+        Source::Neighbor { name, .. } => (2, name.len() + SHARED),
+        _ => (1, 0),
+    };
     let ids = kinds + ways * (1 + data.parts.len());
     let record = size_of::<Flow>()
+        + name
         + size_of::<Sandbox>()
         + HASHED * (size_of::<TupleHash>() + size_of::<Handle>())
         + TEAMS * size_of::<Option<(TeamId, Handle)>>()
@@ -568,6 +577,7 @@ mod tests {
         let bytes = |source| flow_bytes(&data, &Grant::everything(Default::default(), vec![]), &source);
         let injected = bytes(Source::Injected { principal: "joe".into() });
         let entry = size_of::<(CapsuleId, Target)>() + size_of::<CapsuleId>();
-        assert!(bytes(Source::Neighbor(NeighborId(0))) >= injected + 21 * entry as u64);
+        let neighbor = Source::Neighbor { id: NeighborId(0), name: "b".into() };
+        assert!(bytes(neighbor) >= injected + 21 * entry as u64);
     }
 }

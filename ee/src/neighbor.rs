@@ -21,6 +21,8 @@ use wire::control::{Alive, NeighborInfo, Protection};
 const ETHERNET_HEADER: u16 = 14;
 /// Pokes of one neighbor that are answered in a second.
 const POKES: u64 = 32;
+/// Adverts of one neighbor that are read in a second: as often as adverts may be, and a little more.
+const ADVERTS: u64 = 12;
 
 use crate::hash::Keyed;
 pub use crate::sandbox::NeighborId;
@@ -52,6 +54,8 @@ pub struct Neighbor {
     pub liveness: Option<LivenessConfig>,
     /// How often it is answered when it asks whether this node is there.
     pub pokes: TokenBucket,
+    /// How many of its adverts are read, whoever else says whatever.
+    pub adverts: TokenBucket,
     /// What stands between its address and this node.
     pub guard: Guard,
     /// Packets that wait until it has proven who it is.
@@ -224,6 +228,7 @@ impl Neighbor {
             last_heard: None,
             liveness: None,
             pokes: TokenBucket::new(POKES, POKES),
+            adverts: TokenBucket::new(ADVERTS, ADVERTS),
             guard: Guard::None,
             waiting: VecDeque::new(),
             found: None,
@@ -233,6 +238,11 @@ impl Neighbor {
     /// Whether it is a neighbor now: configured, or discovered and not gone.
     pub fn is_here(&self) -> bool {
         self.found.is_none_or(|found| found.here)
+    }
+
+    /// Whether every packet from it proves that it is there: only what is sealed passes, and it has proven who it is.
+    pub fn is_proven(&self) -> bool {
+        matches!(&self.guard, Guard::Sealed(link) if link.is_up())
     }
 
     /// Sets up what stands between, at the cost of so many bytes of each frame.

@@ -4,8 +4,8 @@ mod common;
 
 use std::time::Duration;
 
-use common::World;
 use common::guest::{self, Flow};
+use common::{Fate, Options, World};
 use ee::abi::Error;
 use ee::node::SessionId;
 use wire::control::FlowState;
@@ -503,6 +503,72 @@ fn a_flow_without_the_handler_answers_nothing() {
     let session = world.session(0, "caller");
     let missing = Error::NotFound.code();
     assert_eq!(says(&mut world, 0, session, &call(1, b"x")), [Said::Number(1), result(1, missing, b"")]);
+}
+
+/// The node's own services: whether neighbors are there, with news at the end, and who is there at all.
+#[test]
+fn flows_ask_the_node_who_is_there() {
+    let link = "discover = true";
+    let mut world = World::line_with(3, Options { link, strangers: true, ..Options::default() });
+    let told = r#"
+        (func (export "on_neighbor") (param $n i32) (param $news i32)
+            (call $say (i32.add (local.get $news) (i32.const 1000))))"#;
+    let watcher = |name: &str, service: &str| {
+        guest::flow(name, guest::module(&format!("{CALLER} {told}")), |body| {
+            uses(body, "clock", service);
+            wants(body, service, false);
+        })
+    };
+    world.start(0, &watcher("watcher", "bees.liveness"));
+    world.start(0, &watcher("looker", "bees.discovery"));
+    let [watcher, looker] = ["watcher", "looker"].map(|name| world.session(0, name));
+    // Sessions hear of neighbors once something was said.
+    let mut number = 0;
+    let mut result = |world: &mut World, session, packet: &[u8]| {
+        number += 1;
+        let said = says(world, 0, session, packet);
+        match said.into_iter().find(|said| matches!(said, Said::Result { .. })) {
+            Some(Said::Result { result, answer, .. }) => (result, answer),
+            other => panic!("{number}: {other:?}"),
+        }
+    };
+    let (missing, bad) = (Error::NotFound.code(), Error::BadArgument.code());
+    world.run(4 * SECOND);
+    let (count, records) = result(&mut world, looker, &call(0, &0u32.to_le_bytes()));
+    assert_eq!((count, records.len()), (2, 96));
+    assert_eq!((&records[..2], records[33], &records[48..50], records[81]), (&b"b\0"[..], 1, &b"c\0"[..], 2));
+    let (count, rest) = result(&mut world, looker, &call(0, &1u32.to_le_bytes()));
+    assert_eq!((count, rest.len(), &rest[..34]), (2, 48, &records[48..82]));
+    assert_eq!(result(&mut world, looker, &call(0, &[0xff; 4])), (2, vec![]));
+    assert_eq!(result(&mut world, looker, &call(0, b"")).0, bad);
+
+    let watch = |poke: i64, expire: i64, name: &[u8]| {
+        call(1, &[&poke.to_le_bytes()[..], &expire.to_le_bytes(), name].concat())
+    };
+    assert_eq!(result(&mut world, watcher, &call(0, b"~b")).0, missing, "nobody watches it");
+    for (packet, code) in [
+        (watch(1, 2, b"~b"), bad),
+        (watch(500_000, 2_000_000, b"~c"), missing),
+        (watch(500_000, 2_000_000, b"\xff"), bad),
+        (call(1, b"short"), bad),
+        (call(3, b"~b"), bad),
+        (watch(500_000, 2_000_000, b"~b"), 0),
+    ] {
+        assert_eq!(result(&mut world, watcher, &packet).0, code, "{packet:?}");
+    }
+    world.run(3 * SECOND);
+    let (is_alive, numbers) = result(&mut world, watcher, &call(0, b"~b"));
+    let rtt = u32::from_le_bytes(numbers[4..].try_into().unwrap());
+    assert!(is_alive == 1 && (1000..2000).contains(&rtt), "{is_alive} {rtt}");
+    // Silence is told, sooner than the adverts are forgotten, and told when it is asked.
+    world.tap(|_| Fate::Lose);
+    world.heard(0, watcher);
+    world.run(3 * SECOND);
+    let news: Vec<Said> = world.heard(0, watcher).iter().map(|packet| said(packet)).collect();
+    assert_eq!(news, [Said::Number(1000)]);
+    assert_eq!(result(&mut world, watcher, &call(0, b"~b")).0, 0);
+    assert_eq!(result(&mut world, watcher, &call(2, b"~b")).0, 0);
+    assert_eq!(result(&mut world, watcher, &call(0, b"~b")).0, missing);
 }
 
 /// The node's own services: which flow an identifier is of, and a flow that is fetched before it is needed.

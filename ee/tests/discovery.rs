@@ -97,10 +97,16 @@ fn heard(world: &mut World, session: SessionId) -> Vec<i32> {
 
 /// An advert that arrives at the first node from this station of its link.
 fn says(world: &mut World, station: u16, advert: &Advert<'_>, known: &[Hearsay<'_>]) {
-    let payload = advert.clone().encode(known.iter().copied()).0;
     let [high, low] = station.to_be_bytes();
+    says_from(world, [2, 7, 7, 7, high, low], advert, known);
+}
+
+/// The same from any address.
+fn says_from(world: &mut World, from: [u8; 6], advert: &Advert<'_>, known: &[Hearsay<'_>]) {
+    let payload = advert.clone().encode(known.iter().copied()).0;
     let mut bytes = vec![0xff; 6];
-    bytes.extend([2, 7, 7, 7, high, low, 0x88, 0xb5]);
+    bytes.extend(from);
+    bytes.extend([0x88, 0xb5]);
     bytes.resize(14 + HEADER_LEN, 0);
     Capsule::emit_header(&mut bytes[14..], &advert_id(), payload.len());
     bytes.extend(payload);
@@ -309,13 +315,93 @@ fn a_flood_of_adverts_has_its_bounds_and_leaves_nothing() {
     assert!(memory - idle.0 < 100_000, "{} bytes stay for places", memory - idle.0);
 }
 
+/// Neither a station that never stops, nor one with a new address each time, takes anything from those who are known, nor
+/// everything from those who come.
+#[test]
+fn who_floods_starves_nobody() {
+    let mut world = open(3);
+    world.run(4 * SECOND);
+    let far = ("c".to_string(), 2, None);
+    let mut late = 0;
+    for tick in 0..2000u16 {
+        says(&mut world, 7000, &advert("b"), &[]);
+        says(&mut world, 10_000 + tick, &advert("b"), &[]);
+        if tick % 10 == 0 {
+            // Until it is heard it says it once a second, as others do.
+            let n = tick / 200;
+            let name = format!("n{n}");
+            says(&mut world, n, &Advert { expire_ms: 3_600_000, ..advert(&name) }, &[]);
+        }
+        world.run(SECOND / 100);
+        if tick % 200 == 199 {
+            late += usize::from(!names(&mut world, 0).contains(&format!("~n{}", tick / 200)));
+            assert!(known(&mut world, 0).contains(&far), "{tick}");
+        }
+    }
+    assert!(late <= 2, "{late} of ten are not heard within two seconds");
+    assert!(!events(&mut world, 0).contains(&("~b".into(), NeighborNews::Gone)));
+    assert!(world.count(0, "peer_adverts_limited") > 3000);
+
+    // Nor does who writes a neighbor's address keep out what that one seals.
+    let mut world = keyed(2);
+    world.run(4 * SECOND);
+    for _ in 0..1000 {
+        says_from(&mut world, [2, 0, 0, 0, 0, 1], &advert("b"), &[]);
+        world.run(SECOND / 100);
+    }
+    assert_eq!(events(&mut world, 0), [("b".to_string(), NeighborNews::Found)]);
+}
+
+/// Those whom nobody knows come without end; one whose key is known comes among them.
+#[test]
+fn newcomers_without_a_key_do_not_keep_out_one_with_it() {
+    let keys = format!("[discovery]\nkeys = {{ b = \"{}\" }}\n", identity(1).public());
+    let node = format!("identity = \"{}\"", &*identity(0).to_hex());
+    let (node, more) = (&*node, &*keys);
+    let mut world =
+        World::line_with(2, Options { link: LINK, strangers: true, node, more, ..Options::default() });
+    world.tap(|_| Fate::Lose);
+    for n in 0..20 {
+        let name = format!("n{n}");
+        says(&mut world, n, &advert(&name), &[]);
+    }
+    assert_eq!(names(&mut world, 0).len(), 16, "as many come at once");
+    says(&mut world, 100, &Advert { identity: Some(identity_of(1)), ..advert("b") }, &[]);
+    assert!(names(&mut world, 0).contains(&"b".to_string()));
+}
+
+/// What came from a neighbor that is gone did not come from the next one that has its place.
+#[test]
+fn a_flow_came_from_whom_it_came() {
+    let mut world = open(2);
+    world.run(3 * SECOND);
+    let flow = guest::ask("ask", 7);
+    world.start(1, &flow);
+    let session = world.session(1, "ask");
+    world.say(1, session, &guest::question(b'a', 1));
+    world.run(2 * SECOND);
+    let source = |world: &mut World| world.flow(0, flow.hash()).and_then(|flow| flow.source);
+    assert_eq!(source(&mut world).as_deref(), Some("~b"));
+    world.tap(|_| Fate::Lose);
+    world.run(70 * SECOND);
+    // All other places are taken, and then its.
+    for n in 0..32 {
+        let name = format!("n{n}");
+        says(&mut world, n, &Advert { expire_ms: 3_600_000, ..advert(&name) }, &[]);
+        world.run(SECOND);
+    }
+    assert_eq!(names(&mut world, 0).len(), 32);
+    assert_eq!(source(&mut world).as_deref(), Some("~b"));
+}
+
 #[test]
 fn adverts_that_cannot_be_are_refused() {
     let mut world = open(2);
     world.run(SECOND);
-    for payload in [&[][..], &[0; 10], &[0xff; 480], &[1, b'x', 0, 1, 1, 0], &[0; 1400]] {
+    let all = [&[][..], &[0; 10], &[0xff; 480], &[1, b'x', 0, 1, 1, 0], &[0; 1400]];
+    for (station, payload) in (1..).zip(all) {
         let mut bytes = vec![0xff; 6];
-        bytes.extend([2, 7, 7, 7, 0, 1, 0x88, 0xb5]);
+        bytes.extend([2, 7, 7, 7, 0, station, 0x88, 0xb5]);
         bytes.resize(14 + HEADER_LEN, 0);
         Capsule::emit_header(&mut bytes[14..], &advert_id(), payload.len());
         bytes.extend(payload);

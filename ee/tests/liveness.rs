@@ -184,6 +184,94 @@ fn a_flow_is_told_of_what_it_watches_and_pays_for_it() {
     assert_eq!((seen.borrow().len(), world.holds(0)), (0, idle));
 }
 
+/// The shortest time that the operator allows, or the Auth Agent to that flow, is what a flow gets that wants less.
+#[test]
+fn a_flow_pokes_no_more_often_than_it_may() {
+    let operator = ("", "[liveness]\nleast = \"500ms\"\n");
+    let policy = "agent = \"source-based\"\npolicy = \"\"\"[unsigned]\ntimer = { min = '1s' }\n\"\"\"";
+    for ((node, more), least) in [(operator, SECOND / 2), ((policy, ""), SECOND)] {
+        let mut world = World::line_with(2, Options { node, more, ..Options::default() });
+        world.start(0, &guest::of("watcher", WATCHER));
+        let session = world.session(0, "watcher");
+        let seen = listen(&mut world, |_| Fate::Pass);
+        assert_eq!(ask(&mut world, session, b'w', 100_000, 200_000), [0]);
+        world.run(20 * least);
+        let pokes = seen.borrow().iter().filter(|(from, ..)| *from == 0).count();
+        assert!((20..=22).contains(&pokes), "{pokes} pokes");
+        // A death takes two of these then.
+        world.tap(|_| Fate::Lose);
+        world.run(least * 9 / 10);
+        assert_eq!(heard(&mut world, session), [0; 0]);
+        world.run(least * 3);
+        assert_eq!(heard(&mut world, session), [1000 + NeighborNews::Dead as i32]);
+    }
+}
+
+/// Those that the first node sent.
+fn pokes_of(seen: &Seen) -> usize {
+    seen.borrow().iter().filter(|(from, id, ..)| *from == 0 && *id == liveness_id(REQUEST)).count()
+}
+
+fn watches(world: &mut World, from: u64, poke: Duration, expire: Duration) -> Answer {
+    let [poke_us, expire_us] = [poke, expire].map(|time| time.as_micros() as u64);
+    world.control(0, Request::NeighborWatch { from, poke_us, expire_us })
+}
+
+/// A program has times of its own, is told by them, and is forgotten when it does not ask any more.
+#[test]
+fn programs_watch_with_times_of_their_own() {
+    let mut world = world(2, LINK, false);
+    let seen = listen(&mut world, |_| Fate::Pass);
+    let quick = |world: &mut World, from| -> Vec<(u64, NeighborNews)> {
+        match watches(world, from, SECOND / 5, SECOND / 2) {
+            Answer::NeighborEvents(all) => all.into_iter().map(|event| (event.number, event.news)).collect(),
+            other => panic!("{other:?}"),
+        }
+    };
+    let none = vec![];
+    assert_eq!(quick(&mut world, 0), none);
+    world.run(5 * SECOND);
+    let pokes = pokes_of(&seen);
+    assert!((24..=27).contains(&pokes), "{pokes} pokes");
+    // It asks again within its time, and stays.
+    assert_eq!(quick(&mut world, 0), none);
+    world.tap(|_| Fate::Lose);
+    world.run(SECOND);
+    let dead = (0, NeighborNews::Dead);
+    assert_eq!(quick(&mut world, 0), [dead]);
+    assert_eq!((events(&mut world, 0), up(&mut world, 0)), (vec![], vec![true]), "the node waits longer");
+    world.run(5 * SECOND);
+    world.untap();
+    world.run(SECOND);
+    assert_eq!(quick(&mut world, 0), [dead, (1, NeighborNews::Alive)]);
+    assert_eq!(quick(&mut world, 2), none);
+
+    // Others have their own places, up to a bound, and nobody pokes too often.
+    for n in 1..8 {
+        assert!(matches!(watches(&mut world, 0, SECOND * n, SECOND * 10 * n), Answer::NeighborEvents(_)));
+    }
+    let refused = |answer: Answer| match answer {
+        Answer::Error(error) => error.text,
+        other => panic!("{other:?}"),
+    };
+    let full = refused(watches(&mut world, 0, 9 * SECOND, 90 * SECOND));
+    assert!(full.contains("as many programs"), "{full}");
+    for (poke, expire) in [(SECOND / 11, SECOND), (SECOND, SECOND), (SECOND, 7200 * SECOND)] {
+        let why = refused(watches(&mut world, 0, poke, expire));
+        assert!(why.contains("100ms apart at least"), "{why}");
+    }
+    // All are gone after a while, with what they took, and what is left is the operator's watch.
+    let held = world.holds(0).0;
+    world.run(11 * SECOND);
+    let seen = listen(&mut world, |_| Fate::Pass);
+    world.run(5 * SECOND);
+    let pokes = pokes_of(&seen);
+    assert!((5..=6).contains(&pokes), "{pokes} pokes");
+    assert!(world.holds(0).0 + 8 * 4096 < held, "{} {held}", world.holds(0).0);
+    // Numbers go on where they were.
+    assert_eq!(quick(&mut world, 2), none);
+}
+
 #[test]
 fn every_tenth_frame_may_be_lost_and_nobody_dies() {
     let mut world = world(3, LINK, false);

@@ -10,8 +10,10 @@ use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::time::Duration;
 
+use authagent::keys::PublicKey;
 use common::guest::{ask, module, question};
 use common::{Fate, Frame, World};
+use wire::advert::{Advert, Hearsay};
 use wire::budget::Kind;
 use wire::control::{Answer, Request, encode};
 use wire::describe::Description;
@@ -137,6 +139,17 @@ fn write_the_seeds() {
         seeds.put("control", &format!("answer-{name}"), &encode(&answer));
     }
     let asked = requests.iter().map(|r| (0x53, &r[..]));
+    let advert = |name, identity, known: &[Hearsay<'static>]| {
+        let advert = Advert { name, identity, interval_ms: 1000, expire_ms: 5000, known: vec![] };
+        advert.encode(known.iter().copied()).0
+    };
+    let far = [Hearsay { name: "far", hops: 1, age_ms: 10, left_ms: 4000 }];
+    let key = PublicKey::from_text("d75a980182b10ab7d54bfed3c964073a0ee172f3daa62325af021a68f707511a");
+    let Ok(PublicKey::Ed25519(key)) = key else { panic!("a key") };
+    let (open, keyed) = (advert("b", None, &far), advert("k", Some(key.to_bytes()), &[]));
+    seeds.put("system", "advert", &open);
+    let said = [(0x52, &open[..]), (0x54, &keyed), (0x53, &advert("c", None, &far)), (0x92, &open)];
+    seeds.put("advert", "three", &pieces(said));
     seeds.put("node", "inject", &pieces(asked.chain(spread.iter().copied())));
 
     let packet = wire::session::frame(b"find hops 3").unwrap();

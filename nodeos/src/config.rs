@@ -79,6 +79,13 @@ impl LivenessConfig {
         let (Time(poke), Time(expire)) = (self.poke, self.expire);
         poke >= least && expire <= Self::MOST && expire >= poke.saturating_mul(2)
     }
+
+    /// The same with pokes no more often than that, and an expiry of two of them at least.
+    #[must_use]
+    pub fn no_more_often(self, least: Duration) -> Self {
+        let poke = self.poke.0.max(least);
+        Self { poke: Time(poke), expire: Time(self.expire.0.max(poke.saturating_mul(2))) }
+    }
 }
 
 impl LinkConfig {

@@ -12,6 +12,7 @@ use sim::lab::Lab;
 use sim::medium::Shape;
 use sim::{Options, Session, Sim};
 use wire::control::{FlowState, Request};
+use wire::tuple::{Body, Credentials, Privilege, Tuple};
 
 const SECOND: Duration = Duration::from_secs(1);
 const NODES: usize = 50;
@@ -102,6 +103,56 @@ fn after_failures_everybody_has_the_shortest_way_again() {
         for wrong in ["guest_traps", "guest_overruns", "teams_struck_out"] {
             assert_eq!(total(&mut sim, wrong), 0, "seed {seed}: {wrong}");
         }
+    }
+}
+
+/// Pathfinder with an interval of ten seconds, and these privileges.
+fn slow(module: &[u8], privileges: &[&str]) -> Vec<u8> {
+    let mut protocol = sim::trial::protocol(module).expect("what is shipped describes itself");
+    for param in protocol.params.iter_mut().filter(|param| param.name == "interval") {
+        param.value = b"10000".to_vec();
+    }
+    let mut body = Body::new([1; 16], vec![protocol]);
+    let privilege = |name: &&str| Privilege { name: name.to_string(), optional: true };
+    body.request.privileges = privileges.iter().map(privilege).collect();
+    Tuple { body, credentials: Credentials::None }.encode()
+}
+
+/// How long after its parent's death what the node across a ring of four says comes to the root again.
+fn silence_after_a_death(privileges: &[&str], seed: u64) -> Duration {
+    let lab = Lab::ring(4).shaped(shape(0.0));
+    let mut sim = Sim::new(&lab, seed, Options::default()).unwrap();
+    let module = real::module("pathfinder");
+    let hash = sim.inject(0, &slow(&module, privileges), &[&module]).unwrap();
+    let root = real::open(&mut sim, 0, &hash);
+    say(&mut sim, root, "root");
+    sim.run_for(62 * SECOND);
+    let leaf = sim.session(2, "pathfinder").unwrap();
+    sim.send(leaf, b"show").unwrap();
+    let place = answer(&mut sim, leaf);
+    let parent = if place.contains("parent n2 ") { 1 } else { 3 };
+    assert!(place.contains("hops 2 "), "{place}");
+    lines(&mut sim, root);
+    sim.crash(parent);
+    let mut passed = Duration::ZERO;
+    while lines(&mut sim, root).iter().all(|line| word(line, 0) != "sink") {
+        assert!(passed < 15 * SECOND, "{privileges:?}: it is not heard any more");
+        sim.send(leaf, b"sink still here").unwrap();
+        sim.run_for(SECOND / 10);
+        passed += SECOND / 10;
+    }
+    passed
+}
+
+/// A node that may have its parent watched takes the other way when it is told of the death; else it waits for the next
+/// number.
+#[test]
+fn a_parent_that_is_watched_is_not_waited_for() {
+    for seed in 0..3 {
+        let told = silence_after_a_death(&["bees.liveness"], seed);
+        let alone = silence_after_a_death(&[], seed);
+        println!("seed {seed}: heard again after {told:?}, {alone:?} without being told");
+        assert!(told <= 4 * SECOND + SECOND / 2 && alone > told + 2 * SECOND, "{told:?} {alone:?}");
     }
 }
 

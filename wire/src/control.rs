@@ -173,6 +173,16 @@ pub enum Request {
         /// Position of the first one wanted.
         from: u32,
     },
+    /// Has the node watch its neighbors with these times, for as long as this is asked again and again; what happened to
+    /// them as seen so, with a number of at least this.
+    NeighborWatch {
+        /// Number of the first one wanted.
+        from: u64,
+        /// Microseconds between two pokes.
+        poke_us: u64,
+        /// Microseconds of silence after which a neighbor is dead.
+        expire_us: u64,
+    },
 }
 
 /// What a node answers.
@@ -216,7 +226,7 @@ pub enum Answer {
     },
     /// To [`Request::ChannelShow`].
     Channels(Page<ChannelInfo>),
-    /// To [`Request::NeighborEvents`].
+    /// To [`Request::NeighborEvents`] and [`Request::NeighborWatch`].
     NeighborEvents(Vec<NeighborEvent>),
     /// To [`Request::KnownShow`].
     Known(Page<KnownNode>),
@@ -779,6 +789,7 @@ mod tests {
             Request::BlobRemove { area: TupleHash([3; 32]), name: Some(alloc::vec![0xff]) },
             Request::NeighborEvents { from: 7 },
             Request::KnownShow { from: 8 },
+            Request::NeighborWatch { from: 9, poke_us: 200_000, expire_us: 1_000_000 },
         ];
         for r in all {
             assert_eq!(decode::<Request>(&encode(&r)), Some(r));

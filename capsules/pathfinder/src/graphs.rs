@@ -35,8 +35,19 @@ struct World {
     sent: u64,
 }
 
-/// When it happens, its number, at which node, and what arrives by which port, if anything does.
-type Happening = (u64, u64, usize, Option<(u32, Bytes)>);
+/// When it happens, its number, at which node, and what.
+type Happening = (u64, u64, usize, What);
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum What {
+    /// It looks at the clock.
+    Tick,
+    /// This arrives by this port.
+    Word(u32, Bytes),
+    /// It learns that the neighbor behind this port is dead.
+    Dead(u32),
+}
+
 /// A configuration that can be put in order.
 type Bytes = (u8, u64, u32, u32, u32);
 
@@ -60,7 +71,7 @@ impl World {
             world.trees[at].set_terms(TERMS);
             // The root's looks at the clock begin at 0, the others' whenever.
             let first = if at == 0 { TICK } else { world.draw(TICK) };
-            world.push(first, at, None);
+            world.push(first, at, What::Tick);
             if at > 0 {
                 let to = world.draw(at as u64) as usize;
                 world.link(at, to);
@@ -97,9 +108,9 @@ impl World {
         self.links[port as usize - 1].2 && self.alive[self.other(at, port)] && self.alive[at]
     }
 
-    fn push(&mut self, time: u64, at: usize, word: Option<(u32, Bytes)>) {
+    fn push(&mut self, time: u64, at: usize, what: What) {
         self.count += 1;
-        self.queue.push(Reverse((time, self.count, at, word)));
+        self.queue.push(Reverse((time, self.count, at, what)));
     }
 
     fn say(&mut self, at: usize, c: &Configuration, but: u32) {
@@ -109,13 +120,13 @@ impl World {
             self.sent += 1;
             if port != but && !lost && self.is_up(at, port) {
                 let bytes = (c.hops, c.epoch, c.sequence, c.age_ms, c.interval_ms);
-                self.push(self.now + delay, self.other(at, port), Some((port, bytes)));
+                self.push(self.now + delay, self.other(at, port), What::Word(port, bytes));
             }
         }
     }
 
     fn run_until(&mut self, end: u64) {
-        while let Some(Reverse((time, _, at, word))) = self.queue.peek().cloned() {
+        while let Some(Reverse((time, _, at, what))) = self.queue.peek().cloned() {
             if time > end {
                 break;
             }
@@ -124,21 +135,27 @@ impl World {
             if !self.alive[at] {
                 continue;
             }
-            let Some((from, (hops, epoch, sequence, age_ms, interval_ms))) = word else {
-                self.push(time + TICK, at, None);
-                match self.trees[at].tick(time) {
-                    Due::Nothing => {}
-                    Due::Say(word) => self.say(at, &word, 0),
-                    Due::Lost => self.lost[at] = Some(time),
+            let moved = match what {
+                What::Tick => {
+                    self.push(time + TICK, at, What::Tick);
+                    match self.trees[at].tick(time) {
+                        Due::Nothing => {}
+                        Due::Say(word) => self.say(at, &word, 0),
+                        Due::Lost => self.lost[at] = Some(time),
+                    }
+                    false
                 }
-                continue;
+                What::Word(from, (hops, epoch, sequence, age_ms, interval_ms)) => {
+                    let word = Configuration { hops, epoch, sequence, age_ms, interval_ms };
+                    let heard = self.trees[at].hear(time, from, &word);
+                    if let Some(word) = heard.say {
+                        self.say(at, &word, from);
+                    }
+                    heard.moved
+                }
+                What::Dead(port) => self.trees[at].neighbor_lost(port),
             };
-            let word = Configuration { hops, epoch, sequence, age_ms, interval_ms };
-            let heard = self.trees[at].hear(time, from, &word);
-            if let Some(word) = heard.say {
-                self.say(at, &word, from);
-            }
-            if heard.moved {
+            if moved {
                 self.way(at).unwrap_or_else(|| panic!("a circle at {at}"));
             }
         }
@@ -205,6 +222,91 @@ impl World {
         }
         whole_since.unwrap_or(u64::MAX)
     }
+}
+
+/// When a node that has its parent watched learns of its death, in an interval of ten seconds: after two to three pokes of
+/// a second, and a little.
+const ANNOUNCED: (u64, u64) = (INTERVAL / 5, INTERVAL * 2 / 5);
+
+impl World {
+    /// Breaks a link, or a node but the root; with `announced` those that have lost their parents by that learn of it.
+    fn fail(&mut self, failure: usize, announced: bool) {
+        let dead = failure.checked_sub(self.links.len()).map(|node| node + 1);
+        match dead {
+            None => self.links[failure].2 = false,
+            Some(node) => self.alive[node] = false,
+        }
+        for at in 0..self.trees.len() {
+            if let Some(port) = self.trees[at].parent().filter(|port| announced && !self.is_up(at, *port)) {
+                let delay = ANNOUNCED.0 + self.draw(ANNOUNCED.1 - ANNOUNCED.0);
+                self.push(self.now + delay, at, What::Dead(port));
+            }
+        }
+    }
+
+    /// Whether whoever has lost its parent by a failure has another neighbor that is as near to the root.
+    fn has_others(&self) -> bool {
+        (0..self.trees.len()).filter(|at| self.alive[*at]).all(|at| {
+            let near = |port: &u32| {
+                let other = self.other(at, *port);
+                self.is_up(at, *port) && self.trees[other].hops() < self.trees[at].hops()
+            };
+            self.trees[at]
+                .parent()
+                .is_none_or(|parent| self.is_up(at, parent) || self.ports[at].iter().any(near))
+        })
+    }
+
+    /// After how long everybody has a way again, and keeps one for two intervals.
+    fn has_way_after(&mut self) -> u64 {
+        let (begin, mut since) = (self.now, None);
+        while self.now < begin + 2 * INTERVAL {
+            match self.is_whole(false) {
+                true => since = since.or(Some(self.now - begin)),
+                false => since = None,
+            }
+            self.run_until(self.now + INTERVAL / 50);
+        }
+        since.expect("two intervals are enough")
+    }
+}
+
+/// Where every child of what failed has another way as short, all have a way again as soon as they know; elsewhere with
+/// the next number, as without being told.
+#[test]
+fn who_is_told_of_a_death_does_not_wait_for_the_next_number() {
+    let (mut told, mut alone, mut tried) = (vec![], vec![], 0);
+    for seed in 0..3 {
+        let mut world = World::random(200, 500, seed, 0.0);
+        world.settle(12, true);
+        for failure in (0..world.links.len() + world.trees.len() - 1).step_by(3) {
+            let step = world.draw(INTERVAL);
+            world.run_until(world.now + step);
+            let (mut with, mut without) = (world.clone(), world.clone());
+            with.fail(failure, true);
+            without.fail(failure, false);
+            if with.is_whole(false) {
+                continue;
+            }
+            tried += 1;
+            let redundant = with.has_others();
+            let (a, b) = (with.has_way_after(), without.has_way_after());
+            assert!(a.max(b) <= INTERVAL * 5 / 4, "seed {seed}, failure {failure}: {a} {b}");
+            if redundant {
+                assert!(a <= ANNOUNCED.1 + INTERVAL / 25, "seed {seed}, failure {failure}: {a}");
+                told.push(a);
+                alone.push(b);
+            }
+        }
+    }
+    let mean = |all: &[u64]| all.iter().sum::<u64>() as f64 / all.len() as f64 / INTERVAL as f64;
+    println!(
+        "{tried} failures that cut a way, {} of them with others as short: a way again after {:.2} intervals, {:.2} without being told",
+        told.len(),
+        mean(&told),
+        mean(&alone)
+    );
+    assert!(told.len() > 50 && mean(&told) < mean(&alone) * 0.8);
 }
 
 /// The worst of all single failures of a graph, in quarters of an interval: of links, of nodes.

@@ -20,7 +20,10 @@ mod tree;
 use bees_sdk::bytes::{Pack, Reader, Writer};
 use bees_sdk::companion::{Call, Companion};
 use bees_sdk::pathfinder::{self as interface, HERE, MAX_BYTES, News, Operation, Place};
-use bees_sdk::{Capsule, Error, Neighbor, Neighborhood, Protocol, Session, SessionEvent, Timer, flow, node};
+use bees_sdk::{
+    Capsule, Error, Neighbor, Neighborhood, Protocol, Session, SessionEvent, Timer, flow, neighbor, node,
+    privilege,
+};
 
 use alone::Programs;
 use format::{Configuration, HOPS, MULTICAST_HEAD, Multicast, SINK_HEAD, sink_hops};
@@ -44,6 +47,12 @@ bees_sdk::protocol! {
     params: { "interval": "1000", "expiry": "4", "repeats": "1" },
 }
 
+/// The privilege to have the parent watched.
+pub const LIVENESS: &[u8] = b"bees.liveness";
+/// Shortest and longest time between two pokes to it, in microseconds, and how many of them it may leave unanswered.
+const POKES: (u64, u64) = (100_000, 1_000_000);
+const UNANSWERED: u64 = 3;
+
 const BUFFER: usize = MAX_BYTES + MULTICAST_HEAD;
 
 /// The protocol on one node.
@@ -52,6 +61,8 @@ pub struct Pathfinder {
     timer: Option<Timer>,
     /// Between looks at the clock, in microseconds.
     tick: u64,
+    /// The parent that is watched; 0 for none.
+    watched: u32,
     /// Since when capsules come without a root being known; 0: they do not.
     strayed: u64,
     programs: Programs,
@@ -66,6 +77,7 @@ impl Pathfinder {
             tree: Tree::new(),
             timer: None,
             tick: 0,
+            watched: 0,
             strayed: 0,
             programs: Programs::new(),
             buffer: [0; BUFFER],
@@ -94,7 +106,7 @@ impl Pathfinder {
         }
         let former = self.tree.parent();
         let word = self.tree.become_root(node::clock(), epoch());
-        self.serve(former, true);
+        self.moved(former);
         self.keep_time();
         let mut capsule = request.derive(Kind::Configuration as u8)?;
         capsule.put(&word)?;
@@ -135,9 +147,7 @@ impl Pathfinder {
         let former = self.tree.parent();
         let heard = self.tree.hear(node::clock(), from.to_bits(), &said);
         if heard.moved {
-            // Once the tree ends, what is said to the parent must not bring the flow back to it.
-            self.serve(former, true);
-            self.serve(self.tree.parent(), false);
+            self.moved(former);
         }
         if self.tree.role() == Role::Member {
             self.strayed = 0;
@@ -202,6 +212,7 @@ impl Pathfinder {
     /// Nothing was heard of the root for too long: the flow ends here, unless it wants to wait for another root.
     fn lost(&mut self) {
         self.strayed = 0;
+        self.watch_parent();
         if !self.tell(News::Lost)
             && let Err(why) = flow::end()
         {
@@ -221,6 +232,29 @@ impl Pathfinder {
             Err(Error::NotFound) => self.programs.tell(news, message.get(News::BYTES..).unwrap_or(&[])),
             told => told.is_ok_and(|result| result > 0),
         }
+    }
+
+    /// There is another parent than this one, or none.
+    fn moved(&mut self, former: Option<u32>) {
+        // Once the tree ends, what is said to the parent must not bring the flow back to it.
+        self.serve(former, true);
+        self.serve(self.tree.parent(), false);
+        self.watch_parent();
+    }
+
+    /// Has the parent watched, where the flow may.
+    fn watch_parent(&mut self) {
+        let parent = self.tree.parent().unwrap_or(0);
+        if self.watched == parent || !privilege::is_granted(LIVENESS) {
+            return;
+        }
+        if let Some(former) = Neighbor::from_bits(self.watched) {
+            // It may be gone.
+            let _ = former.unwatch();
+        }
+        let poke = (self.tree.interval() / TICKS).clamp(POKES.0, POKES.1);
+        let watched = self.parent().is_some_and(|parent| parent.watch(poke, UNANSWERED * poke).is_ok());
+        self.watched = if watched { parent } else { 0 };
     }
 
     /// Whether a neighbor gets the flow's code.
@@ -275,6 +309,16 @@ impl Protocol for Pathfinder {
             Some(Kind::Sink) => self.sunk(capsule, head),
             Some(Kind::Multicast) => self.multicasted(capsule, head),
             Some(Kind::Request) | None => {}
+        }
+    }
+
+    fn neighbor(&mut self, neighbor: Neighbor, news: neighbor::News) {
+        let gone = news == neighbor::News::Gone;
+        if gone && self.watched == neighbor.to_bits() {
+            self.watched = 0;
+        }
+        if (gone || news == neighbor::News::Dead) && self.tree.neighbor_lost(neighbor.to_bits()) {
+            self.moved(Some(neighbor.to_bits()));
         }
     }
 

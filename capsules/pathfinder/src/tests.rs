@@ -1,5 +1,6 @@
 //! The protocol on nodes in memory, alone: what programs say and are told.
 
+use bees_sdk::neighbor::News;
 use bees_sdk::testing::{Link, Network, TestSession};
 
 use super::*;
@@ -100,6 +101,47 @@ fn without_the_root_the_flow_ends_from_the_inside_out() {
     }
     // Expiry, and a quarter of an interval for each hop and the look at the clock.
     assert!(ended[4] <= 10 * 4 + 10 * 5 / 4 + 1, "{ended:?}");
+}
+
+/// A parent's death is believed, where the flow has the privilege, and what is said goes the other way at once.
+#[test]
+fn a_dead_parent_is_not_waited_for_where_it_is_watched() {
+    for granted in [false, true] {
+        let mut net = Network::new(&DESCRIPTION, 3);
+        for at in 0..4 {
+            net.node(&format!("n{at}"), Pathfinder::new());
+            if granted {
+                net.grant(at, "bees.liveness");
+            }
+        }
+        // Two ways of the same length to the last one.
+        for (a, b) in [(0, 1), (0, 2), (1, 3), (2, 3)] {
+            net.link(a, b, LINK);
+        }
+        // As if their parameter had said so when they booted.
+        let mut slow = Pathfinder::new();
+        slow.tree.set_terms(Terms { interval: 10 * SECOND, expiry: 4, repeats: 1 });
+        net.restart(0, slow);
+        let (root, _) = ask(&mut net, 0, "root");
+        net.run_until(62 * SECOND);
+        let (_, place) = ask(&mut net, 3, "show");
+        let parent = if place.contains("parent n1 ") { 1 } else { 2 };
+        net.set_up(parent + 1, false);
+        // Of one that it does not watch it is not told.
+        net.neighbor_is(3, &format!("n{parent}"), News::Dead);
+        net.neighbor_is(3, &format!("n{}", 3 - parent), News::Dead);
+        ask(&mut net, 3, "sink by the other way");
+        net.run_until(net.now() + SECOND);
+        let heard = net.received(root);
+        assert_eq!(heard.contains(&"sink hops 2 by the other way".into()), granted, "{heard:?}");
+        let (_, place) = ask(&mut net, 3, "show");
+        assert_eq!(place.contains(&format!("parent n{parent} ")), !granted, "{place}");
+        let serves = [1, 2].map(|at| net.serves(3, &format!("n{at}")));
+        assert_eq!(serves, if granted == (parent == 1) { [true, false] } else { [false, true] });
+        // The next number comes by the way that is left in any case.
+        net.run_until(net.now() + 12 * SECOND);
+        assert!(ask(&mut net, 3, "show").1.contains(&format!("parent n{} ", 3 - parent)));
+    }
 }
 
 /// Anybody may send anything: what is no capsule of ours changes nothing, and nothing goes on for ever.

@@ -10,6 +10,10 @@
 //! says nothing before it has heard something a moment later: else a dead root's last word could wander from node to node
 //! for ever, as each fetches the flow because of it.
 //!
+//! A parent that is known to be dead is replaced at once by another neighbor that said the newest number from as near, if
+//! there is one: it is nearer to the root by the same number, as the parent was. What is farther away is not taken, for
+//! whoever is as far as this node, or farther, may have this node on its way.
+//!
 //! Pure: `now` is an argument (microseconds of any clock that does not go back), and what is to be sent is the result.
 
 use bees_sdk::seen::Seen;
@@ -21,6 +25,8 @@ use crate::format::{Configuration, MAX_HOPS};
 const MOST_TOLD: u8 = 8;
 /// Shortest and longest interval, in microseconds.
 pub const INTERVALS: (u64, u64) = (100_000, 3_600_000_000);
+/// Other ways that are remembered.
+const OTHERS: usize = 4;
 /// Looks at the clock in an interval.
 pub const TICKS: u64 = 4;
 
@@ -45,6 +51,10 @@ pub struct Tree {
     parent: u32,
     /// The parent before this number; 0 for none.
     former: u32,
+    /// Neighbors that said the newest number from as near as the parent; 0 for none.
+    others: [u32; OTHERS],
+    /// The parent is dead, and there was nobody to take its place.
+    orphan: bool,
     /// When the root spoke; when the number was last said here.
     spoken: u64,
     told_at: u64,
@@ -102,6 +112,8 @@ impl Tree {
             hops: 0,
             parent: 0,
             former: 0,
+            others: [0; OTHERS],
+            orphan: false,
             spoken: 0,
             told_at: 0,
             told: 0,
@@ -165,6 +177,7 @@ impl Tree {
         // Whatever was heard of in multicasts alone: its own are counted from 1.
         self.multicasts = Seen::up_to(self.epoch, 0);
         (self.parent, self.former, self.live) = (0, 0, true);
+        (self.others, self.orphan) = ([0; OTHERS], false);
         self.interval = self.terms.interval;
         self.speak(now)
     }
@@ -186,8 +199,9 @@ impl Tree {
             return Heard::default();
         }
         let shorter = same && hops < self.hops;
-        // Of two ways of the same length the one that was used before is as good: nothing to tell anybody.
-        let back = same && hops == self.hops && from == self.former && from != 0;
+        // Of two ways of the same length the one that was used before is as good: nothing to tell anybody. So is any if the
+        // parent is dead.
+        let back = same && hops == self.hops && (self.orphan || from == self.former && from != 0);
         let moved = (newer || shorter || back) && self.parent() != Some(from);
         if self.role == Role::Outside && said.epoch < self.multicasts.epoch {
             // What the lost root multicast says nothing about those of one that began with an earlier epoch.
@@ -200,7 +214,21 @@ impl Tree {
         } else {
             self.spoken = self.spoken.min(now.saturating_sub(age));
         }
+        if newer || shorter {
+            self.others = [0; OTHERS];
+        } else if same && hops == self.hops {
+            // The parent before is another way from now on, unless it is dead.
+            if back {
+                self.forget(from);
+            }
+            match back {
+                true if !self.orphan => self.remember(self.parent),
+                false if from != self.parent => self.remember(from),
+                _ => {}
+            }
+        }
         if newer || shorter || back {
+            self.orphan = false;
             self.former = if newer { self.former } else { 0 };
             (self.role, self.parent, self.hops) = (Role::Member, from, hops);
         }
@@ -213,6 +241,36 @@ impl Tree {
         }
         (self.told, self.live) = (self.told + 1, true);
         Heard { say: Some(self.tell(now)), moved }
+    }
+
+    /// A neighbor is dead, or gone: whether somebody else is the parent now. If there is nobody, whoever says the newest
+    /// number from as near will be, or the next number.
+    pub fn neighbor_lost(&mut self, neighbor: u32) -> bool {
+        self.forget(neighbor);
+        if self.former == neighbor {
+            self.former = 0;
+        }
+        if self.parent() != Some(neighbor) {
+            return false;
+        }
+        let other = self.others.iter_mut().find(|other| **other != 0).map(core::mem::take);
+        self.orphan = other.is_none();
+        if let Some(other) = other {
+            (self.parent, self.former) = (other, 0);
+        }
+        other.is_some()
+    }
+
+    fn remember(&mut self, neighbor: u32) {
+        if !self.others.contains(&neighbor)
+            && let Some(free) = self.others.iter_mut().find(|other| **other == 0)
+        {
+            *free = neighbor;
+        }
+    }
+
+    fn forget(&mut self, neighbor: u32) {
+        self.others.iter_mut().filter(|other| **other == neighbor).for_each(|other| *other = 0);
     }
 
     /// To be asked [`TICKS`] times an interval; more or less often does no harm.
@@ -230,6 +288,7 @@ impl Tree {
             // Further away later, so that the tree ends from the inside out.
             Role::Member if self.age(now) >= self.lasts(self.interval) + u64::from(self.hops) * tick => {
                 (self.role, self.parent, self.former) = (Role::Outside, 0, 0);
+                (self.others, self.orphan) = ([0; OTHERS], false);
                 Due::Lost
             }
             _ if self.repeats > 0 && now.saturating_sub(self.told_at) + tick / 2 >= tick => {
@@ -325,6 +384,34 @@ mod tests {
         let root = tree.become_root(1_000_000, 3);
         assert_eq!((root.epoch, root.hops, tree.role()), (7, 0, Role::Root));
         assert_eq!(tree.hear(1_000_000, 1, &word(9, 1, 0)), Heard::default());
+    }
+
+    /// Only whoever is as near takes the place of a parent that is dead.
+    #[test]
+    fn a_dead_parent_is_replaced_by_who_is_as_near() {
+        let mut tree = Tree::new();
+        let word = |sequence, hops| Configuration { hops, epoch: 1, sequence, age_ms: 0, interval_ms: 1000 };
+        assert!(tree.hear(0, 1, &word(1, 2)).moved);
+        assert!(!tree.neighbor_lost(7) && !tree.neighbor_lost(1), "there is nobody else");
+        for (from, hops) in [(2, 3), (3, 4)] {
+            assert!(!tree.hear(0, from, &word(1, hops)).moved, "{from} may have this node on its way");
+        }
+        assert!(tree.hear(0, 4, &word(1, 2)).moved, "there is one now");
+        assert_eq!((tree.parent(), tree.hops()), (Some(4), 3));
+        for from in [5, 6, 5, 8, 9, 10] {
+            assert!(!tree.hear(0, from, &word(1, 2)).moved);
+        }
+        // One that is known to be dead is not taken, and none twice; one that was the parent once may be again.
+        assert!(!tree.neighbor_lost(6));
+        let mut taken = vec![];
+        while let Some(parent) = tree.parent().filter(|parent| tree.neighbor_lost(*parent)) {
+            taken.push((parent, tree.parent().unwrap()));
+        }
+        assert!(taken.len() >= 3 && taken.iter().all(|(dead, next)| dead != next && *next != 6), "{taken:?}");
+        assert_eq!(tree.hops(), 3);
+        // What said an older number is no way.
+        assert!(tree.hear(1, 20, &word(2, 2)).moved);
+        assert!(!tree.neighbor_lost(20) && tree.parent() == Some(20));
     }
 
     /// Of a multicast anybody on the way could have written the head.

@@ -5,10 +5,15 @@ use crate::error::{Error, check, done};
 use crate::neighbor::Neighbor;
 use crate::sys;
 
+/// Whether the flow was granted the privilege of this name, and still has it: one of the node's own, or an interface's.
+pub fn is_granted(name: &[u8]) -> bool {
+    check(sys::cap_lookup(name)).is_ok()
+}
+
 /// Whether handlers may take longer than an event, in slices: the privilege `background`
 /// (`docs/abi/background.md`).
 pub fn in_background() -> bool {
-    check(sys::cap_lookup(b"background")).is_ok()
+    is_granted(b"background")
 }
 
 /// The longest name of a sensor, in bytes.

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use anyhow::Result;
-use nodeos::units::Rate;
+use nodeos::units::{Rate, parse_time};
 use serde_json::json;
 use wire::control::{Answer, Counter, LogClass, Request};
 use wire::utc::Utc;
@@ -35,7 +35,27 @@ pub enum Neighbor {
     /// Show the nodes that it knows by adverts, neighbors and farther ones
     Known,
     /// Print when one that is watched dies or returns, and when one is discovered or gone
-    Watch,
+    Watch(Watch),
+}
+
+/// How neighbors are watched.
+#[derive(Debug, Clone, Copy, clap::Args)]
+pub struct Watch {
+    /// Have the node ask all of them so often whether they are there, for as long as this runs; else as it is configured
+    #[arg(long, value_parser = parse_time, value_name = "TIME")]
+    interval: Option<Duration>,
+    /// After so long without an answer one is dead [default: five intervals]
+    #[arg(long, value_parser = parse_time, value_name = "TIME", requires = "interval")]
+    expiry: Option<Duration>,
+}
+
+impl Watch {
+    fn request(self, from: u64) -> Request {
+        let Some(interval) = self.interval else { return Request::NeighborEvents { from } };
+        let expiry = self.expiry.unwrap_or(interval.saturating_mul(5));
+        let micros = |time: Duration| u64::try_from(time.as_micros()).unwrap_or(u64::MAX);
+        Request::NeighborWatch { from, poke_us: micros(interval), expire_us: micros(expiry) }
+    }
 }
 
 /// What of the log to show.
@@ -229,11 +249,11 @@ pub fn known(access: &Access, output: Output) -> Result<()> {
 }
 
 /// Prints what happens to neighbors as it happens, those happenings first that the node remembers.
-pub fn watch(access: &Access, output: Output) -> Result<()> {
+pub fn watch(access: &Access, how: Watch, output: Output) -> Result<()> {
     let mut remote = access.login()?;
     let mut from = 0;
     loop {
-        let Answer::NeighborEvents(events) = remote.ask(&Request::NeighborEvents { from })? else {
+        let Answer::NeighborEvents(events) = remote.ask(&how.request(from))? else {
             return Err(remote.nonsense());
         };
         for e in events {

@@ -11,7 +11,7 @@ use crate::sandbox::{NeighborId, NeighborRef};
 pub(crate) struct Neighbor {
     pub is: NeighborRef,
     gone: bool,
-    /// It is gone for good, whoever is in that place.
+    /// It is gone for good; whoever has its place later is another one.
     denied: bool,
     /// Whether it is alive, as the guest was told; `None` while it is not watched.
     alive: Option<bool>,
@@ -72,26 +72,29 @@ impl Neighbors {
         (place + groups + (usize::from(id.0) + 1) * 2 * size_of::<u16>()) as u64
     }
 
-    /// A further neighbor, or one in the place of that with the same number.
+    /// A further neighbor, or one in the place of that with the same number. One that was denied stays so as long as it
+    /// has a place, wherever it is found again.
     pub fn add(&mut self, is: NeighborRef) {
         let id = usize::from(is.id.0);
         if self.by_id.len() <= id {
             self.by_id.reserve_exact(id + 1 - self.by_id.len());
             self.by_id.resize(id + 1, NOWHERE);
         }
+        let denied = self.list.iter().any(|known| known.denied && known.is.name == is.name);
+        let new = Neighbor { gone: denied, denied, ..Neighbor::new(is) };
         match self.list.get_mut(usize::from(self.by_id[id])) {
-            Some(old) => *old = Neighbor { gone: old.denied, denied: old.denied, ..Neighbor::new(is) },
+            Some(old) => *old = new,
             None => {
                 self.by_id[id] = self.list.len() as u16;
                 self.list.reserve_exact(1);
-                self.list.push(Neighbor::new(is));
+                self.list.push(new);
             }
         }
     }
 
-    /// Whether the neighbor with this number has, or had, a position.
-    pub fn has_place(&self, id: NeighborId) -> bool {
-        self.by_id.get(usize::from(id.0)).is_some_and(|at| *at != NOWHERE)
+    /// The position that the neighbor with this number has, or had.
+    pub fn place(&self, id: NeighborId) -> Option<u16> {
+        self.by_id.get(usize::from(id.0)).copied().filter(|at| *at != NOWHERE)
     }
 
     /// The capability, void now, that there was for a neighbor that is gone.
@@ -114,8 +117,7 @@ impl Neighbors {
 
     /// The position of the neighbor with this number, if the team may know of it.
     pub fn position(&self, id: NeighborId) -> Option<u16> {
-        let at = *self.by_id.get(usize::from(id.0))?;
-        (at != NOWHERE && !self.list[usize::from(at)].gone).then_some(at)
+        self.place(id).filter(|at| !self.list[usize::from(*at)].gone)
     }
 
     pub fn get(&self, at: u16) -> Result<&Neighbor, Error> {

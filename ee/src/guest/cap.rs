@@ -93,7 +93,7 @@ pub(super) fn link(l: &mut Linker<TeamState>) -> wasmtime::Result<()> {
     l.func_wrap(MODULE, "neighbor_watch", |g: Guest<'_>, cap: u32, poke_us: i64, expire_us: i64| {
         plain(g, cost::CALL + cost::ENTRY, |s| {
             let at = s.caps.neighbor(cap, rights::READ)?;
-            let (poke_ms, expire_ms) = times(poke_us, expire_us).ok_or(Error::BadArgument)?;
+            let (poke_ms, expire_ms) = watch_times(poke_us, expire_us).ok_or(Error::BadArgument)?;
             s.only_looks()?;
             s.effects.make_room(1)?;
             let charge = s.accounts.memory().charge(WATCH_BYTES).map_err(|_| Error::NoMemory)?;
@@ -145,11 +145,11 @@ pub(super) fn link(l: &mut Linker<TeamState>) -> wasmtime::Result<()> {
 }
 
 /// Bytes of a node in `nodes_known`.
-const NODE_LEN: usize = 48;
+pub(crate) const NODE_LEN: usize = 48;
 
 /// A node as guests see it: its name, zeros up to 32 bytes; the name's length, the hops, two zeros; the milliseconds
 /// since it said something itself, those for which it is believed to be there, and four zeros.
-fn record(now: Instant, node: &Known) -> [u8; NODE_LEN] {
+pub(crate) fn record(now: Instant, node: &Known) -> [u8; NODE_LEN] {
     let millis = |time: Duration| u32::try_from(time.as_millis()).unwrap_or(u32::MAX).to_le_bytes();
     let mut record = [0; NODE_LEN];
     let len = copy(node.name.as_bytes(), &mut record[..MAX_NAME]);
@@ -162,10 +162,10 @@ fn record(now: Instant, node: &Known) -> [u8; NODE_LEN] {
 /// How often a guest may have a neighbor poked, at most.
 const LEAST_POKE: Duration = Duration::from_millis(100);
 /// What the node remembers of a watch, and what the neighbor takes that nobody else watches.
-const WATCH_BYTES: u64 = 384;
+pub(crate) const WATCH_BYTES: u64 = 384;
 
 /// The times of a watch in milliseconds: both 0 as the operator says, or within bounds.
-fn times(poke_us: i64, expire_us: i64) -> Option<(u32, u32)> {
+pub(crate) fn watch_times(poke_us: i64, expire_us: i64) -> Option<(u32, u32)> {
     if (poke_us, expire_us) == (0, 0) {
         return Some((0, 0));
     }
@@ -181,9 +181,9 @@ mod tests {
 
     #[test]
     fn a_guest_does_not_poke_often_nor_wait_for_ever() {
-        assert_eq!(times(0, 0), Some((0, 0)));
-        assert_eq!(times(100_000, 200_000), Some((100, 200)));
-        assert_eq!(times(1_000_999, 3_600_000_000), Some((1000, 3_600_000)));
+        assert_eq!(watch_times(0, 0), Some((0, 0)));
+        assert_eq!(watch_times(100_000, 200_000), Some((100, 200)));
+        assert_eq!(watch_times(1_000_999, 3_600_000_000), Some((1000, 3_600_000)));
         for (poke, expire) in [
             (99_999, 1_000_000),
             (100_000, 199_999),
@@ -194,7 +194,7 @@ mod tests {
             (1_000_000, 3_600_000_001),
             (i64::MAX, i64::MAX),
         ] {
-            assert_eq!(times(poke, expire), None, "{poke} {expire}");
+            assert_eq!(watch_times(poke, expire), None, "{poke} {expire}");
         }
     }
 }

@@ -4,7 +4,7 @@
 //! an [`Error`] negated, or a value. Only exhaustion of the event's budget ends the guest.
 
 mod blob;
-mod cap;
+pub(crate) mod cap;
 mod capsule;
 mod clock;
 mod companion;

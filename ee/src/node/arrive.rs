@@ -152,7 +152,8 @@ impl Node {
         // Flows without a team are few for each neighbor, so that none of them takes the whole table.
         let arrives =
             |f: &Flow| matches!(f.stage, Stage::Tuple { .. } | Stage::Judging) && f.fetched_for.is_none();
-        let mine = |f: &Flow| arrives(f) && f.source == Source::Neighbor(from);
+        let source = Source::Neighbor { id: from, name: self.neighbors[from].name.clone() };
+        let mine = |f: &Flow| arrives(f) && f.source == source;
         let room = self.flows.iter().filter(|(_, f)| mine(f)).count() < ARRIVING_PER_NEIGHBOR;
         let wanted = tuple_bytes(tuple_len as usize);
         let charge = if len_ok && room { self.neighbors[from].account.charge(wanted).ok() } else { None };
@@ -182,7 +183,8 @@ impl Node {
         let download = Download::new(len, now.mono);
         let (claim, question) = because.unzip();
         let stage = Stage::Tuple { download, charge, claim };
-        let mut flow = Flow::new(tuple, Source::Neighbor(from), stage, now.mono);
+        let source = Source::Neighbor { id: from, name: self.neighbors[from].name.clone() };
+        let mut flow = Flow::new(tuple, source, stage, now.mono);
         flow.fetched_for = fetched_for;
         let mut others: Vec<NeighborId> = vec![from];
         if let Some(question) = question {
@@ -223,7 +225,7 @@ impl Node {
 
     /// A neighbor has a flow that is on its way here: it is asked for what is missing of it, too.
     fn add_source(&mut self, now: Now, handle: Handle, from: NeighborId) {
-        let wanted = |f: &&Flow| f.may_download() && matches!(f.source, Source::Neighbor(_));
+        let wanted = |f: &&Flow| f.may_download() && matches!(f.source, Source::Neighbor { .. });
         let sources = self.flows.get(handle).filter(wanted).map(|f| &f.sources);
         if sources.is_none_or(|sources| sources.is_full() || sources.has(from)) {
             return;
@@ -384,7 +386,7 @@ impl Node {
     /// What came does not have its hashes: somebody lied. It is asked for again, of one source alone.
     fn download_wrong(&mut self, now: Now, handle: Handle) {
         let Some(flow) = self.flows.get_mut(handle) else { return };
-        let Source::Neighbor(first) = flow.source else { return };
+        let Source::Neighbor { id: first, .. } = flow.source else { return };
         let team = flow.team.as_ref().and_then(|(team, _)| self.teams.get(*team));
         let (download, count, why) = match (&mut flow.stage, &flow.tuple) {
             (Stage::Tuple { download, .. }, _) => {
@@ -476,7 +478,7 @@ impl Node {
             return self.part_kept(now, handle, at, bytes, charge);
         }
         match source {
-            Source::Neighbor(_) | Source::Server => {}
+            Source::Neighbor { .. } | Source::Server => {}
             Source::Injected { .. } => {
                 let why = format!("part {:.8} was not put before the flow was injected", part.sha256);
                 return self.end_flow(now, handle, End::failed(Erred::Operator, why));

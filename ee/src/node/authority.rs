@@ -196,7 +196,7 @@ pub(super) fn described(node: &Node, flow: &Flow) -> String {
 pub(super) fn origin(node: &Node, source: &Source) -> String {
     match source {
         Source::Injected { principal } => format!("injected by {principal}"),
-        Source::Neighbor(id) => format!("from {}", node.neighbors[*id].name),
+        Source::Neighbor { name, .. } => format!("from {name}"),
         Source::Server => "from the protocol server".into(),
         Source::Flow { parent, .. } => match node.flows.get(*parent) {
             Some(flow) => format!("started by flow {}", label(flow)),

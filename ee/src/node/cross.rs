@@ -110,7 +110,7 @@ impl Node {
             let refuse = |why| Err(Reason::NoOffer { interface: interface.into(), why });
             match flow.source {
                 Source::Injected { .. } | Source::Server => {}
-                Source::Neighbor(_) | Source::Flow { .. } => {
+                Source::Neighbor { .. } | Source::Flow { .. } => {
                     return refuse("only flows that the operator starts on a node do that");
                 }
             }
@@ -222,7 +222,7 @@ impl Node {
         if let Some(service) = Service::named(&name) {
             let mut result = Err(Error::Unavailable);
             self.work_for(caller, Labour::Serve, |node| {
-                result = node.serve_call(now, caller, service, operation, &message);
+                result = node.serve_call(now, (caller, back.protocol), service, operation, &message);
             });
             return self.answer_call(caller, back, result, Some(charge));
         }

@@ -32,11 +32,10 @@ use crate::flow::Stage;
 use crate::neighbor::{Found, Guard, Neighbor, NeighborId};
 use crate::sandbox::{Event, NeighborRef};
 use crate::system::discovery::{Discovery, Known};
-use crate::system::liveness::Watcher;
 
 /// Neighbors that are discovered at a time.
-const MAX_FOUND: usize = 32;
-/// Newcomers in a second, and at once.
+pub(super) const MAX_FOUND: usize = 32;
+/// Newcomers in a second, and at once; and as many of those whose keys the operator knows.
 const NEWCOMERS: (u64, u64) = (4, 16);
 /// News for which there was no room in a flow's queue, of all flows together.
 const MAX_UNTOLD: usize = 1024;
@@ -53,7 +52,8 @@ pub(super) struct Discover {
     keys: Vec<(Arc<str>, Ed25519Key)>,
     /// How neighbors are watched, by link.
     liveness: Vec<Option<LivenessConfig>>,
-    newcomers: TokenBucket,
+    /// Of whom nobody knows the key, and of the others.
+    newcomers: [TokenBucket; 2],
     untold: VecDeque<(Handle, u8, NeighborId, NeighborNews)>,
     tell_at: Option<Instant>,
     /// For the places of those that may be discovered.
@@ -65,22 +65,23 @@ impl Discover {
         now: Now,
         config: &NodeConfig,
         memory: &nodeos::account::Account,
+        secret: u64,
     ) -> Result<Self, ConfigError> {
         let short = |_| ConfigError("node.memory is too little for discovery".into());
-        let machine =
-            Discovery::new(now.mono, &config.discovery, config.links.iter().map(|l| l.discover), memory);
-        let any = config.links.iter().any(|link| link.discover);
-        let places = if any { MAX_FOUND * (2 * size_of::<Neighbor>() + 64) } else { 0 };
+        let discover = config.links.iter().map(|link| link.discover);
+        let links = discover.clone().filter(|discover| *discover).count();
+        let machine = Discovery::new(now.mono, &config.discovery, discover, memory, secret);
+        let places = if links > 0 { MAX_FOUND * (2 * size_of::<Neighbor>() + 64) } else { 0 };
         Ok(Self {
             machine: machine.map_err(short)?,
             id: advert_id(),
             protect: config.discovery.protect,
             keys: config.known_keys()?,
             liveness: config.links.iter().map(|link| link.liveness).collect(),
-            newcomers: TokenBucket::new(NEWCOMERS.0, NEWCOMERS.1),
+            newcomers: [(); 2].map(|()| TokenBucket::new(NEWCOMERS.0, NEWCOMERS.1)),
             untold: VecDeque::new(),
             tell_at: None,
-            _charge: memory.charge(places as u64).map_err(short)?,
+            _charge: memory.charge((places + links * Discovery::LINK_BYTES) as u64).map_err(short)?,
         })
     }
 
@@ -129,10 +130,8 @@ impl Node {
             .iter()
             .filter(|(_, n)| n.found.is_none() && n.out.link != link && is_name(&n.name));
         let others: Vec<_> = others.filter_map(|(_, n)| silent(n)).collect();
-        let is_sealed = |n: &Neighbor| matches!(&n.guard, Guard::Sealed(with) if with.is_up());
-        let sealed =
-            self.neighbors.iter().filter(|(_, n)| n.out.link == link && is_sealed(n)).map(|(id, _)| id);
-        let sealed: Vec<NeighborId> = sealed.collect();
+        let proven = self.neighbors.iter().filter(|(_, n)| n.out.link == link && n.is_proven());
+        let sealed: Vec<NeighborId> = proven.map(|(id, _)| id).collect();
         let (name, identity) =
             (self.name.clone(), self.shared.key.as_ref().map(|key| key.public().to_bytes()));
         let (machine, own) = (&mut self.discover.machine, (&*name, identity));
@@ -165,8 +164,15 @@ impl Node {
         if capsule.id != self.discover.id {
             return false;
         }
-        let Some(advert) = self.read_advert(now, link, payload) else { return true };
-        let met = match self.neighbors.find(link, from) {
+        let known = self.neighbors.find(link, from);
+        let may = match known.map(|id| &mut self.neighbors[id]) {
+            // It says the same sealed: once it has proven who it is, what anybody may say does not keep it here.
+            Some(neighbor) if neighbor.is_proven() => return true,
+            Some(neighbor) => neighbor.adverts.take(now.mono, 1),
+            None => self.discover.machine.admits(now.mono, link, from),
+        };
+        let Some(advert) = self.read_advert(may, payload) else { return true };
+        let met = match known {
             Some(id) => self.met_again(now, link, id, &advert),
             None => self.newcomer(now, link, from, &advert),
         };
@@ -184,12 +190,13 @@ impl Node {
 
     /// An advert of a neighbor that has proven who it is.
     pub(super) fn sealed_advert(&mut self, now: Now, from: NeighborId, payload: &[u8]) {
-        let neighbor = &self.neighbors[from];
+        let neighbor = &mut self.neighbors[from];
         let (link, sealed) = (neighbor.out.link, matches!(neighbor.guard, Guard::Sealed(_)));
         if !sealed || !self.discover.machine.is_on(link) {
             return self.counters.add(Count::Unasked);
         }
-        let Some(advert) = self.read_advert(now, link, payload) else { return };
+        let may = neighbor.adverts.take(now.mono, 1);
+        let Some(advert) = self.read_advert(may, payload) else { return };
         let found = self.neighbors[from].found.is_some();
         if found && !self.discover.machine.first_hand(now.mono, link, from, &advert) {
             let name = self.neighbors[from].name.clone();
@@ -199,8 +206,9 @@ impl Node {
         self.hear(now, link, &advert);
     }
 
-    fn read_advert<'a>(&mut self, now: Now, link: LinkId, payload: &'a [u8]) -> Option<Advert<'a>> {
-        if !self.discover.machine.admits(now.mono, link) {
+    /// Reads an advert if whoever says it `may` say one more.
+    fn read_advert<'a>(&mut self, may: bool, payload: &'a [u8]) -> Option<Advert<'a>> {
+        if !may {
             self.counters.add(Count::AdvertsLimited);
             return None;
         }
@@ -233,10 +241,7 @@ impl Node {
         if *known.name != *advert.name || known.identity != advert.identity {
             return Err(OTHERWISE);
         }
-        // Once it has proven who it is, what anybody may say does not keep it here.
-        if !matches!(&neighbor.guard, Guard::Sealed(with) if with.is_up()) {
-            self.discover.machine.first_hand(now.mono, link, id, advert);
-        }
+        self.discover.machine.first_hand(now.mono, link, id, advert);
         Ok(id)
     }
 
@@ -262,18 +267,19 @@ impl Node {
         let other = self.neighbors.by_name(&name).or_else(|| self.discover.machine.named(advert.name));
         if let Some(other) = other {
             // Whoever says first that it has a key, or a name, does not keep out who may prove it.
-            let proven = matches!(&self.neighbors[other].guard, Guard::Sealed(with) if with.is_up());
-            if key.is_none() || self.neighbors[other].found.is_none() || proven {
+            let other = &self.neighbors[other];
+            if key.is_none() || other.found.is_none() || other.is_proven() {
                 return Err(TAKEN);
             }
         }
-        if !self.discover.newcomers.take(now.mono, 1) {
-            return Err("there are too many newcomers");
-        }
-        other.into_iter().for_each(|other| self.neighbor_left(now, other));
         let kept = self.discover.keys.len().min(MAX_FOUND / 2);
         let place = self.neighbors.place(now.mono, (link, from, &name), key.is_some(), (MAX_FOUND, kept));
         let id = place.ok_or("there are too many neighbors")?;
+        // Those whom nobody knows are not so many that the others find no room.
+        if !self.discover.newcomers[usize::from(key.is_some())].take(now.mono, 1) {
+            return Err("there are too many newcomers");
+        }
+        other.into_iter().for_each(|other| self.neighbor_left(now, other));
         if !self.discover.machine.first_hand(now.mono, link, id, advert) {
             return Err("there is no room for it");
         }
@@ -295,15 +301,12 @@ impl Node {
         let mut neighbor = Neighbor::new(name, OutChannel { link, to }, mtu, account);
         neighbor.found = Some(Found { here: true, since: now.mono, keyed: key.is_some() });
         neighbor.liveness = self.discover.liveness.get(link.index()).copied().flatten();
-        let how = neighbor.liveness;
         self.neighbors.put(id, neighbor);
         key.into_iter().for_each(|key| self.seal(now, id, key, false));
-        if let Some(how) = how {
-            self.liveness.watch(now.mono, id, Watcher::Node, &how, None);
-        }
+        self.watch_found(now, id);
         self.counters.add(Count::NeighborsFound);
         self.log_limited(now, || format!("{name} was discovered at {to}"));
-        self.news.enter(now, name, NeighborNews::Found);
+        self.tell_programs(now, name, NeighborNews::Found);
         self.tell_agent(now, AgentEvent::NeighborUp { name, identity: None });
         let reference = self.reference(id);
         for flow in self.flows_that_know(name) {
@@ -326,7 +329,7 @@ impl Node {
         self.discover.machine.forget(id);
         self.liveness.forget_neighbor(id);
         self.log_limited(now, || format!("{name} is gone: it has not been heard for too long"));
-        self.news.enter(now, &name, NeighborNews::Gone);
+        self.tell_programs(now, &name, NeighborNews::Gone);
         self.tell_agent(now, AgentEvent::NeighborDown { name: &name });
         let all: Vec<Handle> = self.flows.iter().map(|(flow, _)| flow).collect();
         for flow in all {

@@ -77,8 +77,8 @@ impl Node {
                 principal = who.clone();
                 SeenFrom::Injected { principal: &principal }
             }
-            Source::Neighbor(id) => {
-                name = self.neighbors[*id].name.clone();
+            Source::Neighbor { name: from, .. } => {
+                name = from.clone();
                 SeenFrom::Neighbor { name: &name }
             }
             Source::Server => SeenFrom::Neighbor { name: SERVER },
@@ -218,6 +218,7 @@ impl Node {
         if let Err(error) = fits {
             return self.end_flow(now, handle, End::failed(Erred::Principal, error));
         }
+        self.slow_watches(handle);
         if self.teams.get(team).is_some_and(Team::may_warn) {
             self.warn(team);
         }

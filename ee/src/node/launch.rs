@@ -335,15 +335,15 @@ impl Node {
             principal,
             injected_by: match &flow.source {
                 Source::Injected { principal } => Some(principal.clone()),
-                Source::Neighbor(_) | Source::Server | Source::Flow { .. } => None,
+                Source::Neighbor { .. } | Source::Server | Source::Flow { .. } => None,
             },
             team: flow.team.as_ref().map(|(team, _)| team.0.raw()),
-            source: match flow.source {
+            source: match &flow.source {
                 Source::Injected { .. } => None,
-                Source::Neighbor(id) => Some(self.neighbors[id].name.to_string()),
+                Source::Neighbor { name, .. } => Some(name.to_string()),
                 Source::Server => Some(SERVER.to_string()),
                 Source::Flow { parent, .. } => {
-                    self.flows.get(parent).map(|flow| format!("flow {:.8}", flow.hash))
+                    self.flows.get(*parent).map(|flow| format!("flow {:.8}", flow.hash))
                 }
             },
             grant: flow.team.as_ref().map(|(_, grant)| grant.clone()),

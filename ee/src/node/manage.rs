@@ -405,6 +405,9 @@ impl Node {
                 Answer::Known(page(self.known_nodes(now).into_iter(), from, |node| node))
             }
             Request::NeighborEvents { from } => Answer::NeighborEvents(self.news.since(from)),
+            Request::NeighborWatch { from, poke_us, expire_us } => {
+                self.program_watches(now, principal, from, (poke_us, expire_us))
+            }
         }
     }
 

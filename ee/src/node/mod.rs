@@ -95,7 +95,7 @@ use crate::system::liveness::Liveness;
 use crate::system::translate::Questions;
 use crate::uploads::Uploads;
 
-use alive::News;
+use alive::{News, Programs};
 use charge::{Compilation, Labour};
 use cross::Crossings;
 use datagrams::Dialogs;
@@ -156,6 +156,7 @@ pub struct Node {
     links: Links,
     liveness: Liveness,
     news: News,
+    programs: Programs,
     discover: Discover,
     teams: Teams,
     groups: Groups,
@@ -282,7 +283,8 @@ impl Node {
             links: Links::new(&platform.entropy),
             liveness: Liveness::default(),
             news: News::default(),
-            discover: Discover::new(now, config, &memory)?,
+            programs: Programs::new(config.liveness.least.0),
+            discover: Discover::new(now, config, &memory, b)?,
             teams,
             groups: Groups::new(&config.system),
             sched: Scheduler::new(),

@@ -5,13 +5,18 @@
 use nodeos::platform::Now;
 use nodeos::slab::Handle;
 use wire::control::FlowState;
+use wire::grant::Neighbors;
 use wire::id::{CapsuleId, TupleHash};
 use wire::tuple::MAX_LEN;
 
 use super::Node;
-use crate::abi::Error;
+use super::alive::alive;
+use crate::abi::{Error, MAX_MESSAGE};
 use crate::flow::{Flow, Source, Stage, tuple_bytes};
+use crate::guest::cap::{NODE_LEN, WATCH_BYTES, record, watch_times};
+use crate::neighbor::NeighborId;
 use crate::registry::Target;
+use crate::system::liveness::Watcher;
 
 /// Tuples that one flow may have on their way here at a time.
 const FETCHES: usize = 2;
@@ -23,6 +28,10 @@ pub(super) enum Service {
     Download,
     /// Knows which flow an identifier is of.
     Translate,
+    /// Knows whether neighbors are there.
+    Liveness,
+    /// Knows who is there at all.
+    Discovery,
 }
 
 /// What a call gives: a result and an answer.
@@ -34,6 +43,8 @@ impl Service {
         match interface {
             "bees.download" => Some(Self::Download),
             "bees.translate" => Some(Self::Translate),
+            "bees.liveness" => Some(Self::Liveness),
+            "bees.discovery" => Some(Self::Discovery),
             _ => None,
         }
     }
@@ -44,17 +55,79 @@ impl Node {
     pub(super) fn serve_call(
         &mut self,
         now: Now,
-        caller: Handle,
+        (caller, protocol): (Handle, u8),
         service: Service,
         operation: u32,
         message: &[u8],
     ) -> Given {
         match (service, operation) {
+            (Service::Liveness, 0) => self.is_there(now, caller, protocol, message),
+            (Service::Liveness, 1) => self.watch_by_call(now, caller, protocol, message),
+            (Service::Liveness, 2) => {
+                let neighbor = self.neighbor_for(caller, protocol, message, Some(false))?;
+                self.liveness.unwatch(neighbor, Watcher::Flow { flow: caller, protocol });
+                Ok((0, Vec::new()))
+            }
+            (Service::Discovery, 0) => self.known_to(now, caller, message),
             (Service::Download, 0) => self.progress(message),
             (Service::Download, 1) => self.fetch_for(now, caller, message),
             (Service::Translate, 0) => self.translate_for(caller, message),
             _ => Err(Error::BadArgument),
         }
+    }
+
+    /// The neighbor of this name, if the protocol may know of it; it is watched from now on, or not any more.
+    fn neighbor_for(
+        &mut self,
+        caller: Handle,
+        protocol: u8,
+        name: &[u8],
+        watched: Option<bool>,
+    ) -> Result<NeighborId, Error> {
+        let name = str::from_utf8(name).map_err(|_| Error::BadArgument)?;
+        let id = self.neighbors.by_name(name).ok_or(Error::NotFound)?;
+        // What was taken from it, or from this protocol of it, it does not reach this way either.
+        let sandbox = self.flows.get_mut(caller).and_then(Flow::started).ok_or(Error::Unavailable)?;
+        if sandbox.watches(protocol, id, watched) { Ok(id) } else { Err(Error::NotFound) }
+    }
+
+    /// Whether the neighbor of this name is alive, as this protocol sees it, else as the node does; for how many
+    /// milliseconds, and how many microseconds a poke takes.
+    fn is_there(&mut self, now: Now, caller: Handle, protocol: u8, name: &[u8]) -> Given {
+        let neighbor = self.neighbor_for(caller, protocol, name, None)?;
+        let by = Watcher::Flow { flow: caller, protocol };
+        let state = self.liveness.state_for(neighbor, by).ok_or(Error::NotFound)?;
+        let known = alive(now, &state);
+        let short = |n: u64| u32::try_from(n).unwrap_or(u32::MAX).to_le_bytes();
+        let numbers = [known.since_us / 1000, known.rtt_us.unwrap_or(0)];
+        Ok((known.up.into(), numbers.into_iter().flat_map(short).collect()))
+    }
+
+    /// Watches the neighbor of this name for the protocol, as `neighbor_watch` does: times, then the name.
+    fn watch_by_call(&mut self, now: Now, caller: Handle, protocol: u8, message: &[u8]) -> Given {
+        let (poke, rest) = message.split_first_chunk().ok_or(Error::BadArgument)?;
+        let (expire, name) = rest.split_first_chunk().ok_or(Error::BadArgument)?;
+        let [poke, expire] = [poke, expire].map(|us| i64::from_le_bytes(*us));
+        let times = watch_times(poke, expire).ok_or(Error::BadArgument)?;
+        let (_, team) = self.flow_and_team(caller).ok_or(Error::Unavailable)?;
+        let account = self.teams.get(team).ok_or(Error::Unavailable)?.account();
+        let charge = account.charge(WATCH_BYTES).map_err(|_| Error::NoMemory)?;
+        let neighbor = self.neighbor_for(caller, protocol, name, Some(true))?;
+        self.watch_for(now, neighbor, Watcher::Flow { flow: caller, protocol }, times, charge);
+        Ok((0, Vec::new()))
+    }
+
+    /// The nodes that are known by adverts from a position on, as `nodes_known` gives them, and how many there are.
+    fn known_to(&self, now: Now, caller: Handle, message: &[u8]) -> Given {
+        let from = u32::from_le_bytes(message.try_into().map_err(|_| Error::BadArgument)?);
+        let grant = self.flows.get(caller).and_then(|flow| flow.team.as_ref()).map(|(_, grant)| grant);
+        if grant.is_none_or(|grant| grant.neighbors != Neighbors::All) {
+            return Err(Error::NotPermitted);
+        }
+        self.shared.nodes.with(|list| {
+            let wanted = list.iter().skip(from as usize).take(MAX_MESSAGE / NODE_LEN);
+            Ok((list.len() as i32, wanted.flat_map(|node| record(now.mono, node)).collect()))
+        })
     }
 
     /// Of the flow of this hash: what it does, how many bytes have come, and how many there are.
@@ -120,10 +193,10 @@ impl Node {
         answer.extend((data.bytes.len() as u32).to_le_bytes());
         answer.extend([protocol, kind]);
         let asker = self.flows.get(caller);
-        if let Source::Neighbor(from) = flow.source
-            && asker.is_some_and(|asker| self.flow_knows(asker, from))
+        if let Source::Neighbor { name, .. } = &flow.source
+            && asker.is_some_and(|asker| asker.knows(name))
         {
-            answer.extend(self.neighbors[from].name.bytes());
+            answer.extend(name.bytes());
         }
         Ok((i32::from(matches!(flow.stage, Stage::Running { .. })), answer))
     }

@@ -55,7 +55,7 @@ impl Sandbox {
     /// has no room for that.
     pub fn neighbor_found(&mut self, is: &NeighborRef) -> bool {
         let known = match (&self.guest, &self.background) {
-            (Guest::Idle(program), _) => program.run.store.data().neighbors.has_place(is.id),
+            (Guest::Idle(program), _) => program.run.store.data().neighbors.place(is.id).is_some(),
             (_, Some(background)) => background.mailbox.has_place(is.id),
             (_, None) => return false,
         };
@@ -78,13 +78,22 @@ impl Sandbox {
         true
     }
 
+    /// Whether a protocol, which is not in the middle of an event, may know of a neighbor; which it watches from now on,
+    /// or not any more.
+    pub fn watches(&mut self, protocol: u8, id: NeighborId, watched: Option<bool>) -> bool {
+        let Guest::Idle(program) = &mut self.guest else { return false };
+        let neighbors = program.run.store.data_mut().neighbors_of(protocol.into());
+        let known = neighbors.and_then(|all| all.get_mut(all.position(id)?).ok());
+        known.map(|known| watched.into_iter().for_each(|watched| known.watch(watched))).is_some()
+    }
+
     /// A neighbor that was found is none any more; whether the team knew it.
     pub fn neighbor_left(&mut self, id: NeighborId) -> bool {
         self.with_integrity(|keys| keys.clear(id));
         match (&mut self.guest, &self.background) {
             (Guest::Idle(program), _) => {
                 let state = program.run.store.data_mut();
-                let known = state.neighbors.has_place(id);
+                let known = state.neighbors.place(id).is_some();
                 state.neighbor_left(id);
                 known
             }

@@ -167,6 +167,14 @@ impl TeamState {
         }
     }
 
+    /// The neighbors of the protocol at this position, wherever they are.
+    pub(super) fn neighbors_of(&mut self, protocol: usize) -> Option<&mut Neighbors> {
+        match self.instances.get_mut(protocol)?.own.as_mut() {
+            Some(own) => Some(&mut own.neighbors),
+            None => Some(&mut self.neighbors),
+        }
+    }
+
     /// The same for what does not matter to a protocol that may not know of a neighbor.
     pub(crate) fn each_neighbors(&mut self, mut work: impl FnMut(&mut Neighbors) -> Result<(), Error>) {
         self.each(|_, neighbors| {

@@ -243,7 +243,8 @@ impl TeamState {
     /// place.
     pub(super) fn neighbor_left(&mut self, id: NeighborId) {
         self.each(|caps, neighbors| {
-            if let Some(at) = neighbors.position(id) {
+            // Also of one that was taken from the protocol before.
+            if let Some(at) = neighbors.place(id) {
                 neighbors.gone(id);
                 caps.neighbor_left(at);
             }

@@ -8,23 +8,28 @@
 //! does about a neighbor is `node::discover`'s.
 
 use std::collections::BTreeMap;
+use std::hash::BuildHasher;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use nodeos::account::{Account, Charge, Refused};
 use nodeos::bucket::TokenBucket;
+use nodeos::channel::Address;
 use nodeos::link::LinkId;
 use nodeos::platform::Instant;
 use nodeos::units::Time;
 use serde::{Deserialize, Serialize};
 use wire::advert::{Advert, Hearsay, MAX_HOPS};
 
+use crate::hash::Keyed;
 use crate::neighbor::NeighborId;
 
 /// Nodes of one link, neighbors and hearsay together, that are known at a time.
 const MAX_OF_LINK: usize = 64;
-/// Adverts of one link that are read in a second.
-const ADVERTS: u64 = 32;
+/// Parts into which the strangers of a link fall, by their addresses.
+const PARTS: usize = 32;
+/// Adverts of one part that are read in a second, and at once.
+const ADVERTS: (u64, u64) = (1, 4);
 /// Bytes of a node that is known: itself, its name, and its place in a table that may be moved.
 const KNOWN_BYTES: u64 = 2 * size_of::<Known>() as u64 + 64;
 
@@ -94,6 +99,8 @@ pub struct Discovery {
     links: Vec<Option<OnLink>>,
     nodes: Nodes,
     charge: Option<Charge>,
+    /// Which part a stranger falls into nobody outside knows.
+    parts: Keyed,
     /// When an advert is due, or something is good no more.
     wake: Option<Instant>,
 }
@@ -101,21 +108,29 @@ pub struct Discovery {
 /// A link on which the node makes itself known.
 struct OnLink {
     next: Instant,
-    read: TokenBucket,
+    /// What is read of strangers. One that says more than its part may has no more than that part of them, whatever
+    /// it says; only who has many addresses takes from many.
+    read: Box<[TokenBucket; PARTS]>,
     /// Whom to tell of first: not all have room in each advert.
     turn: usize,
 }
 
 impl Discovery {
-    /// `discover`: for each link whether the operator wants it there. What becomes known is `memory`'s to pay.
+    /// Bytes that a link takes on which nodes are discovered.
+    pub const LINK_BYTES: usize = size_of::<OnLink>() + size_of::<[TokenBucket; PARTS]>();
+
+    /// `discover`: for each link whether the operator wants it there. What becomes known is `memory`'s to pay; `secret`
+    /// keeps strangers from choosing whose part they have.
     pub fn new(
         now: Instant,
         section: &DiscoverySection,
         discover: impl Iterator<Item = bool>,
         memory: &Account,
+        secret: u64,
     ) -> Result<Self, Refused> {
         let on = |wanted: bool| {
-            wanted.then(|| OnLink { next: now, read: TokenBucket::new(ADVERTS, ADVERTS), turn: 0 })
+            let read = || Box::new([const { TokenBucket::new(ADVERTS.0, ADVERTS.1) }; PARTS]);
+            wanted.then(|| OnLink { next: now, read: read(), turn: 0 })
         };
         let links: Vec<_> = discover.map(on).collect();
         let any = links.iter().any(Option::is_some);
@@ -125,6 +140,7 @@ impl Discovery {
             links: if any { links } else { Vec::new() },
             nodes: Nodes::default(),
             charge: if any { Some(memory.charge(0)?) } else { None },
+            parts: Keyed(secret),
             wake: any.then_some(now),
         })
     }
@@ -140,9 +156,11 @@ impl Discovery {
         matches!(self.links.get(link.index()), Some(Some(_)))
     }
 
-    /// Whether one more advert of this link is read.
-    pub fn admits(&mut self, now: Instant, link: LinkId) -> bool {
-        self.links.get_mut(link.index()).and_then(Option::as_mut).is_some_and(|on| on.read.take(now, 1))
+    /// Whether one more advert is read of this address on this link, which is no neighbor's: neighbors have their own
+    /// measure.
+    pub fn admits(&mut self, now: Instant, link: LinkId, from: Address) -> bool {
+        let part = self.parts.hash_one(from) as usize % PARTS;
+        self.links.get_mut(link.index()).and_then(Option::as_mut).is_some_and(|on| on.read[part].take(now, 1))
     }
 
     /// What is known of a node that is a neighbor.
@@ -327,6 +345,7 @@ impl Discovery {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use nodeos::link::Mac;
     use proptest::prelude::*;
 
     const SECOND: Duration = Duration::from_secs(1);
@@ -334,8 +353,8 @@ mod tests {
     const L1: LinkId = LinkId(1);
 
     fn discovery(memory: &Account) -> Discovery {
-        Discovery::new(Instant::ZERO, &DiscoverySection::default(), [true, true, false].into_iter(), memory)
-            .unwrap()
+        let links = [true, true, false].into_iter();
+        Discovery::new(Instant::ZERO, &DiscoverySection::default(), links, memory, 7).unwrap()
     }
 
     fn says(name: &str) -> Advert<'_> {
@@ -400,6 +419,36 @@ mod tests {
         assert!(d.first_hand(Instant::ZERO, L0, NeighborId(1), &says("b")));
     }
 
+    fn station(n: u32) -> Address {
+        let [a, b, c, d] = n.to_be_bytes();
+        Address::Ethernet(Mac([2, 0, a, b, c, d]))
+    }
+
+    /// One station that never stops takes its part and no more; many together take no more than all parts.
+    #[test]
+    fn who_floods_takes_its_part() {
+        let memory = Account::root(1 << 20);
+        let mut d = discovery(&memory);
+        let read = |d: &mut Discovery, now: Instant, from: u32| d.admits(now, L0, station(from));
+        let (mut flood, mut calm, mut all) = (0, 0, 0);
+        for tick in 0..10_000u64 {
+            let now = Instant(tick * 1000);
+            flood += u32::from(read(&mut d, now, 1));
+            if tick % 1000 == 0 {
+                // Newcomers, each of whom says it once.
+                calm += (100..108).filter(|n| read(&mut d, now, n + tick as u32)).count();
+            }
+        }
+        assert!((13..=14).contains(&flood), "{flood} in ten seconds");
+        assert!(calm >= 70, "{calm} of 80");
+        for tick in 10_000..20_000u64 {
+            all += u32::from(read(&mut d, Instant(tick * 1000), 1 << 20 | tick as u32));
+        }
+        let most = PARTS as u32 * (10 * ADVERTS.0 + ADVERTS.1) as u32;
+        assert!((most / 2..=most).contains(&all), "{all}");
+        assert!(!d.admits(Instant::ZERO, LinkId(2), station(1)), "nobody is listened to there");
+    }
+
     /// Two nodes that tell each other of a third one over two links do not keep it there: it is farther away each time.
     #[test]
     fn nothing_keeps_itself_alive_by_going_round() {
@@ -438,7 +487,6 @@ mod tests {
         // Who is there in person has room.
         assert!(d.first_hand(Instant::ZERO, L0, NeighborId(2), &says("c")));
         assert_eq!(known(&d).len(), MAX_OF_LINK + 1);
-        assert_eq!((0..100).filter(|_| d.admits(Instant::ZERO, L0)).count(), ADVERTS as usize);
         // Each is told of in its turn.
         let mut seen = std::collections::BTreeSet::new();
         for _ in 0..20 {

@@ -15,6 +15,7 @@ use nodeos::config::LivenessConfig;
 use nodeos::platform::Instant;
 use nodeos::slab::Handle;
 use nodeos::units::Time;
+use serde::{Deserialize, Serialize};
 
 use crate::neighbor::NeighborId;
 
@@ -29,6 +30,26 @@ const TELL_AGAIN: Duration = Duration::from_millis(20);
 pub const USUAL: LivenessConfig =
     LivenessConfig { poke: Time(Duration::from_secs(1)), expire: Time(Duration::from_secs(5)) };
 
+/// How flows and programs may have neighbors watched: `[liveness]`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct LivenessSection {
+    /// The shortest time between two pokes that they may have.
+    pub least: Time,
+}
+
+impl Default for LivenessSection {
+    fn default() -> Self {
+        Self { least: Time(Duration::from_millis(100)) }
+    }
+}
+
+impl LivenessSection {
+    pub(crate) fn is_usual(&self) -> bool {
+        *self == Self::default()
+    }
+}
+
 /// What marks a poke.
 pub type Nonce = [u8; 8];
 
@@ -37,6 +58,8 @@ pub type Nonce = [u8; 8];
 pub enum Watcher {
     /// The operator, by the configuration, and with him the Auth Agent and the programs.
     Node,
+    /// A program with times of its own, by its place among them.
+    Program(u8),
     /// A protocol of a flow.
     Flow {
         /// The flow.
@@ -156,6 +179,23 @@ impl Liveness {
         });
     }
 
+    /// Ends all watches of a program.
+    pub fn forget_program(&mut self, gone: u8) {
+        self.keep(|_, watch| watch.by != Watcher::Program(gone));
+    }
+
+    /// A flow's watches go on with pokes no more often than that.
+    pub fn slow(&mut self, of: Handle, least: Duration) {
+        for watch in self.list.iter_mut().flat_map(|watched| &mut watched.watches) {
+            if matches!(watch.by, Watcher::Flow { flow, .. } if flow == of) {
+                let how = LivenessConfig { poke: Time(watch.poke), expire: Time(watch.expire) };
+                let slower = how.no_more_often(least);
+                (watch.poke, watch.expire) = (slower.poke.0, slower.expire.0);
+            }
+        }
+        self.plan();
+    }
+
     /// Ends all watches of a neighbor.
     pub fn forget_neighbor(&mut self, gone: NeighborId) {
         self.keep(|neighbor, _| neighbor != gone);
@@ -227,8 +267,14 @@ impl Liveness {
     pub fn state(&self, neighbor: NeighborId) -> Option<State> {
         let watched = self.list.iter().find(|w| w.neighbor == neighbor)?;
         let own = watched.watches.iter().find(|watch| watch.by == Watcher::Node);
-        let watch = own.or(watched.watches.first())?;
-        Some(State { up: watch.up, since: watch.since, rtt: watched.rtt.filter(|_| watch.up) })
+        own.or(watched.watches.first()).map(|watch| watched.state(watch))
+    }
+
+    /// What this watcher knows of a neighbor: by its own watch, else by the node's.
+    pub fn state_for(&self, neighbor: NeighborId, by: Watcher) -> Option<State> {
+        let watched = self.list.iter().find(|w| w.neighbor == neighbor)?;
+        let of = |by: Watcher| watched.watches.iter().find(|watch| watch.by == by);
+        of(by).or(of(Watcher::Node)).map(|watch| watched.state(watch))
     }
 
     fn plan(&mut self) {
@@ -269,6 +315,10 @@ impl Watched {
         for watch in self.watches.iter_mut().filter(|watch| !watch.up) {
             (watch.up, watch.since, watch.tell) = (true, now, Some(now));
         }
+    }
+
+    fn state(&self, watch: &Watch) -> State {
+        State { up: watch.up, since: watch.since, rtt: self.rtt.filter(|_| watch.up) }
     }
 
     fn deadline(&self) -> Option<Instant> {
@@ -382,6 +432,24 @@ mod tests {
         assert_eq!(l.deadline().map(|at| at > now), Some(true));
         l.forget_neighbor(A);
         assert_eq!((l.deadline(), l.state(A)), (None, None));
+    }
+
+    #[test]
+    fn a_watch_becomes_slower_and_a_program_goes_with_its_watches() {
+        let mut l = watching();
+        l.watch(Instant::ZERO, A, flow(1), &how(SECOND / 10, SECOND), None);
+        l.watch(Instant::ZERO, A, Watcher::Program(3), &how(SECOND / 5, SECOND), None);
+        l.slow(Handle::from_raw(0x1_0001).unwrap(), 3 * SECOND);
+        let times =
+            |l: &Liveness| -> Vec<_> { l.list[0].watches.iter().map(|w| (w.by, w.poke, w.expire)).collect() };
+        let slow = (flow(1), 3 * SECOND, 6 * SECOND);
+        let (own, program) = ((NODE, SECOND, 5 * SECOND), (Watcher::Program(3), SECOND / 5, SECOND));
+        assert_eq!(times(&l), [own, slow, program]);
+        assert_eq!(l.state_for(A, Watcher::Program(4)), l.state(A));
+        l.forget_program(3);
+        assert_eq!(times(&l), [own, slow]);
+        l.unwatch(A, NODE);
+        assert_eq!((l.state_for(A, NODE), l.state_for(A, flow(1))), (None, l.state(A)));
     }
 
     #[test]

@@ -27,6 +27,8 @@ const MAX_FLOWS: usize = 16;
 const MAX_BLOBS: usize = 64;
 const BACKGROUND: u32 = 3004;
 const QUEUES: u32 = 3005;
+/// Of the node's own services those that a test grants by name: what they answer is tested with the real node.
+const LIVENESS: u32 = 3006;
 const FIRST_GROUP: u32 = 2000;
 const MAX_GROUPS: usize = 16;
 /// Sealers are even, the unsealer of each is the next number.
@@ -70,6 +72,7 @@ impl Node {
             b"flows" if granted => Some(FLOWS),
             b"background" if granted => Some(BACKGROUND),
             b"queues" if granted => Some(QUEUES),
+            b"bees.liveness" if granted => Some(LIVENESS),
             _ => None,
         }
     }
@@ -105,6 +108,7 @@ impl Node {
             || self.child(handle).is_ok()
             || self.may(handle, BACKGROUND, b"background").is_ok()
             || self.may(handle, QUEUES, b"queues").is_ok()
+            || self.may(handle, LIVENESS, b"bees.liveness").is_ok()
     }
 
     pub(crate) fn cap_revoke(&mut self, capability: u32) -> i32 {

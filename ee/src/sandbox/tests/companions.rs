@@ -327,6 +327,51 @@ fn nothing_leads_to_a_denied_neighbor() {
     assert_eq!(said[5..7], [1, 1], "one neighbor is left, and was reached");
 }
 
+/// The next neighbor that has the place of one that was denied is another one; the one that was denied is not, wherever it
+/// is found again.
+#[test]
+fn who_is_denied_is_the_neighbor_not_its_place() {
+    let deny = "(drop (call $companion_deny (call $tree) (call $b)))";
+    let main = on_capsule(&format!(
+        "(if (i32.eq (i32.load8_u (i32.const 64)) (i32.const 100)) (then {deny})) {}",
+        say(&["(call $ask (i32.const 0))"])
+    ));
+    let other = format!(
+        r#"(data (i32.const 2100) "neighbor/y") (global $had (mut i32) (i32.const 0))
+        {}"#,
+        companion(
+            "(if (i32.gt_s (call $b) (i32.const 0)) (then (global.set $had (call $b))))
+            (call $say (call $b))
+            (call $say (call $cap_lookup (i32.const 2100) (i32.const 10)))
+            (call $say (call $neighbor_max_payload (global.get $had)))
+            (i32.const 0)"
+        )
+    );
+    let is = |id: u16, name: &str| NeighborRef {
+        id: NeighborId(id),
+        name: name.into(),
+        link: LinkId(0),
+        max_payload: 900,
+        overhead: 40,
+        shortest: 0,
+    };
+    let (none, void) = (code(Error::NotFound), code(Error::BadHandle));
+    let mut b = chain(Metering::Epoch, &[main, other], |_| ());
+    let said = b.capsule_said(b"x");
+    assert!(said[0] > 0 && said[1..3] == [none, 1000], "{said:?}");
+    assert_eq!(b.capsule_said(b"d")[..3], [none, none, void]);
+    // Back in its place, or found in another one, it is still denied.
+    for id in [5, 9] {
+        assert!(b.sandbox.neighbor_found(&is(id, "b")));
+        assert_eq!(b.capsule_said(b"x")[..3], [none, none, void], "{id}");
+        b.sandbox.neighbor_left(NeighborId(id));
+    }
+    // Another one is known, and what led to the one before leads nowhere.
+    assert!(b.sandbox.neighbor_found(&is(5, "y")));
+    let said = b.capsule_said(b"x");
+    assert!(said[0] == none && said[1] > 0 && said[2] == void, "{said:?}");
+}
+
 /// A key for marks makes every protocol's payloads shorter: the flow's capsules have them whoever sends.
 #[test]
 fn marks_take_room_from_all() {
