@@ -27,21 +27,26 @@ impl Output {
 
     /// Prints what `table` makes, or for a program what `value` makes.
     pub fn show(&self, value: impl FnOnce() -> Value, table: impl FnOnce() -> Table) -> Result<()> {
-        if self.json { self.value(&value()) } else { self.text(&table().render(self.colour)) }
+        if self.json { self.value(&value()) } else { self.raw(&table().render(self.colour)) }
     }
 
     /// Makes room for the next picture of what people watch: on a terminal it takes the place of the last.
     pub fn screen(&self) -> Result<()> {
-        if self.json || !io::stdout().is_terminal() { Ok(()) } else { self.text("\x1b[H\x1b[2J") }
+        if self.json || !io::stdout().is_terminal() { Ok(()) } else { self.raw("\x1b[H\x1b[2J") }
     }
 
     /// Prints JSON, on one line.
     pub fn value(&self, value: &Value) -> Result<()> {
-        self.text(&format!("{value}\n"))
+        self.raw(&format!("{}\n", escaped(&value.to_string())))
     }
 
-    /// Prints text as it is.
+    /// Prints lines of text. What of it controls a terminal does not reach it.
     pub fn text(&self, text: &str) -> Result<()> {
+        self.raw(&lines(text))
+    }
+
+    /// Prints what has no control characters but our own.
+    fn raw(&self, text: &str) -> Result<()> {
         let mut out = io::stdout().lock();
         match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
             // Whoever read us has enough.
@@ -51,10 +56,10 @@ impl Output {
     }
 }
 
-/// Tells people on stderr what is going on.
+/// Tells people on stderr what is going on; also in words of a node's, whose control characters do not reach the terminal.
 pub fn progress(text: impl AsRef<str>) {
     // There is nowhere to complain to.
-    let _ = writeln!(io::stderr(), "{}", text.as_ref());
+    let _ = writeln!(io::stderr(), "{}", lines(text.as_ref()));
 }
 
 /// A table whose columns line up.
@@ -174,6 +179,24 @@ pub fn plain(text: &str) -> String {
     text.chars().map(|c| if c.is_control() { '\u{fffd}' } else { c }).collect()
 }
 
+/// Lines of text, each without control characters but tabs.
+fn lines(text: &str) -> String {
+    let unix = text.replace("\r\n", "\n");
+    unix.chars().map(|c| if c.is_control() && !"\n\t".contains(c) { '\u{fffd}' } else { c }).collect()
+}
+
+/// JSON without the control characters that may stand in its strings as they are: a terminal obeys some of them.
+fn escaped(json: &str) -> String {
+    let mut out = String::with_capacity(json.len());
+    for c in json.chars() {
+        match c.is_control() {
+            true => out.push_str(&format!("\\u{:04x}", u32::from(c))),
+            false => out.push(c),
+        }
+    }
+    out
+}
+
 /// Rows of a name and a value.
 pub fn pairs(rows: impl IntoIterator<Item = (&'static str, String)>) -> String {
     let rows: Vec<_> = rows.into_iter().collect();
@@ -246,6 +269,18 @@ mod tests {
         let mut t = Table::new(&["NAME"]);
         t.row(["\x1b[2Jx\n".into()]);
         assert_eq!(t.render(false), "NAME\n\u{fffd}[2Jx\u{fffd}\n");
+    }
+
+    #[test]
+    fn control_characters_do_not_get_out() {
+        assert_eq!(
+            lines("a\tb\r\nc\rd\x1b[2J\u{9b}\u{7f}\n"),
+            "a\tb\nc\u{fffd}d\u{fffd}[2J\u{fffd}\u{fffd}\n"
+        );
+        let value = Value::from("\x1b\u{9b}\u{7f}\u{85}\n ü");
+        let json = escaped(&value.to_string());
+        assert!(!json.contains(char::is_control), "{json:?}");
+        assert_eq!(serde_json::from_str::<Value>(&json).unwrap(), value);
     }
 
     #[test]

@@ -52,6 +52,8 @@ bees_sdk::protocol! {
 
 /// Groups that a node knows at once.
 const MAX_GROUPS: usize = 8;
+/// Sources that ended here and are remembered.
+const MAX_ENDED: usize = 16;
 /// The longest line before a payload: `data NAME NUMBER HOPS `.
 const LINE: usize = MAX_NAME + 24;
 /// In a timer's token: it is no look at the clock, but to be done now.
@@ -67,6 +69,8 @@ pub struct Multicast {
     life: u32,
     /// Joins so far.
     serial: u32,
+    /// Groups and epochs of the sources that ended here last: what comes of those has been here before.
+    ended: [(u64, u64); MAX_ENDED],
     counts: Counts,
     buffer: [u8; LINE + MAX_BYTES],
 }
@@ -95,7 +99,7 @@ struct Counts {
     unwanted: u32,
     /// That were more than the rate of a program or a link.
     thinned: u32,
-    /// Of another life of the source, or of a group that is not known.
+    /// Of another life of the source, or of a source that ended here, or of a group that is not known.
     stale: u32,
     /// Members that did not read them.
     unread: u32,
@@ -133,6 +137,7 @@ impl Multicast {
             members: Members::new(),
             life: 0,
             serial: 0,
+            ended: [(0, 0); MAX_ENDED],
             counts: UNCOUNTED,
             buffer: [0; LINE + MAX_BYTES],
         }
@@ -219,6 +224,11 @@ impl Multicast {
         }
     }
 
+    /// Whether a source of this node's said so that is one no more: its neighbors repeat it for a moment.
+    fn has_ended(&self, said: &Announce) -> bool {
+        self.ended.iter().any(|(group, epoch)| *epoch == said.epoch && *group == said.name.number())
+    }
+
     /// Says the newest announcement onward.
     fn announce(&self, at: usize, mut capsule: Capsule) {
         if let Ok(all) = Neighborhood::all()
@@ -233,6 +243,10 @@ impl Multicast {
             self.counts.malformed += 1;
             return;
         };
+        if self.has_ended(&said) {
+            self.counts.stale += 1;
+            return;
+        }
         let Some(at) = self.place(said.name) else { return };
         let heard = self.groups[at].hear(node::clock(), from.to_bits(), &said);
         let Heard::News { found, deposed, .. } = heard else { return };

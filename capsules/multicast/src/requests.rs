@@ -1,6 +1,7 @@
 //! What programs say: lines of text, and payloads behind them.
 
 use bees_sdk::session::Words;
+use bees_sdk::text::Word;
 use bees_sdk::{Capsule, Error, Neighbor, Session, Text, Timer, node, text};
 
 use crate::filter::{Filter, Term};
@@ -58,7 +59,10 @@ impl Multicast {
             return Err("the group has a source");
         }
         let found = group.source.is_none();
-        group.begin(session, epoch(), crate::interval_ms());
+        // Later than any before here, also in the same second.
+        let before = self.ended.iter().filter(|ended| ended.0 == group.id).map(|ended| ended.1).max();
+        let epoch = epoch().max(before.map_or(0, |before| before.saturating_add(1)));
+        group.begin(session, epoch, crate::interval_ms());
         group.speak(node::clock());
         self.keep_time(at);
         if found {
@@ -137,6 +141,8 @@ impl Multicast {
             let group = &mut self.groups[at];
             if group.source == Some(session) {
                 group.source = None;
+                self.ended.rotate_right(1);
+                self.ended[0] = (group.id, group.epoch);
             }
             if group.id != 0 {
                 let _ = Timer::once(0, at as u64 | NOW);
@@ -168,7 +174,7 @@ impl Multicast {
                 line.push("source");
             } else if let Some(parent) = Neighbor::from_bits(group.parent) {
                 line.push("member parent ");
-                line.push(parent.name(&mut name).unwrap_or(b"?"));
+                line.push(Word(parent.name(&mut name).unwrap_or(b"?")));
             } else {
                 line.push("waiting");
             }

@@ -279,6 +279,31 @@ fn a_group_has_one_source() {
     assert!(deposed[0] ^ deposed[1], "{deposed:?}");
 }
 
+/// A program that was the source ends, and another one at the same node begins at once or a little later, in the same second
+/// of the clock: what the network still says of the first neither stops nor deposes the second.
+#[test]
+fn a_source_is_followed_by_another_at_its_node() {
+    for seed in 0..12 {
+        for pause in [0, 1, 10, 200, 400, 1500] {
+            let mut g = Net::new(3, vec![(0, 1), (1, 2)], seed, 0.0);
+            g.join(2, "");
+            g.pass(SECOND / 10);
+            let first = g.source;
+            g.net.close(first);
+            g.pass(pause * 1000);
+            g.source = g.net.open(0);
+            g.net.send(g.source, b"source g");
+            assert_eq!(g.net.received(g.source), ["ok"], "seed {seed}, {pause} ms later");
+            g.pass(3 * SECOND);
+            g.send("second");
+            g.pass(SECOND);
+            let told = g.net.received(g.source);
+            assert!(!told.contains(&"deposed g".into()), "seed {seed}, {pause} ms later: {told:?}");
+            assert_eq!(g.got(2), ["second"], "seed {seed}, {pause} ms later");
+        }
+    }
+}
+
 #[test]
 fn bounds_are_told() {
     let mut g = Net::new(1, vec![], 1, 0.0);

@@ -60,6 +60,26 @@ impl Show for &[u8] {
     }
 }
 
+/// A name from anywhere as one word of a line that a program reads, so that it can be told what the name was: what is not graphic ASCII,
+/// and `%`, becomes `%` and two hexadecimal digits; so does the name `-`, which often stands for nothing. `%` alone is the empty name.
+#[derive(Debug, Clone, Copy)]
+pub struct Word<'a>(pub &'a [u8]);
+
+impl Show for Word<'_> {
+    fn show(&self, push: &mut dyn FnMut(&[u8])) {
+        if self.0.is_empty() {
+            push(b"%");
+        }
+        let digit = |n: u8| b"0123456789abcdef"[usize::from(n)];
+        for &b in self.0 {
+            match b.is_ascii_graphic() && b != b'%' && self.0 != b"-" {
+                true => push(&[b]),
+                false => push(&[b'%', digit(b >> 4), digit(b & 15)]),
+            }
+        }
+    }
+}
+
 impl Show for u64 {
     fn show(&self, push: &mut dyn FnMut(&[u8])) {
         let mut digits = [0; 20];
@@ -148,6 +168,8 @@ mod tests {
     fn pieces_make_a_line() {
         let line = text!("a ", 0u8, " ", 12345u32, " ", Thousandths(1_020_034), " ", &b"x\ny"[..]);
         assert_eq!(line.as_bytes(), b"a 0 12345 1020.034 x?y");
+        let words = text!(Word(b"a-b"), " ", Word(b"a b%\xff"), " ", Word(b"-"), " ", Word(b""));
+        assert_eq!(words.as_bytes(), b"a-b a%20b%25%ff %2d %");
         let mut short = Text::<3>::new();
         short.push("abcdef");
         assert_eq!(short.as_bytes(), b"abc");

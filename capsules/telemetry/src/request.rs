@@ -3,7 +3,8 @@
 use bees_sdk::bytes::Reader;
 use bees_sdk::rounds::{Pace, Rounds};
 use bees_sdk::session::Words;
-use bees_sdk::{Error, Session, Text, node, text};
+use bees_sdk::text::Word;
+use bees_sdk::{Error, Session, node, text};
 
 use crate::format::{Header, Phase, Record, UNKNOWN};
 
@@ -12,7 +13,8 @@ const MAX_TARGET: usize = 64;
 
 /// The request of this node, if there is one.
 pub struct Request {
-    number: u32,
+    /// Its number; 0: there is none.
+    pub number: u32,
     rounds: Rounds,
     name: [u8; MAX_TARGET],
     name_len: usize,
@@ -140,9 +142,7 @@ impl Request {
         self.last = header.round;
         let first = Record::parse(&mut Reader::new(records));
         let time = first.map_or(0, |first| own.arrived.saturating_sub(first.arrived));
-        let mut line: Text<160> = Text::new();
-        line.push("trace ");
-        line.push(&self.name[..self.name_len]);
+        let mut line = text!("trace ", Word(&self.name[..self.name_len]));
         line.push(" round ");
         line.push(header.round);
         line.push(" hops ");
@@ -178,11 +178,7 @@ impl Request {
     }
 
     fn show(&self, at: u32, record: &Record<'_>) -> Result<(), Error> {
-        let mut line: Text<160> = Text::new();
-        line.push("hop ");
-        line.push(at);
-        line.push(" ");
-        line.push(record.name);
+        let mut line = text!("hop ", at, " ", Word(record.name));
         line.push(" arrived ");
         line.push(record.arrived);
         line.push(" stay ");
@@ -193,7 +189,10 @@ impl Request {
             waiting => line.push(waiting),
         }
         line.push(" next ");
-        line.push(if record.next.is_empty() { b"-" } else { record.next });
+        match record.next {
+            [] => line.push("-"),
+            next => line.push(Word(next)),
+        }
         self.rounds.reply(line.as_bytes())
     }
 

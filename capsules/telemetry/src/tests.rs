@@ -46,6 +46,44 @@ fn every_hop_there_and_back_is_written_down() {
     assert_eq!(net.counters().depleted, 0);
 }
 
+/// A neighbor's name may have any bytes, and who wrote a record may have any name.
+#[test]
+fn a_name_is_one_word_whatever_its_bytes() {
+    let mut net = Network::new(&DESCRIPTION, 1);
+    for name in ["n0", "grö%er", "-", "n3"] {
+        net.node(name, Telemetry::new());
+    }
+    (1..4).for_each(|i| _ = net.link(i - 1, i, Link { delay_us: MS, loss: 0.0 }));
+    let session = net.open(0);
+    net.send(session, b"trace n3");
+    net.run_until(1000 * MS);
+    let lines = net.received(session);
+    let words = |at: usize| lines[at].split(' ').collect::<Vec<_>>();
+    assert!((1..8).all(|at| words(at).len() == 11), "{lines:?}");
+    assert_eq!((words(1)[10], words(2)[2], words(2)[10]), ("gr%c3%b6%25er", "gr%c3%b6%25er", "%2d"));
+    assert_eq!((words(3)[2], words(7)[10]), ("%2d", "-"));
+    // A record of a name that would be read as more of the line.
+    let mut buffer = [0; Record::MAX];
+    let record = Record { name: b"a b\n", arrived: 1, stay: 2, waiting: UNKNOWN, next: b"" };
+    let record = record.pack(&mut buffer).to_vec();
+    net.send(session, b"trace n3");
+    net.run_until(1100 * MS);
+    let request = net.protocol(0).request.number;
+    let header = Header {
+        phase: Phase::Back,
+        hops: 3,
+        limit: 64,
+        missed: 0,
+        origin: node::short_hash(b"n0"),
+        target: node::short_hash(b"n3"),
+        request,
+        round: 1,
+    };
+    net.inject(0, 0, 1, &[&header.pack()[..], &record].concat());
+    let lines = net.received(session);
+    assert!(lines.iter().any(|line| line.starts_with("hop 0 a%20b%0a arrived 1 stay 2 ")), "{lines:?}");
+}
+
 #[test]
 fn lost_traces_are_sent_again() {
     let mut net = line(5, 0.1);

@@ -10,7 +10,7 @@ use wire::control::FlowInfo;
 
 use super::Access;
 use crate::exit::{Code, failure};
-use crate::output::{Cell, Colour, Output, Table, progress};
+use crate::output::{Cell, Colour, Output, Table, plain, progress};
 use crate::remote::Target;
 use crate::session::{Received, Sender, Session};
 
@@ -53,7 +53,7 @@ pub fn run(access: &Access, options: &Options, output: Output) -> Result<()> {
         output.screen()?;
         output.show(|| health.value(), || health.table())?;
         if !output.is_json() {
-            progress(&health.summary);
+            progress(plain(&health.summary));
         }
         looks += 1;
         if options.count.map_or(!options.watch, |count| looks >= count) {
@@ -135,7 +135,7 @@ impl Program {
         self.sender.send(b"serve")?;
         match self.line()?.as_str() {
             "ok" => Ok(()),
-            other => Err(failure(Code::Failed, format!("the agent does not serve: {other}"))),
+            other => Err(failure(Code::Failed, format!("the agent does not serve: {}", plain(other)))),
         }
     }
 

@@ -52,6 +52,8 @@ pub struct Group {
     flow: String,
 }
 
+/// The longest name of a group, in bytes.
+const MAX_NAME: usize = 32;
 /// Between two looks whether somebody wants something.
 const LOOK: Duration = Duration::from_millis(200);
 
@@ -77,10 +79,20 @@ pub fn run(access: &Access, verb: &Verb, output: Output) -> Result<()> {
         }
         Verb::Join { group, terms, count, wait } => {
             let mut program = Program::open(access, group)?;
+            let terms: Vec<String> = terms.iter().map(|term| word(term)).collect();
             program.sender.send(format!("join {} {}", group.group, terms.join(" ")).as_bytes())?;
             program.ok()?;
             program.print(count.unwrap_or(u64::MAX), *wait, output)
         }
+    }
+}
+
+/// A term as one word, whatever it begins with.
+fn word(term: &str) -> String {
+    let (text, rate) = term.find('@').map_or((term, ""), |at| term.split_at(at));
+    match text.bytes().all(|b| b.is_ascii_graphic()) {
+        true => term.to_string(),
+        false => format!("x:{}{rate}", hex(text.as_bytes())),
     }
 }
 
@@ -102,6 +114,11 @@ struct Payload<'a> {
 
 impl Program {
     fn open(access: &Access, group: &Group) -> Result<Self> {
+        if !(1..=MAX_NAME).contains(&group.group.len()) || !group.group.bytes().all(|b| b.is_ascii_graphic())
+        {
+            let text = format!("{:?}: a group's name has 1 to {MAX_NAME} letters and no blanks", group.group);
+            return Err(failure(Code::Usage, text));
+        }
         let target = access.target()?;
         let session = Session::open(&target.session, &group.flow, target.timeout)?;
         let (sender, group) = (session.sender()?, group.group.clone());
@@ -225,6 +242,12 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+
+    #[test]
+    fn a_term_stays_one_word() {
+        let words = ["sport/", "two words", "x:6162@5", "größer @7", "\t"].map(word);
+        assert_eq!(words, ["sport/", "x:74776f20776f726473", "x:6162@5", "x:6772c3b6c39f657220@7", "x:09"]);
+    }
 
     #[test]
     fn payloads_keep_their_blanks() {

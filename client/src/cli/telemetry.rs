@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 use super::Access;
 use crate::exit::{Code, failure};
-use crate::output::{Output, Table, progress};
+use crate::output::{Output, Table, plain, progress};
 use crate::session::{Received, Session};
 
 /// Where to, and how often.
@@ -27,6 +27,11 @@ pub struct Options {
 const SILENCE: Duration = Duration::from_secs(20);
 
 pub fn run(access: &Access, options: &Options, output: Output) -> Result<()> {
+    if options.to.is_empty() || !options.to.bytes().all(|b| b.is_ascii_graphic()) {
+        let text =
+            format!("{:?} is no node's name: those have printable characters without blanks", options.to);
+        return Err(failure(Code::Usage, text));
+    }
     let target = access.target()?;
     let mut session = Session::open(&target.session, &options.flow, target.timeout)?;
     session.sender()?.send(format!("trace {} count {}", options.to, options.count).as_bytes())?;
@@ -44,13 +49,13 @@ pub fn run(access: &Access, options: &Options, output: Output) -> Result<()> {
                 traces.last_mut().ok_or_else(|| nonsense(&line))?.hops.push(Hop::parse(&line)?)
             }
             Some(("done", summary)) => break summary.to_string(),
-            Some(("error", why)) => return Err(failure(Code::Failed, why)),
+            Some(("error", why)) => return Err(failure(Code::Failed, plain(why))),
             _ => return Err(nonsense(&line)),
         }
     };
     output.show(|| Value::from_iter(traces.iter().map(Trace::value)), || table(&traces))?;
     if !output.is_json() {
-        progress(&summary);
+        progress(plain(&summary));
     }
     Ok(())
 }
@@ -85,6 +90,19 @@ fn values<'a>(line: &'a str, names: &[&str]) -> Result<Vec<&'a str>> {
     if right { Ok(pairs.map(|pair| pair[1]).collect()) } else { Err(nonsense(line)) }
 }
 
+/// A name that the protocol wrote as one word: `%` and two hexadecimal digits are a byte, `%` alone is nothing.
+fn name(word: &str, line: &str) -> Result<String> {
+    let mut pieces = word.split('%');
+    let mut bytes = pieces.next().unwrap_or("").as_bytes().to_vec();
+    for piece in pieces.filter(|_| word != "%") {
+        let digits = piece.get(..2).filter(|digits| digits.bytes().all(|b| b.is_ascii_hexdigit()));
+        let byte = digits.and_then(|digits| u8::from_str_radix(digits, 16).ok());
+        bytes.push(byte.ok_or_else(|| nonsense(line))?);
+        bytes.extend(&piece.as_bytes()[2..]);
+    }
+    Ok(String::from_utf8_lossy(&bytes).into_owned())
+}
+
 fn number(word: &str, line: &str) -> Result<u64> {
     word.parse().map_err(|_| nonsense(line))
 }
@@ -115,11 +133,11 @@ impl Hop {
         let values = values(rest, &["arrived", "stay", "waiting", "next"])?;
         let known = |word: &str| (word != "-").then(|| word.to_string());
         Ok(Self {
-            node: node.into(),
+            node: name(node, line)?,
             arrived_us: number(values[0], line)?,
             stay_us: number(values[1], line)?,
             waiting: known(values[2]).map(|word| number(&word, line)).transpose()?,
-            next: known(values[3]),
+            next: known(values[3]).map(|word| name(&word, line)).transpose()?,
         })
     }
 }
@@ -152,6 +170,34 @@ fn table(traces: &[Trace]) -> Table {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn names_are_what_they_were() {
+        let hop = Hop::parse("hop 1 a%20%25%0ab arrived 5 stay 1 waiting - next %2d").unwrap();
+        assert_eq!((hop.node.as_str(), hop.next.as_deref()), ("a %\nb", Some("-")));
+        let hop = Hop::parse("hop 1 % arrived 5 stay 1 waiting - next gr%c3%b6%C3%9fer%ff").unwrap();
+        assert_eq!((hop.node.as_str(), hop.next.as_deref()), ("", Some("größer\u{fffd}")));
+        for bad in ["a%", "a%2", "%%", "%x0", "%+1", "%ä"] {
+            assert!(Hop::parse(&format!("hop 1 {bad} arrived 5 stay 1 waiting - next b")).is_err(), "{bad}");
+        }
+        let hops = [
+            "hop 0 a%1b[2J%20x arrived 5 stay 1 waiting - next %9b",
+            "hop 1 b arrived 5 stay 1 waiting 7 next -",
+        ];
+        let hops = hops.iter().map(|line| Hop::parse(line).unwrap()).collect();
+        let text = table(&[Trace { round: 1, us: 2, missed: 0, hops }]).render(false);
+        let lines: Vec<&str> = text.lines().collect();
+        assert!(lines.len() == 3 && lines[1].contains("  a\u{fffd}[2J x  "), "{text}");
+        assert!(!text.contains(|c: char| c.is_control() && c != '\n'), "{text:?}");
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn any_line_is_read_or_refused(line in ".{0,120}", word in "[a%0-9é]{0,9}") {
+            let _ = (Hop::parse(&line), Trace::parse(&line));
+            let _ = Hop::parse(&format!("hop 1 {word} arrived 5 stay 1 waiting - next {word}"));
+        }
+    }
 
     #[test]
     fn lines_are_read_and_nonsense_is_told() {
