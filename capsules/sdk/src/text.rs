@@ -60,6 +60,12 @@ impl Show for &[u8] {
     }
 }
 
+impl<const N: usize> Show for &[u8; N] {
+    fn show(&self, push: &mut dyn FnMut(&[u8])) {
+        self.as_slice().show(push);
+    }
+}
+
 impl Show for u64 {
     fn show(&self, push: &mut dyn FnMut(&[u8])) {
         let mut digits = [0; 20];
@@ -87,6 +93,22 @@ macro_rules! show_as_u64 {
     )*};
 }
 show_as_u64!(u8 u16 u32 usize);
+
+impl Show for i64 {
+    fn show(&self, push: &mut dyn FnMut(&[u8])) {
+        if *self < 0 {
+            push(b"-");
+        }
+        self.unsigned_abs().show(push);
+    }
+}
+
+/// Also numbers as they stand in the source: `text!("hops ", 3)`.
+impl Show for i32 {
+    fn show(&self, push: &mut dyn FnMut(&[u8])) {
+        i64::from(*self).show(push);
+    }
+}
 
 impl Show for Thousandths {
     fn show(&self, push: &mut dyn FnMut(&[u8])) {
@@ -148,6 +170,8 @@ mod tests {
     fn pieces_make_a_line() {
         let line = text!("a ", 0u8, " ", 12345u32, " ", Thousandths(1_020_034), " ", &b"x\ny"[..]);
         assert_eq!(line.as_bytes(), b"a 0 12345 1020.034 x?y");
+        let line = text!(b"a b", -3, " ", i64::MIN, 7i64);
+        assert_eq!(line.as_bytes(), b"a?b-3 -92233720368547758087");
         let mut short = Text::<3>::new();
         short.push("abcdef");
         assert_eq!(short.as_bytes(), b"abc");
