@@ -69,6 +69,7 @@ target=$(realpath -m "${CARGO_TARGET_DIR:-target}")
     cargo xtask setup
     cargo xtask capsules
     if [ "$on" = qemu ]; then cargo xtask image; fi
+    echo "run-qemu.sh: build bees and the hosted node (some minutes the first time)"
     cargo build --quiet
 } >&2
 

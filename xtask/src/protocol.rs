@@ -116,13 +116,18 @@ strip = true
 "#;
 
 fn build(folder: &Path, sign: Option<&Path>) -> Result<()> {
-    let folder = folder.canonicalize().with_context(|| folder.display().to_string())?;
+    let folder = folder.canonicalize().with_context(|| {
+        format!(
+            "{0} cannot be read; `cargo xtask protocol new {0}` makes a protocol's folder",
+            folder.display()
+        )
+    })?;
     let name = folder.file_name().and_then(|n| n.to_str()).unwrap_or_default().to_string();
     ensure!(is_name(&name), "{}: the folder's name is no name of a protocol", folder.display());
     let module = compile(&folder, &name)?;
     let mut checks = cargo(&["test", "--quiet", "-p", "checks", "--test", "modules"]);
     checks.env("BEES_CAPSULES", &folder).env("BEES_MODULE", &name).current_dir(root().join("capsules"));
-    run("hold the module against docs/abi", &mut checks)?;
+    run("hold the module against docs/abi (some minutes the first time)", &mut checks)?;
     let program = bees_program()?;
     let bees = || {
         let mut command = Command::new(&program);
@@ -152,7 +157,10 @@ fn bees_program() -> Result<PathBuf> {
         return Ok(program.into());
     }
     // Not selected with -p, as in the test command: the compiler of WebAssembly would be built anew.
-    run("build bees", cargo(&["build", "--quiet", "--bin", "bees"]).current_dir(root()))?;
+    run(
+        "build bees (some minutes the first time)",
+        cargo(&["build", "--quiet", "--bin", "bees"]).current_dir(root()),
+    )?;
     Ok(root().join("target/debug/bees"))
 }
 
@@ -168,7 +176,10 @@ fn compile(folder: &Path, name: &str) -> Result<PathBuf> {
         return Ok(module);
     }
     if !folder.join("Cargo.toml").is_file() {
-        bail!("{} has neither Cargo.toml nor main.c", folder.display());
+        bail!(
+            "{} has neither Cargo.toml nor main.c; `cargo xtask protocol new NAME` makes a folder with them",
+            folder.display()
+        );
     }
     let mut tests = cargo(&["test", "--quiet"]);
     run("its own tests", tests.env("CARGO_TARGET_DIR", &target).current_dir(folder))?;
@@ -234,6 +245,8 @@ mod tests {
         assert!(fs::read_to_string(c.join("main.c")).unwrap().contains("BEES_DESCRIPTION(\"second\","));
         assert!(new(&c, Language::C).unwrap_err().to_string().contains("is there already"));
         assert!(new(&place.join("No"), Language::C).is_err());
+        let nothing = build(&place.join("third"), None).unwrap_err();
+        assert!(nothing.to_string().contains("cargo xtask protocol new"), "{nothing}");
         fs::remove_dir_all(&place).unwrap();
     }
 }

@@ -80,6 +80,12 @@ impl Show for Word<'_> {
     }
 }
 
+impl<const N: usize> Show for &[u8; N] {
+    fn show(&self, push: &mut dyn FnMut(&[u8])) {
+        self.as_slice().show(push);
+    }
+}
+
 impl Show for u64 {
     fn show(&self, push: &mut dyn FnMut(&[u8])) {
         let mut digits = [0; 20];
@@ -107,6 +113,22 @@ macro_rules! show_as_u64 {
     )*};
 }
 show_as_u64!(u8 u16 u32 usize);
+
+impl Show for i64 {
+    fn show(&self, push: &mut dyn FnMut(&[u8])) {
+        if *self < 0 {
+            push(b"-");
+        }
+        self.unsigned_abs().show(push);
+    }
+}
+
+/// Also numbers as they stand in the source: `text!("hops ", 3)`.
+impl Show for i32 {
+    fn show(&self, push: &mut dyn FnMut(&[u8])) {
+        i64::from(*self).show(push);
+    }
+}
 
 impl Show for Thousandths {
     fn show(&self, push: &mut dyn FnMut(&[u8])) {
@@ -170,6 +192,8 @@ mod tests {
         assert_eq!(line.as_bytes(), b"a 0 12345 1020.034 x?y");
         let words = text!(Word(b"a-b"), " ", Word(b"a b%\xff"), " ", Word(b"-"), " ", Word(b""));
         assert_eq!(words.as_bytes(), b"a-b a%20b%25%ff %2d %");
+        let line = text!(b"a b", -3, " ", i64::MIN, 7i64);
+        assert_eq!(line.as_bytes(), b"a?b-3 -92233720368547758087");
         let mut short = Text::<3>::new();
         short.push("abcdef");
         assert_eq!(short.as_bytes(), b"abc");
