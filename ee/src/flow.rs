@@ -18,6 +18,7 @@ use nodeos::team::TeamId;
 use wire::control::{Arrival, FlowInfo, FlowState};
 use wire::grant::{Grant, Neighbors};
 use wire::id::{CapsuleId, PartHash, Path, TupleHash};
+use wire::replace::Replacement;
 use wire::tuple::{Part, Tuple};
 
 use crate::cap::QUEUES;
@@ -121,8 +122,8 @@ pub struct Flow {
     pub usual: u64,
     /// It has the privilege to see what waits for links.
     pub sees_queues: bool,
-    /// The flow that wanted it here before any capsule of it came.
-    pub fetched_for: Option<Handle>,
+    /// The flows that wanted it here before any capsule of it came, until it runs; the first of them pays for its tuple.
+    pub fetched_for: Vec<Handle>,
     /// Another flow's call, while it is in the event that is this call.
     pub serving: Option<Handle>,
     /// Units of work that were done for it before it had a team.
@@ -144,6 +145,8 @@ pub struct Predecessor {
     pub ids: Vec<CapsuleId>,
     /// What is paid for them.
     pub charge: Charge,
+    /// The version that this one would have taken over from, and what that one's capsule types are in the later one.
+    pub before: Option<(TupleHash, Replacement)>,
 }
 
 /// A tuple with the bytes it came in, which are forwarded unchanged (D7).
@@ -478,7 +481,7 @@ impl Flow {
             capsules: (0, 0, 0),
             usual: u64::MAX,
             sees_queues: false,
-            fetched_for: None,
+            fetched_for: Vec::new(),
             serving: None,
             owed: 0,
             took: Vec::new(),

@@ -7,8 +7,9 @@ use std::time::Duration;
 use common::guest::{self, Flow};
 use common::{Fate, Options, World};
 use ee::abi::Error;
+use ee::config::ADMIN;
 use ee::node::SessionId;
-use wire::control::FlowState;
+use wire::control::{Answer, FlowState, Request};
 use wire::tuple::{Body, Companion, Coupling, Extension, Privilege, Provider};
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -184,7 +185,7 @@ fn a_flow_calls_another_and_everything_is_given_back() {
     assert_eq!(says(&mut world, 0, session, &asked(16 * 1024 + 1)), too_large);
     assert_eq!(says(&mut world, 0, session, &asked(16 * 1024)), [Said::Number(4)]);
     assert_eq!(world.count(0, "companion_calls_answered"), 3);
-    world.control(0, wire::control::Request::FlowStop { flow: clock.hash(), kill: true });
+    world.control(0, Request::FlowStop { flow: clock.hash(), kill: true });
     assert_eq!(
         world.heard(0, session).iter().map(|p| said(p)).collect::<Vec<_>>(),
         [result(4, Error::Unavailable.code(), b"")]
@@ -492,6 +493,119 @@ fn a_caller_that_ends_leaves_nothing_behind() {
     world.start(0, &caller("caller"));
     let session = world.session(0, "caller");
     assert_eq!(says(&mut world, 0, session, &call(1, b"x")), [Said::Number(1), result(1, 1, b">x")]);
+}
+
+/// What a caller asked for and was not heard is worked on no more when the caller ends, and leaves its places in the queue.
+#[test]
+fn calls_of_a_caller_that_ends_are_withdrawn() {
+    let mut world = World::line(1);
+    world.start(0, &clock("clock", b'>'));
+    // Its flood is of calls each of which takes longer than a look at the links may wait.
+    let asks = CALLER.replace("(call $cap) (i32.const 2)", "(call $cap) (i32.const 5)");
+    let gone = guest::flow("gone", guest::module(&asks), |body| {
+        uses(body, "clock", "ops.clock");
+        wants(body, "ops.clock", false);
+    });
+    let stays = caller("stays");
+    let sessions = [&gone, &stays].map(|flow| {
+        world.start(0, flow);
+        world.session(0, &wire::tuple::Tuple::decode(&flow.tuple).unwrap().main().name)
+    });
+    let of_clock = |world: &mut World| {
+        let now = world.time();
+        match world.stations[0].node.control(now, ADMIN, Request::TeamShow { from: 0 }) {
+            Answer::Teams(teams) => teams.items.into_iter().find(|team| team.name == "clock").unwrap(),
+            other => panic!("{other:?}"),
+        }
+    };
+    let before = of_clock(&mut world);
+    let now = world.time();
+    for (session, packet) in [(sessions[0], b"f\x08".to_vec()), (sessions[1], call(5, b""))] {
+        world.stations[0].node.session_send(now, session, &packet).unwrap();
+    }
+    let mut polls = 0;
+    while of_clock(&mut world).events.1 < 2 {
+        polls += 1;
+        assert!(polls < 100, "{:?}", of_clock(&mut world).events);
+        world.stations[0].node.poll(now);
+    }
+    let (heard, free) = (of_clock(&mut world).events.0, of_clock(&mut world).events.1);
+    let stop = Request::FlowStop { flow: gone.hash(), kill: true };
+    assert_eq!(world.stations[0].node.control(now, ADMIN, stop), Answer::Done);
+    let left = of_clock(&mut world).events.1;
+    assert!(left <= 1 && left < free, "{left} of {free}");
+    world.run(SECOND);
+    let after = of_clock(&mut world);
+    assert!(after.events.0 <= heard + 1, "{} events, {heard} before", after.events.0);
+    assert!(heard > before.events.0 || after.events.0 > before.events.0);
+    assert_eq!(
+        world.heard(0, sessions[1]).iter().map(|p| said(p)).collect::<Vec<_>>()[1..],
+        [result(1, 5, b"")]
+    );
+    // And others are served as before, also when many were withdrawn.
+    for round in 0..30 {
+        let now = world.time();
+        world.start(0, &gone);
+        let session = world.session(0, "gone");
+        world.stations[0].node.session_send(now, session, b"f\x08").unwrap();
+        (0..round % 6).for_each(|_| _ = world.stations[0].node.poll(now));
+        world.stop(0, gone.hash(), true);
+    }
+    let said = says(&mut world, 0, sessions[1], &call(1, b"x"));
+    assert_eq!(said, [Said::Number(2), result(2, 1, b">x")]);
+    assert_eq!(of_clock(&mut world).events.1, 0);
+}
+
+/// What is fetched for a flow that ends is fetched no more, unless another flow, or a capsule, wants it.
+#[test]
+fn what_only_a_flow_that_ended_wanted_is_not_fetched() {
+    let mut world = World::line(2);
+    let wanted = guest::ask("wanted", 7);
+    world.start(1, &wanted);
+    let loaders = ["one", "two"].map(|name| caller_of(name, "bees.download"));
+    let fetch = |hash: &[u8]| {
+        let len = (wanted.tuple.len() as u32).to_le_bytes();
+        call(1, &[hash, &len, b"b"].concat())
+    };
+    let hash = wanted.hash();
+    let starts = |world: &mut World, at: usize| {
+        world.start(0, &loaders[at]);
+        world.session(0, ["one", "two"][at])
+    };
+    let taken = |said: &[Said], code: i32| matches!(said[1], Said::Result { result, .. } if result == code);
+    // Nothing of it comes while the link is cut.
+    world.tap(|_| common::Fate::Lose);
+    let empty = world.holds(0);
+    for kill in [true, false] {
+        let one = starts(&mut world, 0);
+        assert!(taken(&says(&mut world, 0, one, &fetch(&hash.0)), 0));
+        assert!(matches!(world.state(0, hash), Some(FlowState::Tuple)));
+        world.stop(0, loaders[0].hash(), kill);
+        assert_eq!(world.why(0, hash), "the flow that wanted it here ended");
+        assert_eq!(world.holds(0), empty);
+    }
+    // The other one wants it, too, and pays now.
+    let (one, two) = (starts(&mut world, 0), starts(&mut world, 1));
+    assert!(taken(&says(&mut world, 0, one, &fetch(&hash.0)), 0));
+    assert!(taken(&says(&mut world, 0, two, &fetch(&hash.0)), 1));
+    let memory = |world: &mut World| world.teams(0).into_iter().find(|t| t.name == "two").unwrap().memory.0;
+    let before = memory(&mut world);
+    world.stop(0, loaders[0].hash(), true);
+    assert!(memory(&mut world) > before + wanted.tuple.len() as u64);
+    world.stop(0, loaders[1].hash(), true);
+    assert_eq!(world.why(0, hash), "the flow that wanted it here ended");
+    // The loaders' module is kept a while for whoever injects one of them next.
+    world.run(61 * SECOND);
+    assert_eq!(world.holds(0), empty);
+    // Once it runs it is as any other.
+    world.untap();
+    let one = starts(&mut world, 0);
+    assert!(taken(&says(&mut world, 0, one, &fetch(&hash.0)), 0));
+    let runs = |w: &mut World| w.state(0, hash) == Some(FlowState::Running);
+    assert!(world.run_until(2 * SECOND, runs));
+    world.stop(0, loaders[0].hash(), true);
+    world.run(SECOND);
+    assert_eq!(world.state(0, hash), Some(FlowState::Running));
 }
 
 /// What serves an interface and has no handler for calls answers all the same.

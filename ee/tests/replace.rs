@@ -577,6 +577,103 @@ fn only_one_version_takes_a_flows_place() {
     assert!(ended(&mut world, &three).contains("another version has taken the place"));
 }
 
+/// In whatever order three versions come, in the end the newest runs alone, with the state of those that ran before, and has what
+/// is sent to any of them.
+#[test]
+fn versions_may_come_in_any_order() {
+    let one = first();
+    let two = second(&one);
+    let three = next(Version { number: 3, ..Version::default() }, &two, &with_state(), |_| ());
+    let versions = [&one, &two, &three];
+    for order in [[0, 1, 2], [0, 2, 1], [1, 0, 2], [1, 2, 0], [2, 0, 1], [2, 1, 0]] {
+        let mut world = World::line(2);
+        let empty = world.holds(1);
+        let mut sent = 0;
+        for step in 0..3 {
+            world.inject(1, versions[order[step]]);
+            world.run(SECOND / 10);
+            if order[..=step].contains(&0) {
+                for _ in 0..5 {
+                    sent += 1;
+                    hand(&mut world, &id(&one, 0), sent);
+                }
+                world.run(10 * MILLI);
+            }
+        }
+        let running = world.flows(1).into_iter().filter(|flow| flow.state == FlowState::Running);
+        let running: Vec<_> = running.map(|flow| flow.hash).collect();
+        assert_eq!(running, [three.hash()], "{order:?}: {:?}", world.log(1));
+        sent += 1;
+        hand(&mut world, &id(&two, 0), sent);
+        world.run(MILLI);
+        let session = world.session(1, "counter");
+        let Told { capsules, out_of_order, version, boots, .. } = told(&mut world, session);
+        assert_eq!((capsules, out_of_order, version, boots), (sent, 0, 3, 1), "{order:?}");
+        assert_eq!(
+            (world.count(1, "capsules_without_successor"), world.count(1, "replacements_failed")),
+            (0, 0)
+        );
+        world.run(601 * SECOND);
+        world.stop(1, three.hash(), false);
+        world.run(61 * SECOND);
+        assert_eq!(world.holds(1), empty, "{order:?}");
+    }
+}
+
+/// A version that ran beside the first one keeps its programs and what waits for it when it starts once more, and all
+/// that it had where it refuses to.
+#[test]
+fn a_version_that_runs_already_takes_over_or_goes_on() {
+    for refuses in [false, true] {
+        let mut world = World::line(2);
+        let one = first();
+        let two = second(&one);
+        let take = if refuses { "(return (i32.const 3))" } else { "" };
+        let three = next(Version { number: 3, take, ..Version::default() }, &two, &with_state(), |_| ());
+        world.start(1, &one);
+        let of_one = world.session(1, "counter");
+        (1..=5).for_each(|number| hand(&mut world, &id(&one, 0), number));
+        world.start(1, &three);
+        let of_three = world.session(1, &three.hash().to_string());
+        (1..=2).for_each(|number| hand(&mut world, &id(&three, 0), number));
+        world.run(MILLI);
+        assert_eq!([of_one, of_three].map(|session| told(&mut world, session).version), [1, 3]);
+        let held = |world: &mut World| {
+            let its = |team: &wire::control::TeamInfo| team.flow == Some(three.hash());
+            world.teams(1).into_iter().find(its).unwrap().memory.0
+        };
+        let before = held(&mut world);
+        world.inject(1, &two);
+        // Capsules come all the time: none is lost that comes once it has agreed.
+        let mut number = 5;
+        for _ in 0..200 {
+            number += 1;
+            hand(&mut world, &id(&one, 0), number);
+            world.run(Duration::from_micros(100));
+        }
+        world.run(20 * MILLI);
+        let [first, third] = [of_one, of_three].map(|session| told(&mut world, session));
+        let failed = world.count(1, "replacements_failed");
+        if refuses {
+            assert_eq!((first.version, first.capsules, failed), (2, number, 1));
+            assert_eq!((third.version, third.capsules, third.boots), (3, 2, 1));
+            assert_eq!(held(&mut world), before);
+            assert_eq!(world.state(1, two.hash()), Some(FlowState::Running));
+            let told = |line: &String| {
+                line.contains("goes on without the state of the flow that it takes over from")
+            };
+            assert!(world.log(1).iter().any(told), "{:?}", world.log(1));
+        } else {
+            assert_eq!((first.version, third.version, failed), (3, 3, 0));
+            assert_eq!((first.capsules, first.out_of_order), (number, 0));
+            assert_eq!(first.boots, 1);
+            assert_eq!(world.flow(1, three.hash()).unwrap().sessions, 2);
+            let why = ended(&mut world, &two);
+            assert_eq!(why, format!("flow counter {:.8} took over from it", three.hash()));
+        }
+    }
+}
+
 /// An `on_handover` that refuses, over and over, takes nothing from the version that goes on.
 #[test]
 fn what_a_refused_handover_was_about_to_say_takes_no_room() {

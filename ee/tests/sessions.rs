@@ -418,6 +418,71 @@ fn programs_are_told_at_the_teams_rate() {
     assert_eq!(world.count(0, "session_datagrams_dropped"), 0);
 }
 
+/// A reply that is longer than the team's burst goes out in pieces, however small that is; by datagrams the guest is told what
+/// passes.
+#[test]
+fn a_burst_that_is_shorter_than_a_segment_delays_replies_and_stops_none() {
+    for burst in [1077, 600, 120] {
+        let terms = format!("rate = \"8mbit\"\nburst = \"{burst}\"");
+        let (mut world, mut host) = (world(&terms), Host::new(MGMT));
+        world.start(0, &echo());
+        let mut client = Client::new(&mut host, "echo");
+        let packet = vec![7; 10_000];
+        [&packet[..], b"after"].into_iter().for_each(|packet| client.say(packet));
+        for _ in 0..1000 {
+            host.step(&mut world);
+            client.work(&mut host);
+        }
+        assert!(client.heard == [&packet[..], b"after"], "{burst}: {:?}", client.heard.len());
+    }
+    let (mut world, mut host) = (world("rate = \"8mbit\"\nburst = \"600\""), Host::new(MGMT));
+    world.start(0, &guest::of("flood", FLOOD));
+    let me = program(99, 5000);
+    let cookie = cookie(&mut world, &mut host, me);
+    let mut told = host.say(&mut world, me, &open("flood", Some(cookie)));
+    (0..3).for_each(|_| host.step(&mut world));
+    told.extend(host.datagrams.drain(..).map(|(_, bytes)| bytes));
+    let Ok(FromNode::Said(Said::Packet(_, told))) = FromNode::parse(&told[1]) else { panic!("{told:?}") };
+    let most = 600 - 42 - HEADER as i32;
+    assert_eq!(told, [most.to_le_bytes(), (-11i32).to_le_bytes()].concat());
+}
+
+/// Where not one byte of a reply would pass there are no sessions; those that there are end.
+#[test]
+fn a_flow_that_may_not_say_a_byte_has_no_sessions() {
+    let (mut world, mut host) = (world("burst = \"50\"\nrate = \"8mbit\""), Host::new(MGMT));
+    world.start(0, &echo());
+    let opened = |world: &mut World, host: &mut Host| {
+        let mut client = Client::new(host, "echo");
+        for _ in 0..20 {
+            host.step(world);
+            client.work(host);
+        }
+        (client.opened.clone(), client)
+    };
+    let why = "the flow's bandwidth lets no reply pass";
+    assert_eq!(opened(&mut world, &mut host).0, Some(format!("error {why}")));
+    assert_eq!(dialog(&mut world, &mut host, program(99, 5000), "echo"), Err(why.to_string()));
+    assert_eq!(world.count(0, "sessions_refused"), 2);
+    // One that had more when the session was opened.
+    let (mut world, mut host) = (self::world("burst = \"600\"\nrate = \"8mbit\""), Host::new(MGMT));
+    let flow = world.start(0, &echo());
+    let (line, mut client) = opened(&mut world, &mut host);
+    assert_eq!(line, Some(format!("ok {flow}")));
+    let mut budgets = wire::tuple::Budgets::default();
+    budgets.set(wire::budget::Kind::Burst, Some(54));
+    let answer = world.control(0, wire::control::Request::FlowLimit { flow, budgets });
+    assert_eq!(answer, wire::control::Answer::Done);
+    client.say(&[7; 1000]);
+    for _ in 0..50 {
+        host.step(&mut world);
+        client.work(&mut host);
+    }
+    assert_eq!((client.heard.len(), world.flow(0, flow).unwrap().sessions), (0, 0));
+    assert!(!host.tcp(client.socket).may_recv(), "the program is told");
+    assert_eq!(world.count(0, "sessions_refused"), 1);
+}
+
 /// The next version of a flow talks to the programs of the old one at its own rate.
 #[test]
 fn a_version_that_took_sessions_over_is_held_to_its_rate() {

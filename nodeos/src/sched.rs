@@ -508,6 +508,32 @@ impl<E> Scheduler<E> {
         Some((team, event))
     }
 
+    /// Takes out of a team's own queue what `goes` says, wherever it stands there; in its order.
+    pub fn withdraw(&mut self, team: TeamId, mut goes: impl FnMut(&E) -> bool) -> Vec<E> {
+        let mut gone = Vec::new();
+        let Some(entry) = entry(&mut self.teams, team) else { return gone };
+        for _ in 0..entry.queue.len() {
+            let Some(event) = entry.queue.pop_front() else { break };
+            if goes(&event) {
+                gone.push(event);
+            } else {
+                entry.queue.push_back(event);
+            }
+        }
+        let taken = gone.len();
+        let ready = if entry.held { 0 } else { taken };
+        if taken > 0 && entry.queue.is_empty() {
+            entry.give_slots_back();
+            self.busy -= usize::from(ready > 0);
+        }
+        self.climb(team, |entry, _| {
+            entry.pending -= taken;
+            entry.ready -= ready;
+        });
+        self.waiting -= taken;
+        gone
+    }
+
     /// Puts the member of a team's group (or of the top one) in front that is due: whose it is, and whether there is a
     /// group to look into.
     fn pick(&mut self, above: Option<TeamId>) -> Option<(TeamId, bool)> {

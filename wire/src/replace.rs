@@ -30,6 +30,12 @@ impl Replacement {
         Some(self.types[at].1)
     }
 
+    /// This, and then what becomes of that: what capsule types of the earlier version are after the next replacement.
+    pub fn then(&self, next: &Self) -> Self {
+        let types = self.types.iter().filter_map(|(old, now)| Some((*old, next.now(*now)?)));
+        Self { handover: self.handover && next.handover, types: types.collect() }
+    }
+
     /// The extension that says so.
     pub fn extension(&self) -> Extension {
         Extension { tag: Extension::REPLACE, value: encode(self) }
@@ -96,6 +102,15 @@ mod tests {
         let t = tuple(Some(OLD), vec![]);
         assert_eq!(t.body.replacement(), Some((OLD, Replacement::default())));
         assert_eq!(tuple(None, vec![]).body.replacement(), None);
+    }
+
+    #[test]
+    fn tables_are_chained() {
+        let table = |types: &[(Place, Place)]| Replacement { handover: true, types: types.to_vec() };
+        let one = table(&[((0, 0), (0, 2)), ((0, 1), (0, 1)), ((1, 0), (0, 2))]);
+        let both = one.then(&table(&[((0, 2), (1, 1))]));
+        assert_eq!(both, table(&[((0, 0), (1, 1)), ((1, 0), (1, 1))]));
+        assert!(!one.then(&Replacement::default()).handover);
     }
 
     #[test]

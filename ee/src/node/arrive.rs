@@ -151,7 +151,7 @@ impl Node {
         let len_ok = tuple_len > 0 && tuple_len as usize <= MAX_LEN;
         // Flows without a team are few for each neighbor, so that none of them takes the whole table.
         let arrives =
-            |f: &Flow| matches!(f.stage, Stage::Tuple { .. } | Stage::Judging) && f.fetched_for.is_none();
+            |f: &Flow| matches!(f.stage, Stage::Tuple { .. } | Stage::Judging) && f.fetched_for.is_empty();
         let source = Source::Neighbor { id: from, name: self.neighbors[from].name.clone() };
         let mine = |f: &Flow| arrives(f) && f.source == source;
         let room = self.flows.iter().filter(|(_, f)| mine(f)).count() < ARRIVING_PER_NEIGHBOR;
@@ -185,7 +185,7 @@ impl Node {
         let stage = Stage::Tuple { download, charge, claim };
         let source = Source::Neighbor { id: from, name: self.neighbors[from].name.clone() };
         let mut flow = Flow::new(tuple, source, stage, now.mono);
-        flow.fetched_for = fetched_for;
+        flow.fetched_for.extend(fetched_for);
         let mut others: Vec<NeighborId> = vec![from];
         if let Some(question) = question {
             flow.arrival.translate_us = now.mono.since(question.since).as_micros() as u64;

@@ -4,7 +4,8 @@
 //! A system flow serves interfaces to all flows of its node that have the privilege of the interface's name; so do the
 //! node's own services ([`super::services`]). Whoever calls pays for the call's and its answer's place, and for the time
 //! of the event that it is to whom it calls. Of those who call a flow each has its turn; when that flow ends, all who
-//! wait are told.
+//! wait are told. When a caller ends, its calls that were not heard yet are withdrawn, and what it had fetched and nobody else
+//! wants is fetched no more.
 
 use std::collections::{BTreeMap, VecDeque};
 
@@ -302,24 +303,9 @@ impl Node {
         let crossings = &mut self.crossings;
         crossings.offers.retain(|_, flow| *flow != ended);
         crossings.desks.remove(&ended);
-        let (mut told, mut gone) = (Vec::new(), Vec::new());
-        for (number, call) in crossings.calls.iter_mut() {
-            let whose = call.caller.as_ref().map(|(caller, _)| *caller);
-            if call.callee == ended {
-                told.push(number);
-            } else if whose == Some(ended) && call.taken {
-                // Who has heard it may answer it, to nobody.
-                call.caller = None;
-            } else if whose == Some(ended) {
-                gone.push(number);
-            }
-        }
-        for desk in crossings.desks.values_mut() {
-            desk.waiting.retain(|(caller, _)| *caller != ended);
-        }
-        for number in gone {
-            crossings.calls.remove(number);
-        }
+        let told = |(number, call): (Handle, &Call)| (call.callee == ended).then_some(number);
+        let told: Vec<Handle> = crossings.calls.iter().filter_map(told).collect();
+        self.forget_caller(ended);
         for number in told {
             let call = self.crossings.calls.remove(number);
             if let Some((caller, charge, back)) = call.and_then(|c| c.caller.map(|(f, ch)| (f, ch, c.back)))
@@ -327,6 +313,61 @@ impl Node {
             {
                 self.answer_call(caller, back, Err(Error::Unavailable), Some(charge));
             }
+        }
+    }
+
+    /// A flow starts once more: what it asked others for is nobody's business any more, and what it was given and has not
+    /// answered it never will. `queued` has not been heard.
+    pub(super) fn leave_crossings(&mut self, flow: Handle, queued: &[Handle]) {
+        self.forget_caller(flow);
+        let its = |number, call: &Call| call.callee == flow && call.taken && !queued.contains(&number);
+        let heard = self.crossings.calls.iter().filter(|(number, call)| its(*number, call));
+        let heard: Vec<Handle> = heard.map(|(number, _)| number).collect();
+        heard.into_iter().for_each(|call| self.settle_call(flow, call.raw(), Err(Error::Unavailable)));
+    }
+
+    /// Nobody waits for the answers to a flow's calls any more. Those that were not heard are withdrawn.
+    fn forget_caller(&mut self, caller: Handle) {
+        let crossings = &mut self.crossings;
+        let (mut gone, mut given) = (Vec::new(), Vec::new());
+        for (number, call) in crossings.calls.iter_mut() {
+            if call.caller.as_ref().is_none_or(|(whose, _)| *whose != caller) {
+                continue;
+            }
+            if call.taken {
+                // Who has heard it may answer it, to nobody.
+                call.caller = None;
+                given.push((call.callee, number));
+            } else {
+                gone.push(number);
+            }
+        }
+        for desk in crossings.desks.values_mut() {
+            desk.waiting.retain(|(whose, _)| *whose != caller);
+        }
+        for number in gone {
+            crossings.calls.remove(number);
+        }
+        given.sort_unstable();
+        for its in given.chunk_by(|(one, _), (other, _)| one == other) {
+            self.withdraw_calls(its);
+        }
+    }
+
+    /// Takes out of a flow's event queue those of these calls that it has not heard.
+    fn withdraw_calls(&mut self, calls: &[(Handle, Handle)]) {
+        let Some(&(callee, _)) = calls.first() else { return };
+        let Some((_, team)) = self.flow_and_team(callee) else { return };
+        let its = |call: Handle| calls.iter().any(|(_, number)| *number == call);
+        let unheard = self.sched.withdraw(team, |queued| queued.call().is_some_and(its));
+        for number in unheard.iter().filter_map(Queued::call) {
+            self.crossings.calls.remove(number);
+            desk_of(&mut self.crossings, callee, |desk| {
+                (desk.queued, desk.open) = (desk.queued.saturating_sub(1), desk.open.saturating_sub(1));
+            });
+        }
+        if !unheard.is_empty() {
+            self.attend(callee);
         }
     }
 

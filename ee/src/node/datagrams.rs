@@ -173,7 +173,8 @@ impl Node {
             return Err(SessionError::NodeFull);
         }
         let token = self.dialogs.token().ok_or(SessionError::NodeFull)?;
-        let (session, hash) = self.open_session(flow, ProgramEnd::Datagrams(token))?;
+        let (session, hash) =
+            self.open_session(flow, ProgramEnd::Datagrams(token), Some((from.link, heads(from) + HEADER)))?;
         let opened = answer(&format!("ok {token} {hash}"));
         let (program, heard, credit) = (*from, now.mono, CREDIT);
         let (waiting, later) = (VecDeque::new(), None);
@@ -258,7 +259,7 @@ impl Node {
         len: usize,
     ) -> Result<(), Option<Instant>> {
         let Some(member) = self.teams.get_mut(team) else { return Ok(()) };
-        let bytes = len + if to.address.is_ipv6() { UDP_HEADS.1 } else { UDP_HEADS.0 };
+        let bytes = len + heads(to);
         if !member.bandwidth().take(now.mono, to.link, bytes) {
             return Err(member.bandwidth().when(now.mono, to.link, bytes));
         }
@@ -287,6 +288,11 @@ impl Node {
         let payload = self.platform.buffers.copy_of(bytes);
         payload.is_some_and(|payload| self.net.send_datagram(team, to, payload).is_ok())
     }
+}
+
+/// Bytes of a frame in front of what is said to a program.
+fn heads(to: &Correspondent) -> usize {
+    if to.address.is_ipv6() { UDP_HEADS.1 } else { UDP_HEADS.0 }
 }
 
 #[cfg(test)]

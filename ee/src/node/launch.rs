@@ -159,6 +159,7 @@ impl Node {
         match self.may_replace(now, handle) {
             Err((erred, why)) => self.end_flow(now, handle, End::failed(erred, why)),
             Ok(()) if self.stands_by(handle) => self.swaps.push(handle),
+            Ok(()) if self.is_succeeded(now, handle) => {}
             Ok(()) => self.starts_anew(now, handle),
         }
     }
@@ -198,7 +199,7 @@ impl Node {
     pub(super) fn runs(&mut self, now: Now, handle: Handle) {
         let Some(flow) = self.flows.get_mut(handle) else { return };
         let source = flow.source.clone();
-        flow.sources = Sources::default();
+        (flow.sources, flow.fetched_for) = (Sources::default(), Vec::new());
         let (name, bytes) = (label(flow), flow.arrival.bytes);
         let line = format!("flow {name} runs, {}, {bytes} bytes fetched", origin(self, &source));
         self.log.flow(now.mono, || line);
@@ -206,7 +207,7 @@ impl Node {
         self.tell_parent(&source, ChildState::Running);
     }
 
-    fn setup(&self, handle: Handle) -> Option<Setup> {
+    pub(super) fn setup(&self, handle: Handle) -> Option<Setup> {
         let (flow, team) = self.flow_and_team(handle)?;
         let team = self.teams.get(team)?;
         let data = flow.tuple.as_ref()?;
@@ -309,6 +310,7 @@ impl Node {
         self.arriving.retain(|&h| h != handle);
         self.close_sessions(now, handle);
         self.end_crossings(handle);
+        self.end_fetches(now, handle);
         if !self.log.flow(now.mono, || format!("flow {} ended: {}", label(&flow), end.why)) {
             self.counters.add(Count::LogSuppressed);
         }

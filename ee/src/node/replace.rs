@@ -4,6 +4,9 @@
 //! stands by; at the next boundary between two events of the old version [`Node::swaps_due`] asks that one for its state,
 //! gives it to the new one, and only when both have come to a good end the old one goes: what waited for it, its
 //! sessions, its strikes and its identifiers are the new one's. Whatever fails before, the old one goes on.
+//!
+//! Versions may come in any order. One that comes after the next one does not start, but where an earlier one is here: then
+//! it takes over from that one, and the next one, which ran beside it, starts once more with its state.
 
 use std::time::Duration;
 
@@ -84,16 +87,21 @@ impl Node {
     /// new one is given what is sent to the old one, which does not start.
     pub(super) fn is_succeeded(&mut self, now: Now, old: Handle) -> bool {
         let Some(flow) = self.flows.get(old) else { return false };
-        let succeeds = |f: &Flow| {
-            let running = matches!(f.stage, Stage::Running { .. });
-            let names = f.replacement().is_some_and(|(hash, _)| hash == flow.hash);
-            running && names && signer(f) == signer(flow) && self.parent_of(f) == self.parent_of(flow)
+        // It is what hands an earlier version's state on.
+        if self.stands_by(old) {
+            return false;
+        }
+        let in_its_place = |f: &Flow| {
+            let names = f.replacement().filter(|(hash, _)| *hash == flow.hash);
+            let mut earlier = f.took.iter().filter_map(|took| took.before.as_ref());
+            names.or_else(|| earlier.find(|(hash, _)| *hash == flow.hash).cloned()).map(|(_, how)| how)
         };
-        let Some((new, _)) = self.flows.iter().find(|(_, f)| succeeds(f)) else { return false };
+        let found = |(new, f)| self.is_kin(f, flow).then(|| Some((new, in_its_place(f)?))).flatten();
+        let Some((new, how)) = self.flows.iter().find_map(found) else { return false };
         let (hash, name) = (flow.hash, self.flows.get(new).map(label).unwrap_or_default());
-        let ids = self.successors(old, new);
+        let ids = self.successors(old, &how);
         let waiting = self.flows.get_mut(old).map(|f| std::mem::take(&mut f.waiting)).unwrap_or_default();
-        let paid = self.take_ids(now, (old, hash), new, ids);
+        let paid = self.take_ids(now, (old, hash), new, ids, &how);
         let why = format!("flow {name} has taken its place here");
         self.end_flow(now, old, End::killed(why));
         if paid {
@@ -103,6 +111,13 @@ impl Node {
             }
         }
         true
+    }
+
+    /// Whether a flow runs that may be another version of this one: of the same signer, in the same place.
+    fn is_kin(&self, running: &Flow, flow: &Flow) -> bool {
+        matches!(running.stage, Stage::Running { .. })
+            && signer(running) == signer(flow)
+            && self.parent_of(running) == self.parent_of(flow)
     }
 
     /// The flow that runs here in the place of an earlier version of this name.
@@ -119,26 +134,41 @@ impl Node {
 
     /// Lets those take over that stand by, where the old version is between two events. Whether one did, or failed.
     pub(super) fn swaps_due(&mut self, now: Now) -> bool {
-        let waiting = self.swaps.len();
+        let mut settled = false;
         for new in std::mem::take(&mut self.swaps) {
-            let Some(flow) = self.flows.get(new).filter(|f| matches!(f.stage, Stage::Standby { .. })) else {
-                continue;
+            let Some(flow) = self.flows.get(new) else { continue };
+            let renews = match flow.stage {
+                Stage::Standby { .. } => false,
+                Stage::Running { .. } => true,
+                _ => continue,
             };
             let Some((hash, how)) = flow.replacement() else { continue };
-            match self.flows.by_hash(&hash) {
-                Some(old) => match self.swap(now, old, new, &how) {
-                    Ok(()) => {}
-                    Err(Pending::Later) => self.swaps.push(new),
-                    Err(Pending::Failed(failed)) => self.swap_failed(now, new, failed),
-                },
+            let done = match self.flows.by_hash(&hash) {
+                Some(old) if renews => self.renew(now, old, new, &how),
+                Some(old) => self.swap(now, old, new, &how),
                 // It has ended meanwhile: there is nothing to take over.
-                None => match self.may_replace(now, new) {
-                    Ok(()) => self.starts_anew(now, new),
-                    Err((erred, why)) => self.end_flow(now, new, End::failed(erred, why)),
-                },
+                None if renews => Ok(()),
+                None => {
+                    match self.may_replace(now, new) {
+                        Ok(()) if self.is_succeeded(now, new) => {}
+                        Ok(()) => self.starts_anew(now, new),
+                        Err((erred, why)) => self.end_flow(now, new, End::failed(erred, why)),
+                    }
+                    Ok(())
+                }
+            };
+            match done {
+                Err(Pending::Later) => {
+                    self.swaps.push(new);
+                    continue;
+                }
+                Ok(()) => {}
+                Err(Pending::Failed(failed)) if renews => self.renewal_failed(now, new, &failed),
+                Err(Pending::Failed(failed)) => self.swap_failed(now, new, failed),
             }
+            settled = true;
         }
-        self.swaps.len() < waiting
+        settled
     }
 
     fn swap_failed(&mut self, now: Now, new: Handle, failed: Failed) {
@@ -151,13 +181,129 @@ impl Node {
         self.end_flow(now, new, End::failed(failed.erred, failed.why));
     }
 
-    /// Everything of a replacement. Until the guests have agreed nothing has changed that cannot go back.
+    /// The version that ran already goes on as it was, beside the one that it names.
+    fn renewal_failed(&mut self, now: Now, new: Handle, failed: &Failed) {
+        self.counters.add(Count::ReplacementsFailed);
+        let name = self.flows.get(new).map(label).unwrap_or_default();
+        let Failed { erred, why, .. } = failed;
+        self.log_limited(now, || {
+            format!(
+                "flow {name} goes on without the state of the flow that it takes over from: {erred}: {why}"
+            )
+        });
+    }
+
+    /// Everything of a replacement.
     fn swap(&mut self, now: Now, old: Handle, new: Handle, how: &Replacement) -> Result<(), Pending> {
-        let ending = self.endings.contains_key(&old);
-        let busy = |f: &mut Flow| f.sandbox().is_none_or(|s| s.is_suspended() || s.has_ended());
-        if ending || self.flows.get_mut(old).is_none_or(busy) {
+        if !self.is_between_events(old) {
             return Err(Pending::Later);
         }
+        let (unknown, refused) = self.agree(now, old, new, how)?;
+        self.switch(now, old, new, how, unknown);
+        self.conduct(now, new, &refused);
+        self.renewals_due(new);
+        Ok(())
+    }
+
+    /// A version that ran before the one that it names came takes over from it all the same: it starts once more, with the
+    /// state of that one, and what it had gathered by itself is gone. Its sessions are opened anew, its capsules that
+    /// wait are kept; all else that was its own ends.
+    fn renew(&mut self, now: Now, old: Handle, new: Handle, how: &Replacement) -> Result<(), Pending> {
+        if !self.is_between_events(old) || !self.is_between_events(new) {
+            return Err(Pending::Later);
+        }
+        let sandbox = self.start_again(now, new)?;
+        let Some(flow) = self.flows.get_mut(new) else { return Err(Pending::Later) };
+        let before = std::mem::replace(&mut flow.stage, Stage::Standby { sandbox });
+        if let Stage::Running { wake: Some(at), .. } = before {
+            self.wakes.remove(&(at, new));
+        }
+        match (self.agree(now, old, new, how), before) {
+            (Ok((unknown, refused)), mut before) => {
+                let known = match &mut before {
+                    Stage::Running { sandbox, .. } => sandbox.sessions(),
+                    _ => Vec::new(),
+                };
+                self.leave_behind(now, new, known);
+                drop(before);
+                self.switch(now, old, new, how, unknown);
+                self.conduct(now, new, &refused);
+                self.renewals_due(new);
+                Ok(())
+            }
+            (Err(pending), before) => {
+                self.sandbox_of(new).into_iter().for_each(Sandbox::take_back);
+                if let (Some(flow), Stage::Running { sandbox, .. }) = (self.flows.get_mut(new), before) {
+                    flow.stage = Stage::Running { sandbox, wake: None };
+                }
+                self.plan_wake(new);
+                Err(pending)
+            }
+        }
+    }
+
+    /// A running flow's code, instantiated once more at its expense.
+    fn start_again(&mut self, now: Now, new: Handle) -> Result<Box<Sandbox>, Pending> {
+        let (Some(setup), Some((flow, team))) = (self.setup(new), self.flow_and_team(new)) else {
+            return Err(Pending::Later);
+        };
+        let before = self.platform.meter.count();
+        let started = Sandbox::start(&self.platform.engine, &flow.code, setup, now);
+        let units = self.platform.meter.count().saturating_sub(before);
+        self.charge_units(team, self.own_part(units), Labour::Start);
+        match started {
+            Ok(sandbox) => Ok(Box::new(sandbox)),
+            Err(error) => Err(Pending::Failed(Failed::new(Erred::Principal, error))),
+        }
+    }
+
+    /// What a flow that has started once more had of its own: what waits for it and means something to it is kept.
+    fn leave_behind(&mut self, now: Now, new: Handle, sessions: Vec<KnownSession>) {
+        self.end_children(now, new);
+        self.liveness.forget_flow(new);
+        let Some((_, team)) = self.flow_and_team(new) else { return };
+        let waiting = self.sched.withdraw(team, |_| true);
+        let calls: Vec<Handle> = waiting.iter().filter_map(Queued::call).collect();
+        self.leave_crossings(new, &calls);
+        for (_, session, outlet) in sessions {
+            if self.sessions.flow(session) == Some(new) {
+                let what = SessionInput::Open(outlet);
+                self.push_moved(new, Event::Session { session, what }, now.mono);
+            }
+        }
+        for queued in waiting {
+            let (event, since) = queued.into_event();
+            if let Some(event @ (Event::Capsule { .. } | Event::Session { .. } | Event::Call(_))) = event {
+                self.push_moved(new, event, since);
+            }
+        }
+    }
+
+    /// Versions that ran here before the one that they name take over from it, now that it runs.
+    fn renewals_due(&mut self, old: Handle) {
+        let Some(flow) = self.flows.get(old) else { return };
+        let names = |f: &Flow| f.replacement().is_some_and(|(hash, _)| hash == flow.hash);
+        let next = self.flows.iter().find(|(_, f)| names(f) && self.is_kin(f, flow)).map(|(next, _)| next);
+        if let Some(next) = next.filter(|next| !self.swaps.contains(next)) {
+            self.swaps.push(next);
+        }
+    }
+
+    /// Whether a running flow is in the middle of nothing, and not about to end.
+    fn is_between_events(&mut self, handle: Handle) -> bool {
+        let free = |s: &mut Sandbox| !s.is_suspended() && !s.has_ended();
+        !self.endings.contains_key(&handle) && self.sandbox_of(handle).is_some_and(free)
+    }
+
+    /// Lets both versions agree: what of the old one's sessions the new one has not been told of, and what it was refused.
+    /// Until they have agreed nothing has changed that cannot go back.
+    fn agree(
+        &mut self,
+        now: Now,
+        old: Handle,
+        new: Handle,
+        how: &Replacement,
+    ) -> Result<(Vec<KnownSession>, Refused), Pending> {
         let no = |(erred, why)| Pending::Failed(Failed::new(erred, why));
         self.may_replace(now, new).map_err(no)?;
         let hash = self.flows.get(old).map(|f| f.hash).ok_or(Pending::Later)?;
@@ -174,14 +320,12 @@ impl Node {
             None => (Given::default(), sessions),
         };
         let refused = self.take_over(now, new, given).map_err(Pending::Failed)?;
-        let ids = self.successors(old, new);
-        if !self.take_ids(now, (old, hash), new, ids) {
+        let ids = self.successors(old, how);
+        if !self.take_ids(now, (old, hash), new, ids, how) {
             let why = "the identifiers of the flow that it takes over from do not fit its memory budget";
             return Err(Pending::Failed(Failed::new(Erred::Principal, why)));
         }
-        self.switch(now, old, new, how, unknown);
-        self.conduct(now, new, &refused);
-        Ok(())
+        Ok((unknown, refused))
     }
 
     fn sandbox_of(&mut self, handle: Handle) -> Option<&mut Sandbox> {
@@ -271,11 +415,10 @@ impl Node {
         self.charge_units(team, outcome.units, Labour::Start);
     }
 
-    /// What a running version's identifiers mean to the new one.
-    fn successors(&self, old: Handle, new: Handle) -> Vec<(CapsuleId, Option<Place>)> {
-        let how = self.flows.get(new).and_then(Flow::replacement);
+    /// What a version's identifiers mean to the new one.
+    fn successors(&self, old: Handle, how: &Replacement) -> Vec<(CapsuleId, Option<Place>)> {
         let flow_and_data = self.flows.get(old).and_then(|f| Some((f, f.tuple.as_ref()?)));
-        let (Some((_, how)), Some((flow, data))) = (how, flow_and_data) else { return Vec::new() };
+        let Some((flow, data)) = flow_and_data else { return Vec::new() };
         let tuple = &data.tuple;
         let kinds = |(at, path): (usize, wire::id::Path)| {
             let kinds = 0..tuple.body.protocols[at].capsules.len() as u8;
@@ -294,12 +437,17 @@ impl Node {
         (old, hash): (Handle, TupleHash),
         new: Handle,
         ids: Vec<(CapsuleId, Option<Place>)>,
+        how: &Replacement,
     ) -> bool {
-        let Some((_, how)) = self.flows.get(new).and_then(Flow::replacement) else { return false };
         let Some((_, team)) = self.flow_and_team(new) else { return false };
         let Some(account) = self.teams.get(team).map(|team| team.account().clone()) else { return false };
         let Some(before) = self.flows.get_mut(old) else { return false };
-        let wanted = std::iter::once(ids.len()).chain(before.took.iter().map(|took| took.ids.len()));
+        let named = before.replacement().map(|(hash, was)| (hash, was.then(how)));
+        let size = |ids: usize, named: &Option<(TupleHash, Replacement)>| {
+            ids + named.as_ref().map_or(0, |(_, how)| how.types.len())
+        };
+        let earlier = before.took.iter().map(|took| size(took.ids.len(), &took.before));
+        let wanted = std::iter::once(size(ids.len(), &named)).chain(earlier);
         let charges: Result<Vec<_>, _> = wanted.map(|ids| account.charge(ids_bytes(ids))).collect();
         let Ok(mut charges) = charges.map(Vec::into_iter) else { return false };
         before.ids.retain(|id| !ids.iter().any(|(its, _)| its == id));
@@ -316,9 +464,9 @@ impl Node {
             self.registry.insert(id, to_new(to)).then_some(id)
         };
         let ids = ids.into_iter().filter_map(&mut take).collect();
-        let mut took: Vec<Predecessor> =
-            charges.next().map(|charge| Predecessor { hash, until, ids, charge }).into_iter().collect();
-        for (Predecessor { hash, until, ids, .. }, charge) in earlier.into_iter().zip(charges) {
+        let first = charges.next().map(|charge| Predecessor { hash, until, ids, charge, before: named });
+        let mut took: Vec<Predecessor> = first.into_iter().collect();
+        for (Predecessor { hash, until, ids, before, .. }, charge) in earlier.into_iter().zip(charges) {
             for id in &ids {
                 let to = match self.registry.find(id) {
                     Some(Target::Replaced { to, .. }) => to.and_then(|to| how.now(to)),
@@ -328,7 +476,8 @@ impl Node {
                 self.registry.insert(*id, to_new(to));
             }
             self.drains.remove(&(until, old));
-            took.push(Predecessor { hash, until, ids, charge });
+            let before = before.map(|(hash, was)| (hash, was.then(how)));
+            took.push(Predecessor { hash, until, ids, charge, before });
         }
         let Some(flow) = self.flows.get_mut(new) else { return false };
         self.drains.extend(took.iter().map(|took| (took.until, new)));
@@ -480,6 +629,7 @@ impl Node {
             let Some(flow) = self.flows.get_mut(handle) else { continue };
             for took in flow.took.iter_mut().filter(|took| took.until <= now.mono) {
                 took.charge.shrink(u64::MAX);
+                took.before.iter_mut().for_each(|(_, how)| *how = Replacement::default());
                 std::mem::take(&mut took.ids).iter().for_each(|id| self.registry.remove(id));
             }
         }

@@ -54,6 +54,14 @@ pub(super) struct Queued {
 }
 
 impl Queued {
+    /// The call that it is, by the node's number.
+    pub(super) fn call(&self) -> Option<Handle> {
+        match &self.event {
+            Some(Event::Call(asked)) => Handle::from_raw(asked.call),
+            _ => None,
+        }
+    }
+
     /// What is still to be begun, and when it came; whoever was to pay for it pays no more.
     pub(super) fn into_event(self) -> (Option<Event>, Instant) {
         (self.event, self.since)

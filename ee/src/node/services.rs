@@ -9,8 +9,8 @@ use wire::grant::Neighbors;
 use wire::id::{CapsuleId, TupleHash};
 use wire::tuple::MAX_LEN;
 
-use super::Node;
 use super::alive::alive;
+use super::{End, Node};
 use crate::abi::{Error, MAX_MESSAGE};
 use crate::flow::{Flow, Source, Stage, tuple_bytes};
 use crate::guest::cap::{NODE_LEN, WATCH_BYTES, record, watch_times};
@@ -20,6 +20,8 @@ use crate::system::liveness::Watcher;
 
 /// Tuples that one flow may have on their way here at a time.
 const FETCHES: usize = 2;
+/// Flows that are known to want the same one.
+const MAX_WANTING: usize = 8;
 
 /// A service.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -162,13 +164,18 @@ impl Node {
         // It learns nothing of neighbors that it may not know of.
         let known = self.neighbors.by_name(name).filter(|id| self.flow_knows(flow, *id));
         let from = known.ok_or(Error::NotFound)?;
-        if self.flows.by_hash(&hash).is_some() {
+        if let Some(known) = self.flows.by_hash(&hash) {
+            let flow = self.flows.get_mut(known);
+            let fetched = |f: &&mut Flow| (1..MAX_WANTING).contains(&f.fetched_for.len());
+            if let Some(flow) = flow.filter(fetched).filter(|f| !f.fetched_for.contains(&caller)) {
+                flow.fetched_for.push(caller);
+            }
             return Ok((1, Vec::new()));
         }
         if self.bans.holds(now.mono, &hash) {
             return Err(Error::Unavailable);
         }
-        let fetches = |f: &Flow| f.fetched_for == Some(caller) && f.team.is_none();
+        let fetches = |f: &Flow| f.fetched_for.first() == Some(&caller) && f.team.is_none();
         if self.flows.iter().filter(|(_, f)| fetches(f)).count() >= FETCHES {
             return Err(Error::NoRoom);
         }
@@ -178,6 +185,48 @@ impl Node {
             return Err(Error::NoRoom);
         }
         Ok((0, Vec::new()))
+    }
+
+    /// A flow has ended: what is on its way here because of it, and is wanted by no other flow and no capsule, ends, too. What
+    /// goes on is paid by somebody else who wants it, or by the neighbor that it comes from.
+    pub(super) fn end_fetches(&mut self, now: Now, ended: Handle) {
+        let its = self.flows.iter().filter(|(_, f)| f.fetched_for.contains(&ended));
+        let its: Vec<Handle> = its.map(|(handle, _)| handle).collect();
+        for handle in its {
+            let Some(flow) = self.flows.get_mut(handle) else { continue };
+            flow.fetched_for.retain(|wants| *wants != ended);
+            if flow.fetched_for.is_empty() && flow.waiting.is_empty() {
+                self.end_flow(now, handle, End::killed("the flow that wanted it here ended"));
+            } else if flow.team.is_none() && !self.pays_instead(handle) {
+                self.end_flow(
+                    now,
+                    handle,
+                    End::killed("nobody can pay for it since the flow that wanted it ended"),
+                );
+            }
+        }
+    }
+
+    /// Somebody else pays for a tuple that is on its way or judged; whether that is so.
+    fn pays_instead(&mut self, handle: Handle) -> bool {
+        let Some(flow) = self.flows.get(handle) else { return true };
+        let wants = flow.fetched_for.first().and_then(|wants| self.flow_and_team(*wants));
+        let account = match (wants.and_then(|(_, team)| self.teams.get(team)), &flow.source) {
+            (Some(team), _) => team.account().clone(),
+            (None, Source::Neighbor(from)) => self.neighbors[*from].account.clone(),
+            _ => return false,
+        };
+        let Some(flow) = self.flows.get_mut(handle) else { return true };
+        let paid = match (&mut flow.stage, &mut flow.tuple) {
+            (Stage::Tuple { charge, .. }, _) => charge,
+            (_, Some(data)) => &mut data.charge,
+            _ => return true,
+        };
+        match account.charge(paid.bytes()) {
+            Ok(charge) => *paid = charge,
+            Err(_) => return false,
+        }
+        true
     }
 
     /// Which flow's capsules have this identifier: its hash, its tuple's length, the protocol, the type, and the neighbor

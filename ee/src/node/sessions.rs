@@ -12,6 +12,7 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use nodeos::account::Charge;
+use nodeos::link::LinkId;
 use nodeos::net::StreamId;
 use nodeos::platform::{Instant, Now};
 use nodeos::slab::{Handle, Slab};
@@ -64,6 +65,8 @@ pub enum SessionError {
     TooLong,
     /// The flow's queue is full: try again later.
     Busy,
+    /// Not a byte of a reply would ever pass the flow's bandwidth.
+    NoBandwidth,
 }
 
 impl fmt::Display for SessionError {
@@ -77,6 +80,7 @@ impl fmt::Display for SessionError {
             Self::Closed => "the session is over",
             Self::TooLong => "the packet is too long",
             Self::Busy => "the flow is busy",
+            Self::NoBandwidth => "the flow's bandwidth lets no reply pass",
         })
     }
 }
@@ -185,6 +189,11 @@ impl Line {
         (self.session, self.closing, self.since) = (None, true, now.mono);
     }
 
+    /// What is charged beside each segment.
+    fn heads(&self) -> usize {
+        if self.from.is_ipv6() { TCP_HEADS.1 } else { TCP_HEADS.0 }
+    }
+
     fn is_idle(&self) -> bool {
         self.session.is_none() && !self.closing
     }
@@ -204,7 +213,7 @@ pub(super) fn session_team(node: &Node, id: SessionId) -> TeamId {
 impl Node {
     /// Opens a session for a program in this process.
     pub fn session_open(&mut self, _now: Now, selector: &str) -> Result<SessionId, SessionError> {
-        self.open_session(selector, ProgramEnd::Local(VecDeque::new())).map(|(id, _)| id)
+        self.open_session(selector, ProgramEnd::Local(VecDeque::new()), None).map(|(id, _)| id)
     }
 
     /// A program in this process sends a packet.
@@ -249,10 +258,12 @@ impl Node {
         }
     }
 
+    /// Opens a session with the flow that is named so; `way`: the link by which replies go, and what is charged beside each.
     pub(super) fn open_session(
         &mut self,
         selector: &str,
         end: ProgramEnd,
+        way: Option<(LinkId, usize)>,
     ) -> Result<(SessionId, TupleHash), SessionError> {
         let flow = match self.flows.by_selector(selector) {
             Selected::Flow(flow) => flow,
@@ -272,10 +283,15 @@ impl Node {
         if self.sessions.count(flow) >= u32::from(team.budget.sessions) {
             return Err(SessionError::TooMany);
         }
+        let passes = |(link, heads)| team.bandwidth().most(link).saturating_sub(heads);
+        let most = way.map_or(usize::MAX, passes);
+        if most == 0 {
+            return Err(SessionError::NoBandwidth);
+        }
         let charge = team.account().charge(SESSION_CHARGE).map_err(|_| SessionError::TooMany)?;
         let input = team.account().charge(0).map_err(|_| SessionError::TooMany)?;
         let outlet = match end {
-            ProgramEnd::Datagrams(_) => Outlet::datagrams(),
+            ProgramEnd::Datagrams(_) => Outlet::datagrams(most),
             ProgramEnd::Stream(_) | ProgramEnd::Local(_) => Outlet::stream(),
         };
         let session = Session { flow, end, outlet: outlet.clone(), charge, input };
@@ -353,7 +369,9 @@ impl Node {
         let lines = self.sessions.lines.iter_mut().filter(|l| l.team.is_some() && l.team == before);
         lines.for_each(|line| line.team = Some(team));
         let Some(team) = self.teams.get(team).filter(|_| takes) else { return };
-        let (account, mut room) = (team.account().clone(), team.budget.sessions);
+        // One that ran beside the old one has some of its own.
+        let own = u16::try_from(self.sessions.count(to)).unwrap_or(u16::MAX);
+        let (account, mut room) = (team.account().clone(), team.budget.sessions.saturating_sub(own));
         let its: Vec<Handle> =
             self.sessions.slab.iter().filter(|(_, s)| s.flow == from).map(|(handle, _)| handle).collect();
         for handle in its {
@@ -435,7 +453,8 @@ impl Node {
             let Some(id) = line.session else {
                 let wanted = line.wanted.take();
                 if let Some(text) = wanted.map_or_else(|| line.reader.line(), |text| Ok(Some(text)))? {
-                    let opened = self.open_session(parse_open(&text)?, ProgramEnd::Stream(stream));
+                    let way = Some((stream.link(), line.heads()));
+                    let opened = self.open_session(parse_open(&text)?, ProgramEnd::Stream(stream), way);
                     if opened == Err(SessionError::Busy) {
                         let Some(line) = self.sessions.line(stream) else { return Ok(()) };
                         line.wanted = Some(text);
@@ -499,14 +518,21 @@ impl Node {
         Ok(n > 0)
     }
 
-    /// Writes what a stream takes and the team's rate on the link lets pass.
+    /// Writes what a stream takes and the team's rate on the link lets pass, in segments that are no longer than its burst.
+    /// What can never pass, since the team's bandwidth was lowered, ends the session.
     fn flush_line(&mut self, now: Now, stream: StreamId) {
         let Some(line) = self.sessions.lines.iter_mut().find(|l| l.stream == stream) else { return };
         let (before, mut short) = (line.output.len(), None);
+        let bandwidth = line.team.and_then(|team| self.teams.get(team)).map(|member| member.bandwidth());
+        let passes = bandwidth.map_or(SEGMENT, |b| b.most(stream.link()).saturating_sub(line.heads()));
+        let mute = passes == 0 && line.output.len() > line.own;
+        if mute {
+            line.output.truncate(line.own);
+        }
         line.later = line.later.filter(|at| now.mono < *at);
         while line.later.is_none() {
             let (front, _) = line.output.as_slices();
-            let most = if line.own > 0 { line.own } else { SEGMENT };
+            let most = if line.own > 0 { line.own } else { SEGMENT.min(passes) };
             let len = front.len().min(most).min(self.net.room(stream));
             if len == 0 {
                 break;
@@ -514,9 +540,10 @@ impl Node {
             if line.own == 0
                 && let Some((team, member)) = line.team.and_then(|t| Some((t, self.teams.get_mut(t)?)))
             {
-                let bytes = len + if line.from.is_ipv6() { TCP_HEADS.1 } else { TCP_HEADS.0 };
+                let bytes = len + line.heads();
                 if !member.bandwidth().take(now.mono, stream.link(), bytes) {
                     let when = member.bandwidth().when(now.mono, stream.link(), bytes);
+                    // A rate that was given away may come back.
                     (line.later, short) = (Some(when.unwrap_or(now.mono + OPEN_TIME)), Some(team));
                     break;
                 }
@@ -542,6 +569,11 @@ impl Node {
         }
         if let Some(team) = short {
             self.short_of(now, team, Resource::Rate);
+        }
+        if mute && let Some(id) = session {
+            self.counters.add(Count::SessionsRefused);
+            self.log_limited(now, || format!("a session ends: {}", SessionError::NoBandwidth));
+            return self.session_close(now, id);
         }
         if owed == 0 && closing {
             self.net.close(now.mono, stream);

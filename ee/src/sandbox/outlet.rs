@@ -31,9 +31,9 @@ impl Outlet {
         Self::new(wire::session::MAX_PACKET as u32, false)
     }
 
-    /// Of a session by datagrams.
-    pub fn datagrams() -> Self {
-        Self::new(wire::datagram::MAX_PACKET as u32, true)
+    /// Of a session by datagrams, where packets of at most `most` bytes pass.
+    pub fn datagrams(most: usize) -> Self {
+        Self::new(most.min(wire::datagram::MAX_PACKET) as u32, true)
     }
 
     fn new(most: u32, datagrams: bool) -> Self {
@@ -104,6 +104,9 @@ mod tests {
         assert!(!outlet.must_tell());
         assert!(!outlet.take(usize::MAX / 2) && outlet.must_tell());
         outlet.gone(usize::MAX);
-        assert_eq!((outlet.told(), Outlet::datagrams().told()), (0, 1200));
+        assert_eq!(
+            (outlet.told(), Outlet::datagrams(5000).told(), Outlet::datagrams(7).told()),
+            (0, 1200, 7)
+        );
     }
 }

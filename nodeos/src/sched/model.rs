@@ -219,6 +219,8 @@ enum Op {
     Hold(bool),
     /// The newest event of the longest queue goes.
     PushOut,
+    /// Of three of its own events one goes, or none, or all.
+    Withdraw(u64),
     /// The next event, and what it costs; whether it is put back as one that is not over.
     Serve {
         units: u64,
@@ -240,6 +242,7 @@ fn ops() -> impl Strategy<Value = Vec<(usize, Op)>> {
         1 => (0u64..5000).prop_map(|units| Op::Late { units }),
         2 => proptest::bool::ANY.prop_map(Op::Hold),
         1 => Just(Op::PushOut),
+        1 => (0u64..5).prop_map(Op::Withdraw),
         9 => (0u64..5000, proptest::bool::weighted(0.2)).prop_map(|(units, back)| Op::Serve { units, back }),
     ];
     proptest::collection::vec((0..TEAMS, op), 1..400)
@@ -291,6 +294,13 @@ proptest! {
                     Some((who, got)) => prop_assert_eq!(model.push_out(who), Ok(got)),
                     None => prop_assert!(model.nodes.keys().all(|id| model.own_ready(*id) == 0)),
                 },
+                Op::Withdraw(which) => {
+                    let goes = |event: &u64| which == 4 || event % 3 == which;
+                    let its = model.nodes.get_mut(&id).map(|node| &mut node.queue);
+                    let gone: Vec<u64> = its.iter().flat_map(|q| q.iter().copied().filter(|e| goes(e))).collect();
+                    its.into_iter().for_each(|queue| queue.retain(|event| !goes(event)));
+                    prop_assert_eq!(scheduler.withdraw(id, goes), gone);
+                }
                 Op::Serve { units, back } => match scheduler.next() {
                     Some((who, got)) => {
                         prop_assert_eq!(model.serve(who), Ok(got));

@@ -104,6 +104,14 @@ impl Bucket {
         }
     }
 
+    /// The most that can ever be taken at once, from it and from all above it.
+    fn most(&self) -> u64 {
+        // What is granted nothing passes what is left of its burst, and then nothing. What was given away may come back.
+        let burst = |own: MutexGuard<'_, State>| if own.rate == 0 { 0 } else { own.bucket.burst() };
+        let own = self.own().map_or(u64::MAX, burst);
+        self.0.parent.as_ref().map_or(own, |above| own.min(above.most()))
+    }
+
     fn available(&self, now: Instant) -> u64 {
         let own = self.own().map_or(u64::MAX, |own| own.bucket.available(now));
         self.0.parent.as_ref().map_or(own, |above| own.min(above.available(now)))
@@ -269,6 +277,14 @@ impl Bandwidth {
         let buckets = [(own, bytes), (&self.sum, bytes), (&self.packets, 1)];
         let mut wanted = buckets.into_iter().filter_map(|(bucket, amount)| Some((bucket.as_ref()?, amount)));
         wanted.try_fold(now, |at, (bucket, amount)| Some(at.max(bucket.when(now, amount)?)))
+    }
+
+    /// The longest frame, in bytes, that ever passes on `link`; 0 where none does.
+    pub fn most(&self, LinkId(link): LinkId) -> usize {
+        let Some(own) = self.links.get(usize::from(link)) else { return 0 };
+        let of = |bucket: &Option<Bucket>| bucket.as_ref().map_or(u64::MAX, Bucket::most);
+        let most = if of(&self.packets) == 0 { 0 } else { of(own).min(of(&self.sum)) };
+        usize::try_from(most).unwrap_or(usize::MAX)
     }
 
     /// A frame was refused: until when it would have had to wait.
