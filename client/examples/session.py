@@ -3,6 +3,7 @@
 
     session.py [--udp] HOST:PORT FLOW REQUEST...
 
+HOST:PORT is a node's session server: in a lab 127.0.0.1 and the port that `bees lab inspect` shows as SESSION.
 FLOW is a protocol's name or the hash of a flow. Each packet that comes is printed
 as a line; it ends when none has come for three seconds. docs/wire.md has the formats.
 """
@@ -24,6 +25,9 @@ class Stream:
 
     def __init__(self, address, flow):
         self.socket = socket.create_connection(address, TIMEOUT)
+        # However this ends, the node is to hear that nobody listens any more: an ordinary end only says that nobody
+        # will speak, and the session would stay open for a while.
+        self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         self.file = self.socket.makefile("rb")
         self.socket.sendall(f"open {flow}\n".encode())
         answer = self.file.readline(200).decode()

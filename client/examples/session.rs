@@ -1,5 +1,6 @@
 //! Talks to a protocol of a node: `session NODE:PORT FLOW [--udp] REQUEST...`. Ends when nothing has come for three
-//! seconds.
+//! seconds. NODE:PORT is the node's session server: in a lab 127.0.0.1 and the port that `bees lab inspect` shows as
+//! SESSION.
 //!
 //! ```text
 //! cargo run -p client --example session -- 127.0.0.1:3323 hello find

@@ -17,8 +17,9 @@ use wire::id::TupleHash;
 
 use crate::exit::{Code, failure};
 use crate::flow::Bundle;
+use crate::flow::inject::state_text;
 use crate::keys::PrivateKey;
-use crate::output::progress;
+use crate::output::{plain, progress};
 
 /// Where a node is, and what is needed to be let in.
 #[derive(Debug, Clone)]
@@ -231,11 +232,20 @@ impl Remote {
         }
         match found[..] {
             [flow] => Ok(flow.clone()),
-            [] => Err(failure(Code::Missing, format!("node {} has no flow {name}", self.name))),
+            [] => {
+                let mut names: Vec<&str> = flows.iter().map(|f| f.name.as_str()).collect();
+                names.sort_unstable();
+                names.dedup();
+                let names = if names.is_empty() { "none".into() } else { names.join(" ") };
+                let text = format!("node {} has no flow {name}; it has: {}", self.name, plain(&names));
+                Err(failure(Code::Missing, text))
+            }
             _ => {
-                let hashes: Vec<_> = found.iter().map(|f| format!("{:.8}", f.hash)).collect();
+                let line = |f: &&FlowInfo| format!("\n{:.8}  {}", f.hash, plain(&state_text(&f.state)));
+                let lines: String = found.iter().map(line).collect();
+                let node = &self.name;
                 let text =
-                    format!("{name} names more than one flow of node {}: {}", self.name, hashes.join(" "));
+                    format!("{name} names more than one flow of node {node}; say which one's hash:{lines}");
                 Err(failure(Code::Usage, text))
             }
         }

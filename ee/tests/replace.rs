@@ -307,7 +307,7 @@ fn a_handover_that_fails_changes_nothing() {
             "(return (i32.const -7))",
             v,
             with_state(),
-            "did not hand over: guest refused (-7), in handover",
+            "did not hand over: guest refused (NO_ROOM), in handover",
             true,
         ),
         // The state is at most 256 KiB.
@@ -688,7 +688,7 @@ fn what_a_refused_handover_was_about_to_say_takes_no_room() {
     for number in 2..10 {
         let next = next(Version { number, ..Version::default() }, &one, &with_state(), |_| ());
         world.inject(1, &next);
-        assert!(ended(&mut world, &next).contains("guest refused (-1)"));
+        assert!(ended(&mut world, &next).contains("guest refused (BAD_HANDLE)"));
         assert_eq!(told(&mut world, session).version, 1);
     }
 }

@@ -21,7 +21,14 @@ pub struct Access {
     #[arg(long, global = true, env = "BEES_LAB", help_heading = "Which node", value_name = "LAB")]
     pub lab: Option<String>,
     /// Control server of a node outside of a lab
-    #[arg(long, global = true, env = "BEES_ADDRESS", help_heading = "Which node", value_name = "HOST:PORT")]
+    #[arg(
+        long,
+        global = true,
+        env = "BEES_ADDRESS",
+        help_heading = "Which node",
+        value_name = "HOST:PORT",
+        hide_short_help = true
+    )]
     address: Option<String>,
     /// Session server of that node, if it is not on the next port
     #[arg(
@@ -29,20 +36,35 @@ pub struct Access {
         global = true,
         env = "BEES_SESSION_ADDRESS",
         help_heading = "Which node",
-        value_name = "HOST:PORT"
+        value_name = "HOST:PORT",
+        hide_short_help = true
     )]
     session_address: Option<String>,
     /// File with the private key to log in or to sign with (PEM or hex)
     #[arg(long, global = true, env = "BEES_KEY", help_heading = "As whom", value_name = "FILE")]
     key: Option<PathBuf>,
     /// The node's public identity key (hex); without it any node at that address is believed
-    #[arg(long, global = true, env = "BEES_IDENTITY", help_heading = "Which node", value_name = "HEX")]
+    #[arg(
+        long,
+        global = true,
+        env = "BEES_IDENTITY",
+        help_heading = "Which node",
+        value_name = "HEX",
+        hide_short_help = true
+    )]
     identity: Option<String>,
     /// As whom to log in or to sign; without it as the key's file says, or as the lab's administrator
     #[arg(long, global = true, env = "BEES_PRINCIPAL", help_heading = "As whom", value_name = "NAME")]
     principal: Option<String>,
     /// How long to wait for a node's answer, in seconds
-    #[arg(long, global = true, default_value_t = 10.0, help_heading = "Which node", value_name = "SECONDS")]
+    #[arg(
+        long,
+        global = true,
+        default_value_t = 10.0,
+        help_heading = "Which node",
+        value_name = "SECONDS",
+        hide_short_help = true
+    )]
     timeout: f64,
 }
 

@@ -1,5 +1,6 @@
 //! `bees flow build|sign|verify|dump|inject|replace|show|stop|revoke`.
 
+use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -15,9 +16,9 @@ use super::policy::read_policy;
 use crate::exit::{Code, failure};
 use crate::flow::inject::{inject, state_text};
 use crate::flow::verify::Against;
-use crate::flow::{Bundle, build, dump, read, replace, sign, verify};
+use crate::flow::{Bundle, build, decode, dump, read, replace, sign, signer, verify};
 use crate::keys::{KeyFile, load_public};
-use crate::output::{Cell, Colour, Output, Table, bytes, or_dash, pairs, progress, us};
+use crate::output::{Cell, Colour, Output, Table, bytes, or_dash, pairs, plain, progress, us};
 use crate::remote::Remote;
 
 /// Verbs of flows.
@@ -173,12 +174,15 @@ pub fn run(access: &Access, verb: &Verb, output: Output) -> Result<()> {
             let Answer::Tuple(bytes) = remote.ask(&Request::FlowTuple { flow: hash })? else {
                 return Err(remote.nonsense());
             };
-            let mut bundle = replace::build(&Tuple::decode(&bytes)?, hash, options, manner)?;
+            let old = Tuple::decode(&bytes)?;
+            let mut bundle = replace::build(&old, hash, options, manner)?;
             if let Some(key) = sign {
                 let (key, principal) = access.flow_signer(Some(key))?;
                 bundle.sign(&principal, &key, options.validity.into())?;
             }
-            let flow = inject(&mut remote, &bundle, Duration::from_secs(*patience))?;
+            replace::stays_behind(&old, &bundle.tuple).into_iter().for_each(progress);
+            let flow = inject(&mut remote, &bundle, Duration::from_secs(*patience))
+                .map_err(|error| replace::explain(error, manner))?;
             if output.is_json() {
                 output.value(&flow_value(&flow))
             } else {
@@ -203,19 +207,30 @@ pub fn run(access: &Access, verb: &Verb, output: Output) -> Result<()> {
 }
 
 fn save(bundle: &Bundle, file: &Path, output: Output) -> Result<()> {
+    let before = fs::read(file).ok().and_then(|bytes| Tuple::decode(&bytes).ok());
     bundle.save(file)?;
     if output.is_json() {
         return output.value(&json!({ "file": file, "hash": bundle.hash().to_string() }));
     }
     let parts: usize = bundle.parts.values().map(Vec::len).sum();
     progress(format!(
-        "{}: tuple of {} bytes, {} parts of {}",
+        "{}: tuple of {} bytes, {} parts of {}, {}",
         file.display(),
         bundle.bytes.len(),
         bundle.parts.len(),
-        bytes(parts as u64)
+        bytes(parts as u64),
+        signed(&bundle.tuple, before.as_ref())
     ));
     output.text(&format!("{}\n", bundle.hash()))
+}
+
+/// Who answers for a tuple. Who lost a signature by building anew should see it.
+fn signed(tuple: &Tuple, before: Option<&Tuple>) -> String {
+    match (signer(tuple), before.and_then(signer)) {
+        (Some(principal), _) => format!("signed by {}", plain(principal)),
+        (None, Some(before)) => format!("not signed (the one that was here was, by {})", plain(before)),
+        (None, None) => "not signed".into(),
+    }
 }
 
 fn dump_flow(access: &Access, flow: &str, output: Output) -> Result<()> {
@@ -229,7 +244,7 @@ fn dump_flow(access: &Access, flow: &str, output: Output) -> Result<()> {
         };
         bytes
     };
-    let tuple = Tuple::decode(&bytes)?;
+    let tuple = decode(&bytes)?;
     if output.is_json() {
         output.value(&dump::value(&tuple, &bytes))
     } else {
@@ -239,7 +254,7 @@ fn dump_flow(access: &Access, flow: &str, output: Output) -> Result<()> {
 
 /// A flow from a tuple's file or straight from a module.
 fn bundle(file: &Path, params: &[build::Pair], parts: &[PathBuf]) -> Result<Bundle> {
-    if read(file)?.starts_with(b"\0asm") {
+    if build::is_module(&read(file)?) {
         build::build(&build::Options { module: file.into(), params: params.to_vec(), ..Default::default() })
     } else if params.is_empty() {
         Bundle::load(file, parts)
@@ -258,7 +273,11 @@ fn revoke(access: &Access, flow: &str, until: u64, key: Option<&Path>, revoker: 
     let target = access.target()?;
     let mut remote = Remote::login(&target)?;
     let flow = match (Path::new(flow).is_file(), flow.parse::<TupleHash>()) {
-        (true, _) => TupleHash::of(&read(flow.as_ref())?),
+        (true, _) => {
+            let bytes = read(flow.as_ref())?;
+            decode(&bytes)?;
+            TupleHash::of(&bytes)
+        }
         (false, Ok(hash)) => hash,
         (false, Err(_)) => remote.find_flow(flow)?.hash,
     };
@@ -323,7 +342,17 @@ fn state_cell(state: &FlowState) -> Cell {
         FlowState::Ended(_) => Colour::Bad,
         _ => Colour::Busy,
     };
-    Cell::coloured(crate::output::plain(&state_text(state)), colour)
+    Cell::coloured(short(&plain(&state_text(state))), colour)
+}
+
+/// The longest state in a table, in characters; `bees flow show FLOW` has all of it.
+const STATE_WIDTH: usize = 60;
+
+fn short(text: &str) -> String {
+    if text.chars().count() <= STATE_WIDTH {
+        return text.into();
+    }
+    text.chars().take(STATE_WIDTH - 3).chain("...".chars()).collect()
 }
 
 /// How flows came to where they are, each with its node if more than one is asked.
@@ -452,6 +481,7 @@ pub fn flow_value(f: &FlowInfo) -> Value {
 mod tests {
     use super::*;
     use wire::grant::Grant;
+    use wire::tuple::{Credentials, Scheme};
 
     fn flow(source: Option<&str>) -> FlowInfo {
         FlowInfo {
@@ -481,6 +511,24 @@ mod tests {
             replaces: None,
             replaced_by: None,
         }
+    }
+
+    #[test]
+    fn a_long_state_leaves_room_for_the_other_columns() {
+        assert_eq!(short("ended: stopped"), "ended: stopped");
+        let long = short(&format!("ended: guest: {}", "\u{e9}".repeat(60)));
+        assert_eq!((long.chars().count(), long.ends_with("\u{e9}...")), (STATE_WIDTH, true));
+    }
+
+    #[test]
+    fn a_lost_signature_is_seen() {
+        let mut bundle = build::tests::bundle();
+        let unsigned = bundle.tuple.clone();
+        assert_eq!(signed(&unsigned, None), "not signed");
+        bundle.tuple.credentials =
+            Credentials::Signed { principal: "joe".into(), scheme: Scheme::Ed25519, signature: vec![] };
+        assert_eq!(signed(&bundle.tuple, Some(&unsigned)), "signed by joe");
+        assert_eq!(signed(&unsigned, Some(&bundle.tuple)), "not signed (the one that was here was, by joe)");
     }
 
     #[test]

@@ -19,7 +19,7 @@ use crate::output::Output;
 pub enum Verb {
     /// Start the nodes and links of a lab file, or what is missing of them
     Deploy {
-        /// The lab file (emulab/*.toml)
+        /// The lab file (emulab/*.toml; docs/architecture.md has its keys)
         file: PathBuf,
         #[command(flatten)]
         options: deploy::Options,
@@ -27,16 +27,19 @@ pub enum Verb {
     /// End all of a lab and remove its folder
     Destroy {
         /// The lab, where there are several
+        #[arg(id = "which", value_name = "LAB")]
         lab: Option<String>,
     },
     /// Show nodes (process, address, state, memory) and links (frames, losses)
     Inspect {
         /// The lab, where there are several
+        #[arg(id = "which", value_name = "LAB")]
         lab: Option<String>,
     },
     /// Inject what the lab file says
     Inject {
         /// The lab, where there are several
+        #[arg(id = "which", value_name = "LAB")]
         lab: Option<String>,
         /// The folder with the protocols' modules, instead of the one that `cargo xtask capsules` fills
         #[arg(long, env = "BEES_CAPSULES", value_name = "FOLDER")]

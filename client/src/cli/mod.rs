@@ -70,7 +70,7 @@ enum Object {
     /// Who may do what on it
     #[command(subcommand)]
     Policy(policy::Verb),
-    /// Flows: build, sign, verify, dump, inject, show, stop, revoke
+    /// Flows: build, sign, verify, dump, inject, replace, show, stop, revoke
     #[command(subcommand)]
     Flow(Box<flow::Verb>),
     /// Principals' keys: make, show, export
@@ -176,6 +176,8 @@ mod tests {
             "bees channel add a c 00112233445566778899aabbccddeeff -n b",
             "bees channel remove a ping --flow ping -n b",
             "bees top -n b --interval 500ms --count 3",
+            "bees lab inspect --lab line3",
+            "bees lab destroy line3 -j",
         ] {
             Cli::try_parse_from(line.split(' ')).unwrap();
         }

@@ -7,10 +7,12 @@ use std::time::{Duration, Instant};
 
 use anyhow::Result;
 use serde_json::json;
+use wire::control::FlowState;
 
 use super::Access;
 use crate::exit::{Code, failure};
 use crate::output::{Output, plain, progress};
+use crate::remote::{Remote, Target};
 use crate::session::{Received, Sender, Session};
 
 /// Which session, and what to say.
@@ -61,22 +63,28 @@ pub fn run(access: &Access, options: &Options, output: Output) -> Result<()> {
         sender.send(options.request.join(" ").as_bytes())?;
         ended.store(true, Ordering::Release);
     }
-    let mut last = Instant::now();
+    let (mut last, mut heard) = (Instant::now(), false);
     loop {
         let input_over = ended.load(Ordering::Acquire);
         match session.receive(Instant::now() + POLL)? {
             Received::Packet(packet) => {
-                last = Instant::now();
+                (last, heard) = (Instant::now(), true);
                 print(&packet, output)?;
                 if options.until.as_ref().is_some_and(|u| packet.starts_with(u.as_bytes())) {
                     return Ok(());
                 }
             }
             Received::Closed => {
+                if let Some(why) = end_of_flow(&target, session.flow()) {
+                    return Err(failure(Code::Failed, why));
+                }
                 return unless_awaited(options, "the protocol closed the session", Code::Failed);
             }
             Received::Nothing if !input_over => last = Instant::now(),
             Received::Nothing if last.elapsed() >= wait => {
+                if !heard && options.until.is_none() {
+                    progress(format!("nothing came from {} in {} s", options.flow, options.wait));
+                }
                 return unless_awaited(options, "nothing more came", Code::TimedOut);
             }
             Received::Nothing => {}
@@ -86,6 +94,21 @@ pub fn run(access: &Access, options: &Options, output: Output) -> Result<()> {
 
 /// How often to look whether the input has ended.
 const POLL: Duration = Duration::from_millis(50);
+
+/// Why a flow ended, if it did: whoever talked to it should hear of that, and not of a session's end. Who may not ask
+/// the node does not.
+fn end_of_flow(target: &Target, hash: &str) -> Option<String> {
+    let flow = Remote::login_once(target).ok()?.find_flow(hash).ok()?;
+    match &flow.state {
+        FlowState::Ended(why) => Some(format!(
+            "flow {} ended: {}; `bees flow show {:.8}` tells more",
+            plain(&flow.name),
+            plain(why),
+            flow.hash
+        )),
+        _ => None,
+    }
+}
 
 /// The session's end is an error only if a certain packet was to come first.
 fn unless_awaited(options: &Options, why: &str, code: Code) -> Result<()> {

@@ -31,7 +31,8 @@ pub struct Options {
     /// A budget to ask for: memory=1M event=2ms rate=10mbit timers=8 flows=2 ... (docs/policy.md has all of them)
     #[arg(long = "budget", value_name = "NAME=VALUE", num_args = 1.., value_delimiter = ',')]
     pub budgets: Vec<Pair>,
-    /// A privilege to ask for; with a question mark behind it the flow also runs without
+    /// A privilege to ask for: sensors, node-key, blobs, flows, background, queues, offer, or the name of an interface
+    /// of the node or of another flow; with a question mark behind it the flow also runs without
     #[arg(long = "privilege", value_name = "NAME[?]")]
     pub privileges: Vec<String>,
     /// The module that serves an interface; a companion's own companions as OUTER/INNER=MODULE
@@ -193,11 +194,17 @@ fn own(pairs: &[Pair], path: &str, companions: &[Pair]) -> Vec<Pair> {
     own.map(|((_, name), value)| Pair { name, value: value.clone() }).collect()
 }
 
+/// Whether these bytes begin as a WebAssembly module does.
+pub fn is_module(bytes: &[u8]) -> bool {
+    bytes.starts_with(b"\0asm")
+}
+
 /// What a module says about itself.
 pub fn describe(module: &[u8]) -> Result<Description> {
+    ensure!(is_module(module), "not a WebAssembly module; `cargo xtask protocol build` makes one");
     let mut found = None;
     for payload in Parser::new(0).parse_all(module) {
-        if let Payload::CustomSection(section) = payload.context("not a WebAssembly module")?
+        if let Payload::CustomSection(section) = payload.context("not a whole WebAssembly module")?
             && section.name() == SECTION
         {
             ensure!(found.is_none(), "the module has more than one section \"{SECTION}\"");
@@ -219,7 +226,8 @@ fn params(description: &Description, given: &[Pair]) -> Result<Vec<Param>> {
         };
         let Some(param) = params.iter_mut().find(|p| p.name == pair.name) else {
             let known: Vec<_> = params.iter().map(|p| p.name.as_str()).collect();
-            bail!("there is no parameter \"{}\"; there are: {}", pair.name, known.join(" "));
+            let known = if known.is_empty() { "none".into() } else { known.join(" ") };
+            bail!("there is no parameter \"{}\"; there are: {known}", pair.name);
         };
         param.value = value;
     }
@@ -432,7 +440,12 @@ pub(crate) mod tests {
         let unknown = params(&description(), &pairs(&["hop=4"])).unwrap_err();
         assert_eq!(unknown.to_string(), "there is no parameter \"hop\"; there are: hops key");
         assert!(describe(&module("other", b"")).unwrap_err().to_string().contains("no section"));
+        let none = Description { params: vec![], ..description() };
+        let unknown = params(&none, &pairs(&["hop=4"])).unwrap_err();
+        assert_eq!(unknown.to_string(), "there is no parameter \"hop\"; there are: none");
         assert!(describe(b"\x7fELF").unwrap_err().to_string().contains("not a WebAssembly module"));
+        let cut = describe(&module(SECTION, b"")[..12]).unwrap_err();
+        assert_eq!(cut.to_string(), "not a whole WebAssembly module");
         assert!(describe(&module(SECTION, b"\x09")).unwrap_err().to_string().contains("format 9"));
         for (wrong, why) in [
             (&["memory=1q"][..], "budget memory=1q: expected a size such as 32k"),

@@ -12,9 +12,9 @@ use std::collections::HashMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use wire::id::{PartHash, TupleHash};
-use wire::tuple::Tuple;
+use wire::tuple::{Credentials, Tuple};
 
 use crate::exit::{Code, failure};
 use crate::files;
@@ -49,7 +49,7 @@ impl Bundle {
     /// Reads a tuple's file and looks for its parts in the folder beside it and among `others`.
     pub fn load(path: &Path, others: &[PathBuf]) -> Result<Self> {
         let bytes = read(path)?;
-        let tuple = Tuple::decode(&bytes).with_context(|| path.display().to_string())?;
+        let tuple = decode(&bytes).with_context(|| path.display().to_string())?;
         let mut parts = HashMap::new();
         for file in others {
             let bytes = read(file)?;
@@ -76,6 +76,23 @@ impl Bundle {
             parts.insert(part.sha256, bytes);
         }
         Ok(Self { tuple, bytes, parts })
+    }
+}
+
+/// Reads a tuple that the user named; who named its module hears how a tuple is made of it.
+pub fn decode(bytes: &[u8]) -> Result<Tuple> {
+    ensure!(
+        !build::is_module(bytes),
+        "a WebAssembly module, not a flow tuple; `bees flow build` makes one of it"
+    );
+    Ok(Tuple::decode(bytes)?)
+}
+
+/// The principal who answers for a tuple.
+pub fn signer(tuple: &Tuple) -> Option<&str> {
+    match &tuple.credentials {
+        Credentials::None => None,
+        Credentials::Signed { principal, .. } => Some(principal),
     }
 }
 

@@ -7,8 +7,10 @@ use wire::id::TupleHash;
 use wire::replace::{MAX_LIVE_ON, Place, Replacement};
 use wire::tuple::{Credentials, Extension, Provider, Tuple};
 
-use super::Bundle;
 use super::build::{self, Options, Pair};
+use super::{Bundle, signer};
+use crate::exit::{code, failure};
+use crate::output::plain;
 
 /// How the next version is built, beside what every flow is built from.
 #[derive(Debug, Clone, Default, clap::Args)]
@@ -55,6 +57,35 @@ pub fn build(old: &Tuple, hash: TupleHash, options: &Options, manner: &Manner) -
     Ok(Bundle { tuple, bytes, parts })
 }
 
+/// What to say of a flow that replaces another principal's: a node lets an operator do that, and nobody else. Where the new
+/// version comes by itself the old one stays.
+pub fn stays_behind(old: &Tuple, new: &Tuple) -> Option<String> {
+    let whose =
+        |tuple: &Tuple| signer(tuple).map_or("not signed".into(), |who| format!("signed by {}", plain(who)));
+    (signer(old) != signer(new)).then(|| {
+        let advice = match signer(old) {
+            Some(_) => "sign with the same key (--sign KEY), or replace it at every node",
+            None => "replace it at every node",
+        };
+        format!(
+            "the old version is {}, the new one {}: nodes to which it comes by itself keep the old one; {advice}",
+            whose(old),
+            whose(new)
+        )
+    })
+}
+
+/// What can be done about a replacement that failed.
+pub fn explain(error: anyhow::Error, manner: &Manner) -> anyhow::Error {
+    let text = format!("{error:#}");
+    if manner.fresh || !text.contains("did not hand over") {
+        return error;
+    }
+    let advice = "the version that runs has no handover, or it failed; it goes on. --fresh puts the new one in its place \
+                  without its state";
+    failure(code(&error), format!("{text} ({advice})"))
+}
+
 /// What each capsule type of the old version is in the new one.
 fn table(old: &Tuple, new: &Tuple, renamed: &[Pair]) -> Result<Vec<(Place, Place)>> {
     let (before, now) = (names(old), names(new));
@@ -92,10 +123,11 @@ pub fn names(tuple: &Tuple) -> BTreeMap<String, Place> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::exit::Code;
     use crate::files::tests::Scratch;
     use crate::flow::build::tests::{description, module};
     use wire::describe::{Description, SECTION};
-    use wire::tuple::CapsuleType;
+    use wire::tuple::{CapsuleType, Scheme};
 
     #[test]
     fn what_is_not_said_is_as_it_was() {
@@ -137,5 +169,41 @@ mod tests {
             let error = build(&old.tuple, old.hash(), &options, &manner).unwrap_err();
             assert!(error.to_string().contains(why), "{error}");
         }
+    }
+
+    #[test]
+    fn who_replaces_another_principals_flow_is_told_where_it_stays() {
+        let signed = |principal: &str| {
+            let mut tuple = crate::flow::build::tests::bundle().tuple;
+            tuple.credentials = Credentials::Signed {
+                principal: principal.into(),
+                scheme: Scheme::Ed25519,
+                signature: vec![],
+            };
+            tuple
+        };
+        let (joe, eve) = (signed("joe"), signed("eve"));
+        let nobody = Tuple { credentials: Credentials::None, ..joe.clone() };
+        assert_eq!([stays_behind(&joe, &joe), stays_behind(&nobody, &nobody)], [None, None]);
+        for (old, new, text) in [
+            (&joe, &eve, "signed by joe, the new one signed by eve"),
+            (&joe, &nobody, "signed by joe, the new one not signed"),
+            (&nobody, &joe, "not signed, the new one signed by joe"),
+        ] {
+            let told = stays_behind(old, new).unwrap();
+            assert!(told.contains(text) && told.contains("--sign") == (old != &nobody), "{told}");
+        }
+    }
+
+    #[test]
+    fn who_has_no_handover_is_told_of_fresh() {
+        let error =
+            || failure(Code::TimedOut, "flow 1 ended: guest: the flow did not hand over: guest refused");
+        let explained = explain(error(), &Manner::default());
+        assert!(explained.to_string().contains("--fresh"), "{explained}");
+        assert_eq!(code(&explained), Code::TimedOut);
+        let fresh = Manner { fresh: true, ..Manner::default() };
+        assert!(!explain(error(), &fresh).to_string().contains("--fresh"));
+        assert!(!explain(failure(Code::Failed, "other"), &Manner::default()).to_string().contains("--fresh"));
     }
 }

@@ -12,7 +12,7 @@ use wire::id::{PartHash, md5};
 use wire::tuple::{Credentials, Part, Protocol, Scheme, Tuple};
 use wire::utc::Utc;
 
-use super::{build, dump, parts_folder, read};
+use super::{build, decode, dump, parts_folder, read};
 use crate::exit::{Code, failure};
 use crate::output::{Cell, Colour, Output, Table, hex};
 
@@ -76,7 +76,7 @@ impl Finding {
 pub fn verify(file: &Path, parts: &[PathBuf], against: Against<'_>, place: Use<'_>) -> Result<Vec<Finding>> {
     let now = place.now;
     let bytes = read(file)?;
-    let tuple = match Tuple::decode(&bytes) {
+    let tuple = match decode(&bytes) {
         Ok(tuple) => tuple,
         Err(e) => return Ok(vec![Finding::new("encoding", Verdict::Bad, e.to_string())]),
     };

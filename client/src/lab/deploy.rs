@@ -360,7 +360,7 @@ impl Backend {
             Kind::Hosted => {
                 let program = options.program.clone().unwrap_or_else(|| near("bees-node"));
                 if !program.is_file() {
-                    let text = "the program bees-node is missing; `cargo build -p host` builds it";
+                    let text = "the program bees-node is missing; `cargo build` builds it";
                     return Err(failure(Code::Missing, text));
                 }
                 Ok(Self::Hosted { program })

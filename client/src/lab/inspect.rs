@@ -70,7 +70,7 @@ pub fn inspect(folder: &Folder, output: Output) -> Result<()> {
         Some(accel) => format!("QEMU ({accel:?})").replace("Tcg", "tcg").replace("Kvm", "kvm"),
         None => "hosted".into(),
     };
-    output.text(&format!("lab {} on {place}; {wire}\n\n", state.name))?;
+    output.text(&format!("lab {} on {place}, ports on 127.0.0.1; {wire}\n\n", state.name))?;
     output.show(|| Value::Null, || nodes)?;
     output.text("\n")?;
     let mut links = Table::new(&["LINK", "DIRECTION", ">FRAMES", ">BYTES", ">LOST", ">DROPPED"]);

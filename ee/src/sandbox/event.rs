@@ -219,7 +219,10 @@ impl fmt::Display for GuestFault {
             Self::Trap(text) => write!(f, "guest trapped: {text}"),
             Self::Deadline => f.write_str("guest ran past the deadline of its event"),
             Self::Ended => f.write_str("guest has ended"),
-            Self::Refused(code) => write!(f, "guest refused ({code})"),
+            Self::Refused(code) => match abi::Error::ALL.iter().find(|error| error.code() == *code) {
+                Some(error) => write!(f, "guest refused ({error})"),
+                None => write!(f, "guest refused ({code})"),
+            },
         }
     }
 }

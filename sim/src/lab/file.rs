@@ -77,7 +77,8 @@ struct FilePrincipal {
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct FileLink {
-    name: Spanned<String>,
+    #[serde(default)]
+    name: Option<Spanned<String>>,
     ends: [Spanned<String>; 2],
     #[serde(default)]
     udp: bool,
@@ -211,7 +212,11 @@ impl FileLink {
             queue: self.queue.map_or(DEFAULT_QUEUE, |s| s.0),
         };
         let mtu = self.mtu.unwrap_or(DEFAULT_MTU);
-        let (name, Self { udp, protect, discover, .. }) = (self.name.get_ref().clone(), self);
+        let name = match &self.name {
+            Some(name) => name.get_ref().clone(),
+            None => self.ends.each_ref().map(|end| end.get_ref().as_str()).join("-"),
+        };
+        let Self { udp, protect, discover, .. } = self;
         Link { name, ends, udp, mtu, shape, protect, discover }
     }
 }
@@ -230,7 +235,7 @@ impl Places {
         Self {
             lab: file.name.span(),
             nodes: file.node.iter().map(|n| n.name.span()).collect(),
-            links: file.link.iter().map(|l| l.name.span()).collect(),
+            links: file.link.iter().map(|l| l.name.as_ref().unwrap_or(&l.ends[0]).span()).collect(),
             principals: file.principal.iter().map(|p| p.name.span()).collect(),
             injects: file.inject.iter().map(|i| i.node.span()).collect(),
         }
@@ -417,6 +422,12 @@ node = "a"
         assert_eq!(lab.injects, [inject]);
         let team = lab.defaults.team.0;
         assert_eq!((team.memory, team.timers), (Some(2 << 20), None));
+        // A link without a name is named after its ends; of two such links one needs a name.
+        let unnamed = LINE3.replace("name = \"ab\"\n", "");
+        assert_eq!(Lab::parse(&unnamed).unwrap().links[0].name, "a-b");
+        let twice = format!("{unnamed}[[link]]\nends = [\"a\", \"b\"]\n");
+        let error = Lab::parse(&twice).unwrap_err();
+        assert_eq!((error.line, error.text.contains("\"a-b\" is taken")), (twice.lines().count(), true));
         assert_eq!(Lab::parse(&lab.to_toml()).unwrap(), lab);
     }
 
