@@ -351,7 +351,7 @@ impl Node {
         self.counters.add(if failed { Count::CallsFailed } else { Count::CallsAnswered });
         let (result, answer) = result.unwrap_or_else(|error| (error.code(), Vec::new()));
         let Back { protocol, companion, number } = back;
-        self.push_answer(caller, Answered { protocol, companion, number, result, answer }, charge);
+        self.push_answer(caller, Answered { protocol, companion, number, result, answer, charge });
     }
 }
 
