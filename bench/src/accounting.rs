@@ -18,7 +18,6 @@ use anyhow::{Context, Result, bail, ensure};
 use ee::engine::settings;
 use host::interrupt::Watchdog;
 use host::meter::Cycles;
-use nodeos::account::Charge;
 use nodeos::buf::BLOCK;
 use nodeos::link::LinkId;
 use nodeos::platform::{Interrupter, Meter};
@@ -325,6 +324,7 @@ pub fn capsules(count: u64) -> Result<()> {
     let mut scheduler = Scheduler::new();
     scheduler.add(id, None, Shares::default(), BURST);
     scheduler.charge_queue(id, &account)?;
+    let queue = teams.get(id).context("no team")?.budget.queue.into();
     let mut lent = account.charge(0)?;
     let per_micro = meter.per_micro();
     let (mut units, mut busy) = (0, 0);
@@ -332,26 +332,29 @@ pub fn capsules(count: u64) -> Result<()> {
         let burst = BURST.min(usize::try_from(count - n)?);
         // The node looks at its own time with the first frame, and after all work.
         let began = meter.count();
+        let now = nodeos::platform::Instant(n * 10);
         for _ in 0..burst {
-            scheduler.push(id, Waits { charge: account.charge(BLOCK as u64)?, _event: [0; EVENT] })?;
+            let Some(member) = teams.get_mut(id) else { bail!("no team") };
+            member.hold(BLOCK as u64)?;
+            scheduler.push_within(id, queue, Waits { held: BLOCK as u32, _event: [0; EVENT] })?;
         }
-        for at in 0..burst as u64 {
+        for _ in 0..burst {
             let Some((team, waited)) = scheduler.next() else { bail!("nobody is next") };
-            let member = teams.get_mut(team).context("no team")?;
+            let Some(member) = teams.get_mut(team) else { bail!("no team") };
             member.count_event()?;
             lent.shrink(u64::MAX);
             let start = meter.count();
             watchdog.arm(500 * per_micro);
             // The guest's call is here.
-            ensure!(bandwidth.take(nodeos::platform::Instant((n + at) * 10), LinkId(1), 102), "no bandwidth");
+            ensure!(bandwidth.take(now, LinkId(1), 102), "no bandwidth");
             watchdog.disarm();
             let took = meter.count() - start;
+            member.let_go(waited.held.into());
             scheduler.used(team, took);
             member.counters.units += took;
             units += took;
-            // Before the first of its effects is looked for, and before the next.
-            (0..2).for_each(|_| lent.shrink(u64::MAX));
-            drop(waited.charge);
+            // Before its effects are looked for.
+            lent.shrink(u64::MAX);
         }
         busy += meter.count() - began;
     }
@@ -362,13 +365,13 @@ pub fn capsules(count: u64) -> Result<()> {
 /// Frames that arrive together, as in `count bees`.
 const BURST: usize = 32;
 /// Words of an event in a team's queue.
-const EVENT: usize = 7;
+const EVENT: usize = 5;
 
 /// What waits in a team's queue: an event, of which only the size matters here, and what is paid for it.
 #[derive(Debug)]
 struct Waits {
     _event: [u64; EVENT],
-    charge: Charge,
+    held: u32,
 }
 
 /// The figures as text.

@@ -209,8 +209,12 @@ pub(crate) struct Caps {
     privileges: Vec<Privilege>,
     /// How many of them may become known by envelopes.
     max_privileges: usize,
-    groups: [Option<Group>; MAX_GROUPS],
-    lent: [Option<Lent>; MAX_LENT],
+    /// Places for neighborhoods of its own making, once there is one; [`MAX_GROUPS`] then.
+    groups: Vec<Option<Group>>,
+    /// The same for what came in envelopes; [`MAX_LENT`].
+    lent: Vec<Option<Lent>>,
+    /// For these places.
+    charge: Charge,
     /// Flows that this one started, until they have ended and nobody asks any more.
     children: Slab<Child>,
     /// The interfaces of those that serve it, and the capability that asking gives.
@@ -220,13 +224,12 @@ pub(crate) struct Caps {
 }
 
 impl Caps {
-    /// The most bytes that the table takes for so many neighbors, privileges and companions, beside itself, the
-    /// capabilities, and what it shares with other teams: these are charged as they come.
+    /// The most bytes that the table takes for so many neighbors, privileges and companions, beside itself and what is
+    /// charged as it comes: the capabilities, what it shares with other teams, and what few teams have.
     pub const fn bytes(neighbors: usize, privileges: usize, companions: usize) -> usize {
         companions * (wire::tuple::MAX_NAME + size_of::<(Box<str>, Option<Handle>)>())
-            + (privileges + MAX_LENT) * 64
+            + privileges * 64
             + MAX_GROUPS * neighbors.div_ceil(64) * 8
-            + Slab::<Child>::bytes(MAX_CHILDREN)
     }
 
     /// `companions`: the interfaces of those that serve the protocol.
@@ -247,15 +250,17 @@ impl Caps {
             named: vec![None; 1 + privileges.len()],
             privileges: privileges.iter().map(own).collect(),
             max_privileges: privileges.len() + MAX_LENT,
-            groups: [const { None }; MAX_GROUPS],
-            lent: [const { None }; MAX_LENT],
-            children: Slab::new(MAX_CHILDREN),
+            groups: Vec::new(),
+            lent: Vec::new(),
+            charge: memory.charge(0)?,
+            children: Slab::charged(MAX_CHILDREN, memory)?,
             companions: companions.iter().map(|c| (c.interface.as_str().into(), None)).collect(),
             parent: None,
             shared: Lines(Arc::new(Mutex::new(shared))),
         })
     }
 
+    #[inline]
     fn entry(&self, raw: u32, needed: u32) -> Result<&Cap, Error> {
         let cap = abi::named(raw).and_then(|h| self.slab.get(h)).ok_or(Error::BadHandle)?;
         if cap.rights & needed == needed { Ok(cap) } else { Err(Error::NotPermitted) }
@@ -273,6 +278,7 @@ impl Caps {
     }
 
     /// The neighbor that `raw` names.
+    #[inline]
     pub fn neighbor(&self, raw: u32, needed: u32) -> Result<u16, Error> {
         // The way of every capsule: a neighbor of the team's own is found at once.
         match self.entry(raw, needed)?.target {
@@ -342,6 +348,7 @@ impl Caps {
     /// A place for a flow that this one starts, and the capability for it.
     pub fn add_child(&mut self) -> Result<(Handle, Handle), Error> {
         let starting = Child { state: ChildState::Starting, cap: None, uses: 0 };
+        self.children.reserve()?;
         let child = self.children.insert(starting).map_err(|_| Error::NoRoom)?;
         let family = self.new_family();
         let cap = Cap { target: Target::Child(child), rights: rights::ALL, family };
@@ -421,6 +428,7 @@ impl Caps {
     }
 
     /// The capability for the neighbor at `at`.
+    #[inline]
     pub fn of_neighbor(&mut self, at: u16, neighbors: &mut Neighbors) -> Result<Handle, Error> {
         let neighbor = neighbors.get_mut(at)?;
         let handle = self.known_or_new(neighbor.cap, Target::Neighbor(at))?;
@@ -576,6 +584,13 @@ impl Caps {
     /// Takes in what came in an envelope. Neighbors that the team may not know of stay unknown: an
     /// envelope does not go round the Auth Agent.
     pub fn accept(&mut self, content: &Content, neighbors: &Neighbors) -> Result<Handle, Error> {
+        if self.lent.is_empty() {
+            // With each a privilege may become known.
+            self.charge
+                .grow((MAX_LENT * (64 + size_of::<Option<Lent>>())) as u64)
+                .map_err(|_| Error::NoMemory)?;
+            self.lent = std::iter::repeat_with(|| None).take(MAX_LENT).collect();
+        }
         let slot = self.lent.iter().position(Option::is_none).ok_or(Error::NoRoom)?;
         let target = match &content.thing {
             Thing::Neighbor(id) => Target::Neighbor(neighbors.position(*id).ok_or(Error::NotPermitted)?),
@@ -601,6 +616,7 @@ impl Caps {
         )
     }
 
+    #[inline]
     fn known_or_new(&mut self, known: Option<Handle>, target: Target) -> Result<Handle, Error> {
         match known {
             Some(handle) if self.slab.contains(handle) => Ok(handle),
@@ -668,6 +684,12 @@ impl Caps {
     }
 
     fn add_group(&mut self, group: Group) -> Result<u16, Error> {
+        if self.groups.is_empty() {
+            self.charge
+                .grow((MAX_GROUPS * size_of::<Option<Group>>()) as u64)
+                .map_err(|_| Error::NoMemory)?;
+            self.groups = std::iter::repeat_with(|| None).take(MAX_GROUPS).collect();
+        }
         let at = self.groups.iter().position(Option::is_none).ok_or(Error::NoRoom)?;
         self.groups[at] = Some(group);
         Ok(at as u16)

@@ -87,6 +87,7 @@ impl Kinds {
         }
     }
 
+    #[inline]
     pub fn get(&self, kind: u8) -> Option<&Kind> {
         self.types.get(usize::from(kind))
     }
@@ -121,6 +122,7 @@ impl Objects {
         Ok(Self { slab, call: 0 })
     }
 
+    #[inline]
     pub fn insert(&mut self, object: Object) -> Result<Handle, Error> {
         self.slab.reserve()?;
         self.slab.insert(object).map_err(|_| Error::NoRoom)
@@ -130,19 +132,23 @@ impl Objects {
         self.slab.is_full()
     }
 
+    #[inline]
     pub fn get(&self, raw: u32) -> Result<&Object, Error> {
         abi::named(raw).and_then(|h| self.slab.get(h)).ok_or(Error::BadHandle)
     }
 
+    #[inline]
     pub fn get_mut(&mut self, raw: u32) -> Result<&mut Object, Error> {
         abi::named(raw).and_then(|h| self.slab.get_mut(h)).ok_or(Error::BadHandle)
     }
 
+    #[inline]
     pub fn remove(&mut self, raw: u32) -> Result<Object, Error> {
         abi::named(raw).and_then(|h| self.slab.remove(h)).ok_or(Error::BadHandle)
     }
 
     /// The handler has returned: all handles die.
+    #[inline]
     pub fn clear(&mut self) {
         if !self.slab.is_empty() {
             self.slab.retain(|_, _| false);

@@ -24,7 +24,7 @@ pub const STACK: usize = 128 * 1024;
 pub const FIBER_STACK: usize = STACK + 128 * 1024;
 /// Bytes that an idle store and its one instance take beside memory, table and what grows with the
 /// number of functions (measured by `tests/heap.rs`).
-pub const STORE_BYTES: u64 = 8 * 1024 + 256;
+pub const STORE_BYTES: u64 = 6 * 1024 + 512;
 /// The same for each further instance of a store.
 pub const INSTANCE_BYTES: u64 = 2 * 1024;
 /// Bytes of an instance for each of its own functions, at most.

@@ -176,7 +176,7 @@ pub enum Stage {
     /// Downloading the tuple.
     Tuple {
         /// The download.
-        download: Download,
+        download: Box<Download>,
         /// Paid by the neighbor's account, or by the flow that wants it here.
         charge: Charge,
         /// What the tuple must bear out; nothing if it was asked for by its hash.
@@ -189,7 +189,7 @@ pub enum Stage {
         /// Position of the part.
         part: usize,
         /// The download.
-        download: Download,
+        download: Box<Download>,
         /// Paid by the team.
         charge: Charge,
     },

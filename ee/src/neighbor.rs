@@ -120,6 +120,7 @@ impl Neighbors {
     }
 
     /// Who sends from `address` on `link`.
+    #[inline]
     pub fn find(&self, link: LinkId, address: Address) -> Option<NeighborId> {
         self.by_address.get(&(link, address)).copied()
     }

@@ -77,6 +77,7 @@ impl Registry {
     }
 
     /// Who handles `id`.
+    #[inline]
     pub fn find(&self, id: &CapsuleId) -> Option<Target> {
         self.targets.get(id).copied()
     }

@@ -24,12 +24,12 @@ use std::future::Future;
 use std::pin::pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
+use std::time::Duration;
 
 use nodeos::account::Charge;
 use nodeos::link::LinkId;
 use nodeos::platform::{Instant, Now};
 use nodeos::slab::Handle;
-use nodeos::team::Budget;
 use wasmtime::{Store, UpdateDeadline};
 use wire::control::Crash;
 use wire::id::CapsuleId;
@@ -104,7 +104,8 @@ pub struct Sandbox {
     /// What it held when its running event began.
     held: SandboxStats,
     tuple: Arc<Tuple>,
-    budget: Budget,
+    /// What an event has, and one in the background in all its slices.
+    time: [Duration; 2],
     warned: bool,
     listeners: u16,
     ended: bool,
@@ -179,7 +180,7 @@ impl Sandbox {
             background,
             held: SandboxStats::default(),
             tuple,
-            budget,
+            time: [budget.event, budget.background],
             warned,
             listeners,
             ended: false,
@@ -193,6 +194,7 @@ impl Sandbox {
     }
 
     /// What the next event is about came at this time.
+    #[inline]
     pub fn came(&mut self, at: Instant) {
         if let Guest::Idle(program) = &mut self.guest {
             program.run.store.data_mut().since = at;
@@ -280,10 +282,17 @@ impl Sandbox {
     }
 
     /// Takes out the next thing that the guest wants done; call it until it gives `None`.
+    #[inline]
     pub fn next_effect(&mut self) -> Option<Effect> {
         let state = self.program()?.run.store.data_mut();
         state.lent.shrink(u64::MAX);
         state.effects.pop()
+    }
+
+    /// Whether [`next_effect`](Self::next_effect) has another one.
+    #[inline]
+    pub fn has_effects(&self) -> bool {
+        matches!(&self.guest, Guest::Idle(program) if !program.run.store.data().effects.is_empty())
     }
 
     /// Nothing of what the guest wants is done.
@@ -317,6 +326,7 @@ impl Sandbox {
     }
 
     /// When [`Sandbox::due`] has something next.
+    #[inline]
     pub fn deadline(&self) -> Option<Instant> {
         let Guest::Idle(program) = &self.guest else { return None };
         if self.ended {
@@ -340,11 +350,13 @@ impl Sandbox {
     }
 
     /// The mark for a capsule to a neighbor that the team has a key for.
+    #[inline]
     pub fn mark(&mut self, to: NeighborId, id: &CapsuleId, payload: &[u8]) -> Option<Mark> {
         self.with_integrity(|keys| keys.mark(to, id, payload)).flatten()
     }
 
     /// Whether a capsule from a neighbor has the mark that the team asks for, if it does.
+    #[inline]
     pub fn check(
         &mut self,
         from: NeighborId,
@@ -383,6 +395,7 @@ impl Sandbox {
         self.ended
     }
 
+    #[inline]
     fn program(&mut self) -> Option<&mut Program> {
         match &mut self.guest {
             Guest::Idle(program) => Some(program),
@@ -390,6 +403,7 @@ impl Sandbox {
         }
     }
 
+    #[inline]
     fn with_integrity<R>(&mut self, work: impl FnOnce(&mut Integrity) -> R) -> Option<R> {
         match (&self.background, &mut self.guest) {
             (Some(background), _) => Some(work(&mut background.mailbox.open().integrity)),

@@ -24,6 +24,9 @@ pub(crate) type Owner = u8;
 /// The longest key, in bytes: it must fit into the inbox.
 pub const MAX_KEY: usize = abi::INBOX;
 
+/// Entries of a bucket when all are taken: its head is there from the first entry on.
+const PER_BUCKET: usize = 4;
+
 struct Entry {
     hash: u32,
     key_len: u8,
@@ -55,13 +58,13 @@ pub(crate) struct Soft {
 }
 
 impl Soft {
-    /// Room for `limit` entries. The heads of their index are charged now, all else as it comes, and each entry
-    /// to `entries`.
+    /// Room for `limit` entries. The record and the heads of their index are charged now, all else as it comes, and each
+    /// entry to `entries`.
     pub fn new(account: &Account, entries: &Account, limit: usize, seed: u64) -> Result<Self, Error> {
         let limit = limit.min(abi::MAX_NAMED);
-        let buckets = limit.next_power_of_two();
-        let heads = (buckets * size_of::<Option<Handle>>()) as u64;
-        let charge = account.charge(heads).map_err(|_| Error::NoMemory)?;
+        let buckets = limit.div_ceil(PER_BUCKET).next_power_of_two();
+        let heads = buckets * size_of::<Option<Handle>>();
+        let charge = account.charge((size_of::<Self>() + heads) as u64).map_err(|_| Error::NoMemory)?;
         // One chunk for each entry, and one while an entry is replaced.
         let limits = PoolLimits { first_segment: 1 << 10, chunks: limit + 1, ..PoolLimits::default() };
         let pool = Pool::new(account, limits).map_err(|_| Error::NoMemory)?;
@@ -261,6 +264,7 @@ impl Soft {
         hash::of_bytes(self.seed ^ u64::from(owner), key) as u32
     }
 
+    #[inline]
     fn bucket(&self, hash: u32) -> usize {
         hash as usize & (self.buckets.len() - 1)
     }

@@ -574,7 +574,7 @@ fn what_only_a_flow_that_ended_wanted_is_not_fetched() {
     };
     let taken = |said: &[Said], code: i32| matches!(said[1], Said::Result { result, .. } if result == code);
     // Nothing of it comes while the link is cut.
-    world.tap(|_| common::Fate::Lose);
+    world.tap(|_| Fate::Lose);
     let empty = world.holds(0);
     for kill in [true, false] {
         let one = starts(&mut world, 0);

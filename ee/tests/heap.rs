@@ -112,7 +112,7 @@ fn now(at: u64) -> Now {
 /// The most that an idle team may be charged beside its linear memory and the code that it shares (issue: seed
 /// 000's agents took 10 KB of state), for each of its protocols. These import every function that there is, which makes more than a
 /// quarter of it.
-const IDLE: u64 = 27 << 10;
+const IDLE: u64 = 24 << 10;
 
 /// Takes more of each table with every packet of a program: timers, soft state, capabilities and their duplicates,
 /// lines to other teams, sessions.

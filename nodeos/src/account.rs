@@ -37,8 +37,9 @@ struct Inner {
     peak: AtomicU64,
     /// Charges that fitted here and not above, where less than half is in use by this account.
     lacked: AtomicU64,
-    /// From here on it is near its limit.
-    soft: AtomicU64,
+    /// When more than this is in use something is to be [noted](Self::note): it is more than ever, or near the
+    /// limit.
+    watch: AtomicU64,
     /// Rung when it is, with this bit.
     bell: Option<(Bell, u8)>,
 }
@@ -119,13 +120,13 @@ impl Account {
 
     /// Whether it is near its own limit.
     pub fn is_near(&self) -> bool {
-        self.used() >= self.0.soft.load(Relaxed)
+        self.0.is_near(self.used())
     }
 
     /// Whether this account is well below where it would be near its limit: below half of that; and its ancestors, on
     /// which others live, too, are an eighth below.
     pub fn is_relieved(&self) -> bool {
-        let used = |inner: &Inner| (inner.used.load(Relaxed), inner.soft.load(Relaxed));
+        let used = |inner: &Inner| (inner.used.load(Relaxed), soft(inner.limit.load(Relaxed)));
         let (own, soft) = used(&self.0);
         own < soft.div_ceil(2) && self.chain().skip(1).map(used).all(|(used, soft)| used < soft - soft / 8)
     }
@@ -185,7 +186,7 @@ impl Account {
     /// until enough has come back.
     pub fn set_limit(&self, limit: u64) {
         self.0.limit.store(limit, Relaxed);
-        self.0.soft.store(soft(limit), Relaxed);
+        self.0.watch();
     }
 
     /// Whether both names stand for one account.
@@ -203,7 +204,7 @@ impl Account {
             spent: zero(),
             peak: zero(),
             lacked: zero(),
-            soft: AtomicU64::new(soft(limit)),
+            watch: zero(),
             bell: None,
         }))
     }
@@ -213,19 +214,15 @@ impl Account {
     }
 
     fn add(&self, bytes: u64) -> Result<(), Refused> {
+        // Nothing always fits, also where a limit was lowered below what is in use.
+        if bytes == 0 {
+            return Ok(());
+        }
         let (mut at, mut notable) = (&*self.0, false);
         loop {
             match at.add(bytes) {
-                Ok(used) => notable |= at.is_notable(used),
-                Err(refused) => {
-                    self.chain()
-                        .take_while(|below| !core::ptr::eq(*below, at))
-                        .for_each(|below| below.sub(bytes));
-                    if !core::ptr::eq(at, &*self.0) && !self.has_half(at) {
-                        self.0.lacked.fetch_add(1, Relaxed);
-                    }
-                    return Err(refused);
-                }
+                Ok(of_note) => notable |= of_note,
+                Err(used) => return Err(self.refuse(at, bytes, used)),
             }
             let Some(above) = &at.parent else { break };
             at = &above.0;
@@ -234,6 +231,16 @@ impl Account {
             self.note();
         }
         Ok(())
+    }
+
+    /// A charge that had been made below `at` did not fit there, where so much is in use.
+    #[cold]
+    fn refuse(&self, at: &Inner, bytes: u64, used: u64) -> Refused {
+        self.chain().take_while(|below| !core::ptr::eq(*below, at)).for_each(|below| below.sub(bytes));
+        if !core::ptr::eq(at, &*self.0) && !self.has_half(at) {
+            self.0.lacked.fetch_add(1, Relaxed);
+        }
+        Refused { wanted: bytes, left: at.limit.load(Relaxed).saturating_sub(used) }
     }
 
     /// Whether half of what `above` may have, or more, is in use here: then it is not others who used it up.
@@ -264,24 +271,24 @@ impl Account {
 }
 
 impl Inner {
+    /// Whether there is something to note, or what is in use where it does not fit.
     #[inline]
-    fn add(&self, bytes: u64) -> Result<u64, Refused> {
+    fn add(&self, bytes: u64) -> Result<bool, u64> {
         let limit = self.limit.load(Relaxed);
-        let fits = |used: u64| used.checked_add(bytes).filter(|&sum| sum <= limit || bytes == 0);
-        match self.used.fetch_update(Relaxed, Relaxed, fits) {
-            Ok(before) => Ok(before + bytes),
-            Err(used) => Err(Refused { wanted: bytes, left: limit.saturating_sub(used) }),
+        let mut used = self.used.load(Relaxed);
+        loop {
+            if limit.checked_sub(used).is_none_or(|left| bytes > left) {
+                return Err(used);
+            }
+            match self.used.compare_exchange_weak(used, used + bytes, Relaxed, Relaxed) {
+                Ok(_) => return Ok(used + bytes > self.watch.load(Relaxed)),
+                Err(now) => used = now,
+            }
         }
     }
 
     fn sub(&self, bytes: u64) {
         self.used.fetch_sub(bytes, Relaxed);
-    }
-
-    /// Whether [`note`](Self::note) has something to do when so much is in use.
-    #[inline]
-    fn is_notable(&self, used: u64) -> bool {
-        used > self.peak.load(Relaxed) || used >= self.soft.load(Relaxed)
     }
 
     /// Notes what is in use after a charge; whether that is near the limit.
@@ -290,12 +297,23 @@ impl Inner {
         let used = self.used.load(Relaxed);
         if used > self.peak.load(Relaxed) {
             self.peak.fetch_max(used, Relaxed);
+            self.watch();
         }
-        let near = used >= self.soft.load(Relaxed);
+        let near = self.is_near(used);
         if near {
             self.ring();
         }
         near
+    }
+
+    /// Peak or limit are others now.
+    fn watch(&self) {
+        let near = soft(self.limit.load(Relaxed)) - 1;
+        self.watch.store(near.min(self.peak.load(Relaxed)), Relaxed);
+    }
+
+    fn is_near(&self, used: u64) -> bool {
+        used >= soft(self.limit.load(Relaxed))
     }
 
     #[cold]
@@ -311,7 +329,7 @@ impl Inner {
     }
 }
 
-/// Where an account comes near its limit; never, without one.
+/// Where an account comes near its limit: never at 0; and never at all without a limit.
 const fn soft(limit: u64) -> u64 {
     if limit == u64::MAX {
         return u64::MAX;

@@ -43,7 +43,10 @@ impl TokenBucket {
     /// Takes `bytes` if there are as many, else nothing. What is longer than the burst never passes.
     #[inline]
     pub fn take(&mut self, now: Instant, bytes: usize) -> bool {
-        self.refill(now);
+        // Of what is sent together only the first finds that time has passed.
+        if now > self.at {
+            self.refill(now);
+        }
         match tokens(bytes).and_then(|wanted| self.tokens.checked_sub(wanted)) {
             Some(left) => {
                 self.tokens = left;

@@ -52,7 +52,7 @@ impl BufPool {
             Some(block) => block,
             None => self.make()?,
         };
-        Some(Buf { block: Some(block), head: HEADROOM, len: 0, home: self.shared.clone() })
+        Some(Buf { block: Some(block), home: self.shared.clone(), head: HEADROOM as u16, len: 0 })
     }
 
     /// A buffer holding a copy of `bytes`, or `None` when all are lent or `bytes` does not fit.
@@ -90,9 +90,10 @@ impl fmt::Debug for BufPool {
 pub struct Buf {
     /// `Some` until dropped.
     block: Option<Box<Block>>,
-    head: usize,
-    len: usize,
     home: Arc<Shared>,
+    /// Where in the block the contents begin. In few bytes, as the length: buffers are moved all the time.
+    head: u16,
+    len: u16,
 }
 
 /// The bytes do not fit into the buffer.
@@ -111,7 +112,7 @@ impl Buf {
     /// How many bytes it holds.
     #[inline]
     pub fn len(&self) -> usize {
-        self.len
+        self.len.into()
     }
 
     /// Whether it holds none.
@@ -123,27 +124,28 @@ impl Buf {
     /// Free bytes in front of the contents.
     #[inline]
     pub fn headroom(&self) -> usize {
-        self.head
+        self.head.into()
     }
 
     /// Free bytes behind the contents.
     #[inline]
     pub fn tailroom(&self) -> usize {
-        BLOCK - self.head - self.len
+        BLOCK - self.headroom() - self.len()
     }
 
     /// Makes room for `n` bytes in front and returns them, contents undefined.
     #[inline]
     pub fn push_front(&mut self, n: usize) -> Result<&mut [u8], NoRoom> {
-        self.head = self.head.checked_sub(n).ok_or(NoRoom)?;
-        self.len += n;
+        // No number here is above BLOCK, which has room in 16 bits.
+        self.head = self.headroom().checked_sub(n).ok_or(NoRoom)? as u16;
+        self.len += n as u16;
         Ok(&mut self[..n])
     }
 
     /// Drops the first `n` bytes (all of them when there are fewer).
     #[inline]
     pub fn pull_front(&mut self, n: usize) {
-        let n = n.min(self.len);
+        let n = n.min(self.len()) as u16;
         self.head += n;
         self.len -= n;
     }
@@ -153,8 +155,8 @@ impl Buf {
         if bytes.len() > self.tailroom() {
             return Err(NoRoom);
         }
-        let old = self.len;
-        self.len += bytes.len();
+        let old = self.len();
+        self.len += bytes.len() as u16;
         self[old..].copy_from_slice(bytes);
         Ok(())
     }
@@ -162,16 +164,16 @@ impl Buf {
     /// Sets the length to `len`: longer exposes bytes of undefined contents, shorter drops the end.
     #[inline]
     pub fn set_len(&mut self, len: usize) -> Result<(), NoRoom> {
-        if self.head + len > BLOCK {
+        if len > BLOCK - self.headroom() {
             return Err(NoRoom);
         }
-        self.len = len;
+        self.len = len as u16;
         Ok(())
     }
 
     /// Empties the buffer and sets its head `headroom` bytes into the block.
     pub fn reset(&mut self, headroom: usize) {
-        self.head = headroom.min(BLOCK);
+        self.head = headroom.min(BLOCK) as u16;
         self.len = 0;
     }
 
@@ -185,16 +187,16 @@ impl Deref for Buf {
     type Target = [u8];
     #[inline]
     fn deref(&self) -> &[u8] {
-        &self.block().0[self.head..self.head + self.len]
+        &self.block().0[self.headroom()..][..self.len()]
     }
 }
 
 impl DerefMut for Buf {
     #[inline]
     fn deref_mut(&mut self) -> &mut [u8] {
-        let (head, len) = (self.head, self.len);
+        let (head, len) = (self.headroom(), self.len());
         let block = self.block.as_deref_mut().expect("a buffer has its block until it is dropped");
-        &mut block.0[head..head + len]
+        &mut block.0[head..][..len]
     }
 }
 

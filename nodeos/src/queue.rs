@@ -183,9 +183,11 @@ impl Queue {
     }
 
     /// Whether a frame of `team` would not be lost at once.
-    pub(crate) fn takes(&self, team: TeamId) -> bool {
-        let longest = if self.alone.is_empty() { self.shared.longest() } else { Some(self.owner) };
-        self.len() < self.limit || longest != Some(team)
+    pub(crate) fn takes(&mut self, team: TeamId) -> bool {
+        if self.len() < self.limit {
+            return true;
+        }
+        if self.alone.is_empty() { !self.shared.is_longest(team) } else { self.owner != team }
     }
 
     /// How many frames a team has lost; `None` if it is not here.

@@ -68,6 +68,8 @@ pub struct Scheduler<E> {
     /// Teams with events of their own that may run.
     busy: usize,
     allowance: u64,
+    /// Somebody asks for the longest queue now and then.
+    measured: bool,
 }
 
 struct Entry<E> {
@@ -98,7 +100,16 @@ struct Member {
     pass: u128,
     /// It is among the group's busy.
     busy: bool,
+    /// What its newest entry in the group's [`Lengths`] says, since it last began to be busy.
+    listed: u32,
 }
+
+/// Who of a group has how many waiting. A member's newest entry may say more than there are, and is put right when it
+/// comes to the top; it never says less. Older ones are dropped there.
+type Lengths = BinaryHeap<(u32, Option<TeamId>)>;
+
+/// When there are so many entries of [`Lengths`] beside two for each busy member, they are made anew.
+const REPLACED: usize = 64;
 
 /// The members of one team.
 struct Group {
@@ -109,6 +120,8 @@ struct Group {
     at: u128,
     own: Member,
     children: u32,
+    /// Since it was asked for the longest, for as long as that does not become too much.
+    lengths: Option<Lengths>,
 }
 
 /// An event was not queued. It comes back in the error.
@@ -133,10 +146,11 @@ impl<E: fmt::Debug> core::error::Error for PushError<E> {}
 
 impl Member {
     const fn new(shares: u32, pass: u128) -> Self {
-        Self { stride: stride(shares), pass, busy: false }
+        Self { stride: stride(shares), pass, busy: false, listed: 0 }
     }
 
     /// No event is free: 0 units count as 1.
+    #[inline]
     fn used(&mut self, units: u64) {
         self.pass = self.pass.saturating_add(self.pass_of(units.max(1)));
     }
@@ -150,7 +164,28 @@ impl Member {
         (!core::mem::replace(&mut self.busy, true)).then_some(self.pass)
     }
 
+    /// So many wait for it now, which is one of so many busy ones; it was idle before, or not.
+    #[inline]
+    fn list(
+        &mut self,
+        lengths: &mut Option<Lengths>,
+        busy: usize,
+        (waiting, was_idle): (usize, bool),
+        which: Option<TeamId>,
+    ) {
+        let Some(list) = lengths else { return };
+        let waiting = number(waiting);
+        if was_idle || waiting > self.listed {
+            self.listed = waiting;
+            list.push((waiting, which));
+            if list.len() > 2 * busy + REPLACED {
+                *lengths = None;
+            }
+        }
+    }
+
     /// By how much so many units move its pass.
+    #[inline]
     fn pass_of(&self, units: u64) -> u128 {
         u128::from(units) * u128::from(self.stride)
     }
@@ -188,7 +223,7 @@ impl<E> Entry<E> {
 
 impl Group {
     const fn new(own: u32) -> Self {
-        Self { busy: BinaryHeap::new(), at: 0, own: Member::new(own, 0), children: 0 }
+        Self { busy: BinaryHeap::new(), at: 0, own: Member::new(own, 0), children: 0, lengths: None }
     }
 
     /// The first of the busy was served: it stays among them, behind its equals, or goes.
@@ -206,11 +241,20 @@ impl Group {
 
 impl<E> Scheduler<E> {
     /// The bytes that a team takes here, without its events.
-    pub(crate) const TEAM_BYTES: usize = size_of::<Option<Entry<E>>>() + size_of::<Group>();
+    pub(crate) const TEAM_BYTES: usize =
+        size_of::<Option<Entry<E>>>() + size_of::<Group>() + 4 * size_of::<(u32, Option<TeamId>)>();
 
     /// A scheduler without teams.
     pub const fn new() -> Self {
-        Self { teams: Vec::new(), top: Group::new(1), turn: 0, waiting: 0, busy: 0, allowance: 0 }
+        Self {
+            teams: Vec::new(),
+            top: Group::new(1),
+            turn: 0,
+            waiting: 0,
+            busy: 0,
+            allowance: 0,
+            measured: false,
+        }
     }
 
     /// Lets members that were idle go before those that were not, until they have used `units` more than
@@ -290,13 +334,20 @@ impl<E> Scheduler<E> {
 
     /// Queues an event for `team`.
     pub fn push(&mut self, team: TeamId, event: E) -> Result<(), PushError<E>> {
+        self.push_within(team, usize::MAX, event)
+    }
+
+    /// The same where the team itself may have no more than `own` waiting.
+    #[inline]
+    pub fn push_within(&mut self, team: TeamId, own: usize, event: E) -> Result<(), PushError<E>> {
         // One more of many, with nobody above: nothing changes but numbers.
         if let Some(entry) = entry(&mut self.teams, team)
             && entry.parent.is_none()
             && !entry.held
             && !entry.queue.is_empty()
-            && entry.queue.len() < entry.queue.capacity()
+            && entry.queue.len() < entry.queue.capacity().min(own)
             && entry.pending < entry.limit
+            && !self.measured
         {
             entry.queue.push_back(event);
             entry.pending += 1;
@@ -304,11 +355,12 @@ impl<E> Scheduler<E> {
             self.waiting += 1;
             return Ok(());
         }
-        self.push_anywhere(team, event)
+        self.push_anywhere(team, own, event)
     }
 
-    fn push_anywhere(&mut self, team: TeamId, event: E) -> Result<(), PushError<E>> {
-        if !self.has_room(team) {
+    #[inline(never)]
+    fn push_anywhere(&mut self, team: TeamId, own: usize, event: E) -> Result<(), PushError<E>> {
+        if self.queued(team) >= own || !self.has_room(team) {
             let known = look(&self.teams, team).is_some();
             return Err(if known { PushError::Full(event) } else { PushError::NoTeam(event) });
         }
@@ -372,16 +424,23 @@ impl<E> Scheduler<E> {
         self.turn += 1;
         let (turn, allowance) = (self.turn, self.allowance);
         if ready > 0
-            && first
-            && let Some(group) = entry(&mut self.teams, team).and_then(|entry| entry.group.as_mut())
-            && let Some(pass) = group.own.wake(group.at, allowance)
+            && let Some(entry) = entry(&mut self.teams, team)
+            && let Some(group) = &mut entry.group
         {
-            group.busy.push(Reverse((pass, turn, None)));
+            let Group { busy, at, own, lengths, .. } = &mut **group;
+            own.list(lengths, busy.len(), (entry.queue.len(), first), None);
+            if first && let Some(pass) = own.wake(*at, allowance) {
+                busy.push(Reverse((pass, turn, None)));
+            }
         }
         self.climb(team, |entry, group| {
             entry.pending += pending;
             let idle = entry.ready == 0;
             entry.ready += ready;
+            if ready > 0 {
+                let (lengths, busy) = (&mut group.lengths, group.busy.len());
+                entry.member.list(lengths, busy, (entry.ready, idle), Some(entry.id));
+            }
             if ready > 0
                 && idle
                 && let Some(pass) = entry.member.wake(group.at, allowance)
@@ -415,6 +474,7 @@ impl<E> Scheduler<E> {
         clippy::should_implement_trait,
         reason = "an iterator would borrow the scheduler between events"
     )]
+    #[inline]
     pub fn next(&mut self) -> Option<(TeamId, E)> {
         if self.waiting == 0 {
             return None;
@@ -434,6 +494,7 @@ impl<E> Scheduler<E> {
         self.next_of_many()
     }
 
+    #[inline(never)]
     fn next_of_many(&mut self) -> Option<(TeamId, E)> {
         let mut above = None;
         let team = loop {
@@ -466,24 +527,12 @@ impl<E> Scheduler<E> {
         Some((team, event))
     }
 
-    /// Whose queue is the longest of those that may run: on each level of the tree the member with the most waiting, be
-    /// it a team's own queue or a child with all below it. Looks at each member that has something waiting.
-    pub fn longest(&self) -> Option<TeamId> {
-        let mut above: Option<TeamId> = None;
+    /// Whose queue is the longest of those that may run.
+    fn longest(&mut self) -> Option<TeamId> {
+        self.measured = true;
+        let mut above = None;
         loop {
-            let entry = match above {
-                Some(team) => Some(look(&self.teams, team)?),
-                None => None,
-            };
-            let group = entry.map_or(Some(&self.top), |entry| entry.group.as_deref())?;
-            let waiting = |which: Option<TeamId>| match which {
-                Some(team) => look(&self.teams, team).map_or(0, |member| member.ready),
-                None => entry.filter(|entry| !entry.held).map_or(0, |entry| entry.queue.len()),
-            };
-            // Whoever has something to do has a place among the busy; not all that have one have something to do.
-            let busy = group.busy.iter().map(|Reverse((.., which))| (waiting(*which), *which));
-            let (_, most) = busy.max_by_key(|(waiting, _)| *waiting).filter(|(waiting, _)| *waiting > 0)?;
-            match most {
+            match self.longest_member(above)? {
                 None => return above,
                 Some(team) if look(&self.teams, team)?.group.is_none() => return Some(team),
                 below => above = below,
@@ -491,7 +540,67 @@ impl<E> Scheduler<E> {
         }
     }
 
-    /// Takes the newest event out of the [longest](Self::longest) queue, and says whose it was.
+    /// Which member of a team's group, or of the top one, has the most waiting.
+    fn longest_member(&mut self, above: Option<TeamId>) -> Option<Option<TeamId>> {
+        let lengths = self.group(above).lengths.take();
+        let mut lengths = lengths.unwrap_or_else(|| self.listed_anew(above));
+        let mut longest = None;
+        while let Some(&(says, which)) = lengths.peek() {
+            let waiting = match self.waits(above, which) {
+                // A newer one says what is right.
+                Some((_, listed)) if *listed != says => None,
+                Some((waiting, listed)) => {
+                    *listed = waiting;
+                    Some(waiting).filter(|waiting| *waiting > 0)
+                }
+                None => None,
+            };
+            match waiting {
+                Some(waiting) if waiting == says => {
+                    longest = Some(which);
+                    break;
+                }
+                Some(waiting) => lengths.peek_mut().into_iter().for_each(|mut top| top.0 = waiting),
+                None => drop(lengths.pop()),
+            }
+        }
+        self.group(above).lengths = Some(lengths);
+        longest
+    }
+
+    /// One entry for each member that has something waiting.
+    #[cold]
+    fn listed_anew(&mut self, above: Option<TeamId>) -> Lengths {
+        // Whoever has something to do has a place among the busy; not all that have one have something to do.
+        let busy: Vec<_> = self.group(above).busy.iter().map(|Reverse((.., which))| *which).collect();
+        let list = |which| {
+            let (waiting, listed) = self.waits(above, which)?;
+            *listed = waiting;
+            (waiting > 0).then_some((waiting, which))
+        };
+        busy.into_iter().filter_map(list).collect()
+    }
+
+    /// How many wait for a member of a group that may run, and what is listed.
+    fn waits(&mut self, above: Option<TeamId>, which: Option<TeamId>) -> Option<(u32, &mut u32)> {
+        if let Some(team) = which {
+            let member = entry(&mut self.teams, team).filter(|member| member.parent == above)?;
+            return Some((number(member.ready), &mut member.member.listed));
+        }
+        let entry = entry(&mut self.teams, above?)?;
+        let waiting = if entry.held { 0 } else { number(entry.queue.len()) };
+        Some((waiting, &mut entry.group.as_mut()?.own.listed))
+    }
+
+    /// Whether `team`'s queue is the one that [`push_out`](Self::push_out) takes from.
+    pub fn is_longest(&mut self, team: TeamId) -> bool {
+        self.longest() == Some(team)
+    }
+
+    /// Takes the newest event out of the longest queue of those that may run, and says whose it was.
+    ///
+    /// On each level of the tree that is the member with the most waiting, be it a team's own queue or a child with all
+    /// below it. O(log n) of the members on each level, once it has been called.
     pub fn push_out(&mut self) -> Option<(TeamId, E)> {
         let team = self.longest()?;
         let entry = entry(&mut self.teams, team)?;
@@ -578,6 +687,7 @@ impl<E> Scheduler<E> {
     }
 
     /// Notes that `team` has used `units` of work.
+    #[inline]
     pub fn used(&mut self, team: TeamId, units: u64) {
         // Most have nobody above or below them.
         if let Some(entry) = entry(&mut self.teams, team)
@@ -586,6 +696,11 @@ impl<E> Scheduler<E> {
         {
             return entry.member.used(units);
         }
+        self.used_above(team, units);
+    }
+
+    #[inline(never)]
+    fn used_above(&mut self, team: TeamId, units: u64) {
         self.climb(team, |entry, _| {
             if let Some(group) = &mut entry.group
                 && entry.id == team
@@ -702,6 +817,10 @@ impl<E> fmt::Debug for Scheduler<E> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "Scheduler({} waiting, {} members busy)", self.waiting, self.top.busy.len())
     }
+}
+
+fn number(waiting: usize) -> u32 {
+    u32::try_from(waiting).unwrap_or(u32::MAX)
 }
 
 fn entry<E>(teams: &mut [Option<Entry<E>>], team: TeamId) -> Option<&mut Entry<E>> {

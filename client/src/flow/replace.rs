@@ -174,7 +174,7 @@ mod tests {
     #[test]
     fn who_replaces_another_principals_flow_is_told_where_it_stays() {
         let signed = |principal: &str| {
-            let mut tuple = crate::flow::build::tests::bundle().tuple;
+            let mut tuple = build::tests::bundle().tuple;
             tuple.credentials = Credentials::Signed {
                 principal: principal.into(),
                 scheme: Scheme::Ed25519,

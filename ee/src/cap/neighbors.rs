@@ -116,14 +116,17 @@ impl Neighbors {
     }
 
     /// The position of the neighbor with this number, if the team may know of it.
+    #[inline]
     pub fn position(&self, id: NeighborId) -> Option<u16> {
         self.place(id).filter(|at| !self.list[usize::from(*at)].gone)
     }
 
+    #[inline]
     pub fn get(&self, at: u16) -> Result<&Neighbor, Error> {
         self.list.get(usize::from(at)).filter(|n| !n.gone).ok_or(Error::BadHandle)
     }
 
+    #[inline]
     pub fn get_mut(&mut self, at: u16) -> Result<&mut Neighbor, Error> {
         self.list.get_mut(usize::from(at)).filter(|n| !n.gone).ok_or(Error::BadHandle)
     }
@@ -161,12 +164,14 @@ impl Neighbors {
     }
 
     /// Whether `payload` bytes may go to `at`; takes nothing.
+    #[inline]
     pub fn fits(&self, at: u16, payload: usize) -> Result<(), Error> {
         let max = usize::from(self.get(at)?.is.max_payload);
         if payload <= max { Ok(()) } else { Err(Error::TooLarge) }
     }
 
     /// Takes the bandwidth for `payload` bytes to `at`.
+    #[inline]
     pub fn take(&self, now: Instant, at: u16, payload: usize) -> Result<(), Error> {
         let is = &self.get(at)?.is;
         let bytes = (payload + usize::from(is.overhead)).max(is.shortest.into());

@@ -180,7 +180,7 @@ impl Node {
         because: Option<(Claim, Question)>,
         fetched_for: Option<Handle>,
     ) -> bool {
-        let download = Download::new(len, now.mono);
+        let download = Box::new(Download::new(len, now.mono));
         let (claim, question) = because.unzip();
         let stage = Stage::Tuple { download, charge, claim };
         let source = Source::Neighbor { id: from, name: self.neighbors[from].name.clone() };
@@ -501,7 +501,7 @@ impl Node {
         if matches!(source, Source::Server) {
             return self.fetch_part(now, handle, at, part.len, charge);
         }
-        let download = Download::new(part.len, now.mono);
+        let download = Box::new(Download::new(part.len, now.mono));
         if let Some(flow) = self.flows.get_mut(handle) {
             if let Some((_, grant)) = &flow.team {
                 let neighbors = &self.neighbors;

@@ -366,6 +366,8 @@ impl Node {
                 (desk.queued, desk.open) = (desk.queued.saturating_sub(1), desk.open.saturating_sub(1));
             });
         }
+        let held: u64 = unheard.iter().map(|queued| u64::from(queued.held)).sum();
+        self.teams.get_mut(team).into_iter().for_each(|member| member.let_go(held));
         if !unheard.is_empty() {
             self.attend(callee);
         }
@@ -392,7 +394,7 @@ impl Node {
         self.counters.add(if failed { Count::CallsFailed } else { Count::CallsAnswered });
         let (result, answer) = result.unwrap_or_else(|error| (error.code(), Vec::new()));
         let Back { protocol, companion, number } = back;
-        self.push_answer(caller, Answered { protocol, companion, number, result, answer }, charge);
+        self.push_answer(caller, Answered { protocol, companion, number, result, answer, charge });
     }
 }
 

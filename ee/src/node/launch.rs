@@ -10,6 +10,7 @@ use wire::tuple::Credentials;
 use super::authority::origin;
 use super::charge::{COMPILED_ENOUGH, Labour, Overdrawn};
 use super::fetch::SERVER;
+use super::run::Queued;
 use super::{End, Node, label};
 use crate::cap::ChildState;
 use crate::counters::Count;
@@ -252,7 +253,7 @@ impl Node {
         }
         self.end_children(now, handle);
         if cleans_up {
-            self.deliver(now, handle, Some(Event::Stop), now.mono);
+            self.deliver(now, handle, Queued::free(Event::Stop, now.mono));
         }
         let mut info = match self.flow_info(handle) {
             Some(info) => info,

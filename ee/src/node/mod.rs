@@ -483,7 +483,6 @@ impl Node {
         payload: Buf,
         came: usize,
     ) {
-        let short = came < usize::from(self.neighbors[from].floor);
         match self.registry.find(&id) {
             Some(Target::Flow { flow, protocol, kind }) => {
                 self.for_flow(now, (flow, protocol, kind), from, id, mark, payload);
@@ -492,7 +491,7 @@ impl Node {
                 self.for_successor(now, (flow, to), from, id, mark, payload);
             }
             Some(Target::TranslationRequest | Target::DownloadRequest { .. } | Target::Poke) | None
-                if short =>
+                if came < usize::from(self.neighbors[from].floor) =>
             {
                 self.neighbors[from].refused += 1;
                 self.counters.add(Count::Unpadded);

@@ -272,7 +272,8 @@ impl Node {
             }
         }
         for queued in waiting {
-            let (event, since) = queued.into_event();
+            let Queued { event, since, held } = queued;
+            self.teams.get_mut(team).into_iter().for_each(|member| member.let_go(held.into()));
             if let Some(event @ (Event::Capsule { .. } | Event::Session { .. } | Event::Call(_))) = event {
                 self.push_moved(new, event, since);
             }
@@ -518,7 +519,7 @@ impl Node {
             }
         }
         for queued in self.sched.remove(old_team) {
-            self.forward(queued, new, how);
+            self.forward(queued, (old_team, new), how);
         }
         // What only one side knows is over.
         for (_, session, _) in known {
@@ -543,9 +544,10 @@ impl Node {
         }
     }
 
-    /// An event that waited for the old version.
-    fn forward(&mut self, queued: Queued, new: Handle, how: &Replacement) {
-        let (event, since) = queued.into_event();
+    /// An event that waited for the old version, which pays for it no more.
+    fn forward(&mut self, queued: Queued, (old_team, new): (TeamId, Handle), how: &Replacement) {
+        let Queued { event, since, held } = queued;
+        self.teams.get_mut(old_team).into_iter().for_each(|member| member.let_go(held.into()));
         match event {
             Some(Event::Capsule { protocol, kind, from, packet }) => {
                 let knows = |node: &Self, id: NeighborId| {

@@ -7,7 +7,6 @@
 use std::fmt;
 use std::time::Duration;
 
-use nodeos::account::Charge;
 use nodeos::buf::{BLOCK, Buf};
 use nodeos::platform::{Instant, Now};
 use nodeos::sched::Scheduler;
@@ -47,10 +46,11 @@ const NO_ROOM: Duration = Duration::from_millis(1);
 #[derive(Debug)]
 pub(super) struct Queued {
     /// `None`: the next slice of the one that the team is in the middle of.
-    event: Option<Event>,
-    charge: Option<Charge>,
+    pub event: Option<Event>,
     /// When it came.
-    since: Instant,
+    pub since: Instant,
+    /// Bytes that its team [holds](Team::hold) for it.
+    pub held: u32,
 }
 
 impl Queued {
@@ -62,9 +62,9 @@ impl Queued {
         }
     }
 
-    /// What is still to be begun, and when it came; whoever was to pay for it pays no more.
-    pub(super) fn into_event(self) -> (Option<Event>, Instant) {
-        (self.event, self.since)
+    /// What nobody pays for.
+    pub(super) const fn free(event: Event, since: Instant) -> Self {
+        Self { event: Some(event), since, held: 0 }
     }
 }
 
@@ -89,12 +89,16 @@ impl Node {
             self.neighbors[from].refused += 1;
             return self.counters.add(Count::NeighborDenied);
         }
-        let Some(sandbox) = flow.sandbox() else { return self.wait_for_flow(now, handle, from, id, payload) };
+        let team = flow.team.as_ref().map(|(team, _)| *team);
+        let (Some(sandbox), Some(team)) = (flow.sandbox(), team) else {
+            return self.wait_for_flow(now, handle, from, id, payload);
+        };
         if let Err(why) = sandbox.check(from, &id, &payload, mark) {
             return self.unsound(now, from, why);
         }
         self.counters.add(Count::CapsulesReceived);
-        self.push_event(handle, Event::Capsule { protocol, kind, from: Some(from), packet: payload });
+        let event = Event::Capsule { protocol, kind, from: Some(from), packet: payload };
+        self.push_to((handle, team), event, false, self.clock);
     }
 
     /// A capsule is not as its protocol's own neighbor would have sent it.
@@ -133,8 +137,19 @@ impl Node {
 
     fn push(&mut self, handle: Handle, event: Event, must: bool, since: Instant) -> bool {
         let Some((_, team)) = self.flow_and_team(handle) else { return false };
+        self.push_to((handle, team), event, must, since)
+    }
+
+    #[inline]
+    fn push_to(
+        &mut self,
+        (handle, team): (Handle, TeamId),
+        event: Event,
+        must: bool,
+        since: Instant,
+    ) -> bool {
         let Some(member) = self.teams.get_mut(team) else { return false };
-        if self.endings.contains_key(&handle) {
+        if !self.endings.is_empty() && self.endings.contains_key(&handle) {
             member.counters.dropped += 1;
             return false;
         }
@@ -145,37 +160,33 @@ impl Node {
             Event::Session { what: SessionInput::Open(_), .. } => Scheduler::<Queued>::slot_bytes(1),
             _ => 0,
         };
-        let charge = match bytes {
-            0 => None,
-            bytes => match member.account().charge(bytes as u64) {
-                Ok(charge) => Some(charge),
-                Err(_) => {
-                    member.counters.refused += 1;
-                    return false;
-                }
-            },
+        // Nothing is longer than a message of a client.
+        let held = u32::try_from(bytes).unwrap_or(u32::MAX);
+        if held > 0 && member.hold(held.into()).is_err() {
+            member.counters.refused += 1;
+            return false;
+        }
+        let queued = Queued { event: Some(event), since, held };
+        let pushed = match must {
+            true => self.sched.push_always(team, queued),
+            false => self.sched.push_within(team, member.budget.queue.into(), queued),
         };
-        let queued = Queued { event: Some(event), charge, since };
-        let queued = if must {
-            self.sched.push_always(team, queued).is_ok()
-        } else {
-            let room = self.sched.queued(team) < usize::from(member.budget.queue);
-            room && self.sched.push(team, queued).is_ok()
-        };
-        if !queued {
+        if pushed.is_err() {
+            member.let_go(held.into());
             member.counters.dropped += 1;
             self.counters.add(Count::QueueFull);
+            return false;
         }
-        queued
+        true
     }
 
     /// Queues what came of a flow's call, of which there are few. The place is paid for with the call: a flow learns what
     /// became of each, or ends.
-    pub(super) fn push_answer(&mut self, handle: Handle, answered: Answered, charge: Option<Charge>) {
+    pub(super) fn push_answer(&mut self, handle: Handle, answered: Answered) {
         let Some((_, team)) = self.flow_and_team(handle) else { return };
         if !self.endings.contains_key(&handle) {
-            let event = Some(Event::Answer(Box::new(answered)));
-            let _ = self.sched.push_always(team, Queued { event, charge, since: self.clock });
+            let event = Event::Answer(Box::new(answered));
+            let _ = self.sched.push_always(team, Queued::free(event, self.clock));
         }
     }
 
@@ -204,11 +215,10 @@ impl Node {
                 self.plan_wake(handle);
                 continue;
             }
-            // The guest holds the buffer while it runs; its queue slot is free.
-            let Queued { event, charge, since } = queued;
-            if self.deliver(now, handle, event, since) {
+            let rest = Queued { event: None, ..queued };
+            if self.deliver(now, handle, queued) {
                 // Others' turn, and the links', before the next slice.
-                let _ = self.sched.put_back(team, Queued { event: None, charge, since });
+                let _ = self.sched.put_back(team, rest);
                 return true;
             }
         }
@@ -227,9 +237,10 @@ impl Node {
         self.suspended > 0 && self.suspended == self.sched.busy()
     }
 
-    /// Gives one event, which came at `since`, to a flow's guest, or the next slice of the one that it is in the middle of, and carries
-    /// out what it wants. Whether it is in the middle of it now.
-    pub(super) fn deliver(&mut self, now: Now, handle: Handle, event: Option<Event>, since: Instant) -> bool {
+    /// Gives one event to a flow's guest, or the next slice of the one that it is in the middle of, and carries out what it
+    /// wants. Whether it is in the middle of it now: then what is held for it stays held.
+    pub(super) fn deliver(&mut self, now: Now, handle: Handle, queued: Queued) -> bool {
+        let Queued { event, since, held } = queued;
         let Some(flow) = self.flows.get_mut(handle) else { return false };
         let Some((team, _)) = flow.team else { return false };
         let Stage::Running { sandbox, wake, .. } = &mut flow.stage else { return false };
@@ -264,21 +275,18 @@ impl Node {
             u64::MAX => outcome.units,
             usual => outcome.units.max(usual - usual / 8),
         };
+        if !outcome.more {
+            // What the guest did not keep goes now, or is about to be sent.
+            member.let_go(held.into());
+        }
         let (serving, replan) = (flow.serving, self.throttles.any() || sandbox.deadline() != *wake);
-        match serving.and_then(|call| self.payer_of(call)) {
+        match serving {
             None => {
                 self.sched.used(team, outcome.units);
-                self.teams
-                    .get_mut(team)
-                    .into_iter()
-                    .for_each(|member| member.counters.units += outcome.units);
+                member.counters.units += outcome.units;
                 self.charged += outcome.units;
             }
-            // Whoever called pays for the event.
-            Some(payer) => {
-                self.sched.used(team, 0);
-                self.charge_units(payer, outcome.units, Labour::Serve);
-            }
+            Some(call) => self.charge_call(call, team, outcome.units),
         }
         if replan {
             self.plan_wake(handle);
@@ -331,6 +339,19 @@ impl Node {
             self.end_flow(now, handle, End::by("itself", false));
         }
         false
+    }
+
+    /// An event of `team` was another flow's call. Whoever called pays for it, while that one is there.
+    fn charge_call(&mut self, call: Handle, team: TeamId, units: u64) {
+        let payer = self.payer_of(call);
+        self.sched.used(team, if payer.is_some() { 0 } else { units });
+        match payer {
+            Some(payer) => self.charge_units(payer, units, Labour::Serve),
+            None => {
+                self.teams.get_mut(team).into_iter().for_each(|member| member.counters.units += units);
+                self.charged += units;
+            }
+        }
     }
 
     /// What a guest was refused counts against it (the policy is [`nodeos::team`]'s); not in its clean-up, which
@@ -468,11 +489,13 @@ impl Node {
 
     /// Carries out what an event wanted; whether that was the flow's end, too.
     pub(super) fn effects(&mut self, now: Now, handle: Handle) -> bool {
-        let mut ends = false;
+        let (mut ends, mut more) = (false, true);
         // What is carried out may end the flow.
-        while let Some(sandbox) = self.flows.get_mut(handle).and_then(|f| f.sandbox())
+        while more
+            && let Some(sandbox) = self.flows.get_mut(handle).and_then(|f| f.sandbox())
             && let Some(effect) = sandbox.next_effect()
         {
+            more = sandbox.has_effects();
             match effect {
                 Effect::Send { to, protocol, kind, payload } => {
                     self.send_for(now, handle, to, (protocol, kind), payload);

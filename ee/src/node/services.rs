@@ -213,7 +213,7 @@ impl Node {
         let wants = flow.fetched_for.first().and_then(|wants| self.flow_and_team(*wants));
         let account = match (wants.and_then(|(_, team)| self.teams.get(team)), &flow.source) {
             (Some(team), _) => team.account().clone(),
-            (None, Source::Neighbor(from)) => self.neighbors[*from].account.clone(),
+            (None, Source::Neighbor { id, .. }) => self.neighbors[*id].account.clone(),
             _ => return false,
         };
         let Some(flow) = self.flows.get_mut(handle) else { return true };

@@ -13,7 +13,7 @@ impl Sandbox {
     /// goes, the least recently used first. Memory and bandwidth are the team's to bound. An error if what the
     /// flow declares does not fit the new terms at all: it cannot go on.
     pub fn clamp(&mut self, grant: &Grant, budget: &Budget) -> Result<(), StartError> {
-        self.budget = *budget;
+        self.time = [budget.event, budget.background];
         if let Some(background) = &mut self.background {
             background.keep(&grant.privileges);
         }

@@ -5,7 +5,7 @@
 //! A call is an [`Effect::Ask`] of the caller's, becomes an [`Asked`] event of whoever serves the interface, whose
 //! [`Effect::Settle`], in that event or in a later one, becomes an [`Answered`] event of the caller's.
 
-use nodeos::account::{Account, Refused};
+use nodeos::account::{Account, Charge, Refused};
 use nodeos::slab::Slab;
 use wire::id::TupleHash;
 use wire::tuple::Provider;
@@ -46,6 +46,8 @@ pub struct Answered {
     pub result: i32,
     /// The answer.
     pub answer: Vec<u8>,
+    /// What is paid for it until it is heard.
+    pub charge: Option<Charge>,
 }
 
 /// A team's calls in both directions.
@@ -160,7 +162,7 @@ impl Program {
 
     /// Lets a protocol know what came of a call that it made.
     pub(super) async fn answered(&mut self, answered: Answered) -> Result<u64, (u64, GuestFault)> {
-        let Answered { protocol: at, companion, number, result, answer } = answered;
+        let Answered { protocol: at, companion, number, result, answer, charge: _until_heard } = answered;
         let Some(protocol) = self.instances.get(usize::from(at)) else { return Ok(0) };
         let state = self.run.store.data_mut();
         state.cross.asked = state.cross.asked.saturating_sub(1);

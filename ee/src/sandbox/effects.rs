@@ -31,6 +31,7 @@ impl Effects {
     }
 
     /// Sees to it that the next `n` effects find their places.
+    #[inline]
     pub fn make_room(&mut self, n: usize) -> Result<(), Error> {
         let (there, needed) = (self.list.capacity(), self.list.len() + n);
         if needed > MAX_EFFECTS {
@@ -47,6 +48,7 @@ impl Effects {
     }
 
     /// Adds an effect that [`Effects::make_room`] was called for, or the first of an event.
+    #[inline]
     pub fn push(&mut self, effect: Effect) {
         self.list.push_back(effect);
     }
@@ -55,6 +57,7 @@ impl Effects {
         self.list.len()
     }
 
+    #[inline]
     pub fn is_empty(&self) -> bool {
         self.list.is_empty()
     }
@@ -81,10 +84,11 @@ impl Effects {
         self.list.retain(keep);
     }
 
-    /// Takes out the next one. When there is none a queue that has grown is as small as before.
+    /// Takes out the next one. When none is left a queue that has grown is as small as before.
+    #[inline]
     pub fn pop(&mut self) -> Option<Effect> {
         let next = self.list.pop_front();
-        if next.is_none() && self.list.capacity() > KEPT {
+        if self.list.capacity() > KEPT && self.list.is_empty() {
             self.list = VecDeque::with_capacity(FIRST);
             self.charge.shrink(self.charge.bytes() - (FIRST * SLOT) as u64);
         }

@@ -81,8 +81,9 @@ impl Sandbox {
         };
         background.mailbox.open().fuel = 0;
         let last = matches!(event, Event::Stop);
-        let slice = if last { self.budget.event / STOP_PART } else { self.budget.event };
-        let slices = self.budget.background.as_nanos().div_ceil(slice.as_nanos().max(1)).max(1);
+        let [event_time, all] = self.time;
+        let slice = if last { event_time / STOP_PART } else { event_time };
+        let slices = all.as_nanos().div_ceil(slice.as_nanos().max(1)).max(1);
         let at_once = matches!(event, Event::HandOver | Event::TakeOver(_));
         program.run.store.data_mut().at_once = at_once;
         let one = last || at_once || !background.granted;

@@ -174,7 +174,14 @@ impl Mail {
 
 impl TeamState {
     /// Takes over what the node left since the last time.
+    #[inline]
     pub(super) fn read_mail(&mut self) {
+        if self.mailbox.is_some() {
+            self.open_mail();
+        }
+    }
+
+    fn open_mail(&mut self) {
         let Some(mailbox) = self.mailbox.clone() else { return };
         let mut mail = mailbox.open();
         if mail.slice != self.slice {

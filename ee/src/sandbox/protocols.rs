@@ -38,7 +38,7 @@ pub(super) struct InstanceState {
     pub inbox: usize,
     pub entry: Option<Entry>,
     /// What it has; `None` while it runs, and for the main protocol between events.
-    own: Option<Own>,
+    own: Option<Box<Own>>,
 }
 
 /// What no other protocol reaches.
@@ -92,7 +92,7 @@ pub(crate) struct Call {
 }
 
 impl InstanceState {
-    pub fn new(tuple: &Tuple, position: usize, kinds: Kinds, own: Option<Own>) -> Self {
+    pub fn new(tuple: &Tuple, position: usize, kinds: Kinds, own: Option<Box<Own>>) -> Self {
         let protocols = &tuple.body.protocols;
         let child = |provider: &Provider| match provider {
             Provider::Tuple(child) => Some(*child),
@@ -118,24 +118,24 @@ impl InstanceState {
 
 impl TeamState {
     /// Which protocol runs.
+    #[inline]
     pub(crate) fn owner(&self) -> u8 {
         self.current as u8
     }
 
     /// Makes `to` the protocol that runs.
     fn switch(&mut self, to: usize) {
-        let Some(own) = self.instances.get_mut(to).and_then(|i| i.own.take()) else { return };
-        let aside = Own {
-            caps: std::mem::replace(&mut self.caps, own.caps),
-            neighbors: std::mem::replace(&mut self.neighbors, own.neighbors),
-            objects: std::mem::replace(&mut self.objects, own.objects),
-            data: std::mem::replace(&mut self.data, own.data),
-        };
-        self.instances[self.current].own = Some(aside);
+        let Some(mut own) = self.instances.get_mut(to).and_then(|i| i.own.take()) else { return };
+        std::mem::swap(&mut self.caps, &mut own.caps);
+        std::mem::swap(&mut self.neighbors, &mut own.neighbors);
+        std::mem::swap(&mut self.objects, &mut own.objects);
+        std::mem::swap(&mut self.data, &mut own.data);
+        self.instances[self.current].own = Some(own);
         self.current = to;
     }
 
     /// An event of the protocol at `at` begins.
+    #[inline]
     pub(super) fn enter(&mut self, at: usize) {
         if at != self.current {
             self.switch(at);
@@ -145,6 +145,7 @@ impl TeamState {
     }
 
     /// The event is over, however it ended: every capsule object dies, and the main protocol is back.
+    #[inline]
     pub(super) fn leave(&mut self) {
         self.objects.clear();
         if self.calls.entered > 1 {

@@ -48,20 +48,23 @@ pub(super) struct Protocol {
 
 /// The handlers that a module has, found once.
 pub(super) struct Handlers {
-    boot: Option<TypedFunc<u32, ()>>,
+    boot: Handler<u32, ()>,
     capsule: Option<TypedFunc<(u32, u32, u32, u32), ()>>,
-    timer: Option<TypedFunc<(u32, u32, i64), ()>>,
-    session: Option<TypedFunc<(u32, u32, i32, u32), ()>>,
-    pub expiry: Option<TypedFunc<u32, i32>>,
-    pub warning: Option<TypedFunc<i32, ()>>,
-    flow: Option<TypedFunc<(u32, i32), ()>>,
-    pub neighbor: Option<TypedFunc<(u32, i32), ()>>,
-    pub call: Option<TypedFunc<(u32, u32, u32, u32), ()>>,
-    pub answer: Option<TypedFunc<(u32, u32, i32, u32), ()>>,
-    stop: Option<TypedFunc<(), ()>>,
-    pub handover: Option<TypedFunc<(), i32>>,
-    pub takeover: Option<TypedFunc<(u32, u32), i32>>,
+    timer: Handler<(u32, u32, i64), ()>,
+    session: Handler<(u32, u32, i32, u32), ()>,
+    pub expiry: Handler<u32, i32>,
+    pub warning: Handler<i32, ()>,
+    flow: Handler<(u32, i32), ()>,
+    pub neighbor: Handler<(u32, i32), ()>,
+    pub call: Handler<(u32, u32, u32, u32), ()>,
+    pub answer: Handler<(u32, u32, i32, u32), ()>,
+    stop: Handler<(), ()>,
+    pub handover: Handler<(), i32>,
+    pub takeover: Handler<(u32, u32), i32>,
 }
+
+/// Most handlers most modules do not have.
+type Handler<P, R> = Option<Box<TypedFunc<P, R>>>;
 
 /// How often a guest is looked at within its event's time.
 pub(super) const LOOKS: u64 = 4;
@@ -523,19 +526,19 @@ impl Protocol {
 impl Handlers {
     pub fn find(instance: &Instance, store: &mut Store<TeamState>) -> wasmtime::Result<Self> {
         Ok(Self {
-            boot: get(instance, store, "on_boot")?,
+            boot: handler(instance, store, "on_boot")?,
             capsule: get(instance, store, "on_capsule")?,
-            timer: get(instance, store, "on_timer")?,
-            session: get(instance, store, "on_session")?,
-            expiry: get(instance, store, "on_expiry")?,
-            warning: get(instance, store, "on_warning")?,
-            flow: get(instance, store, "on_flow")?,
-            neighbor: get(instance, store, "on_neighbor")?,
-            call: get(instance, store, "on_call")?,
-            answer: get(instance, store, "on_answer")?,
-            stop: get(instance, store, "on_stop")?,
-            handover: get(instance, store, "on_handover")?,
-            takeover: get(instance, store, "on_takeover")?,
+            timer: handler(instance, store, "on_timer")?,
+            session: handler(instance, store, "on_session")?,
+            expiry: handler(instance, store, "on_expiry")?,
+            warning: handler(instance, store, "on_warning")?,
+            flow: handler(instance, store, "on_flow")?,
+            neighbor: handler(instance, store, "on_neighbor")?,
+            call: handler(instance, store, "on_call")?,
+            answer: handler(instance, store, "on_answer")?,
+            stop: handler(instance, store, "on_stop")?,
+            handover: handler(instance, store, "on_handover")?,
+            takeover: handler(instance, store, "on_takeover")?,
         })
     }
 
@@ -551,4 +554,12 @@ fn get<P: WasmParams, R: WasmResults>(
     name: &str,
 ) -> wasmtime::Result<Option<TypedFunc<P, R>>> {
     instance.get_func(&mut *store, name).map(|f| f.typed(&*store)).transpose()
+}
+
+fn handler<P: WasmParams, R: WasmResults>(
+    instance: &Instance,
+    store: &mut Store<TeamState>,
+    name: &str,
+) -> wasmtime::Result<Handler<P, R>> {
+    Ok(get(instance, store, name)?.map(Box::new))
 }

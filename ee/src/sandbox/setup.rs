@@ -181,7 +181,7 @@ pub(super) fn state(
     let Some(Own { caps, neighbors, objects, data }) = own.next() else {
         return Err(StartError::Instantiate("the flow has no protocol".into()));
     };
-    let aside = std::iter::once(None).chain(own.map(Some));
+    let aside = std::iter::once(None).chain(own.map(|own| Some(Box::new(own))));
     let instances = kinds.into_iter().zip(aside).enumerate();
     let instances = instances.map(|(at, (kinds, own))| InstanceState::new(&tuple, at, kinds, own)).collect();
     let state = TeamState {

@@ -93,7 +93,8 @@ pub struct TeamState {
     pub(super) found: Charge,
     /// It may know of every neighbor, and so of every node.
     pub(crate) sees_all: bool,
-    pub(super) soft: Option<Soft>,
+    /// Made on first use.
+    pub(super) soft: Option<Box<Soft>>,
     pub(super) soft_limit: usize,
     pub(super) soft_seed: u64,
     pub(crate) timers: TimerTable,
@@ -142,10 +143,12 @@ pub(crate) struct OpenSession {
 }
 
 impl TeamState {
+    #[inline]
     pub(crate) fn memory(&self) -> Option<Memory> {
         self.instances.get(self.current)?.memory
     }
 
+    #[inline]
     pub(crate) fn kinds(&self) -> &Kinds {
         &self.instances[self.current].kinds
     }
@@ -326,23 +329,21 @@ impl TeamState {
     /// The soft state, made on first use.
     pub(crate) fn soft(&mut self) -> Result<&mut Soft, Error> {
         if self.soft.is_none() {
-            self.soft = Some(Soft::new(
-                self.accounts.memory(),
-                self.accounts.cache_entries(),
-                self.soft_limit,
-                self.soft_seed,
-            )?);
+            let (memory, entries) = (self.accounts.memory(), self.accounts.cache_entries());
+            self.soft = Some(Box::new(Soft::new(memory, entries, self.soft_limit, self.soft_seed)?));
         }
-        self.soft.as_mut().ok_or(Error::NoMemory)
+        self.soft.as_deref_mut().ok_or(Error::NoMemory)
     }
 
     /// The soft-state entry of `key`.
+    #[inline]
     pub(crate) fn soft_entry(&mut self, key: &[u8]) -> Result<Handle, Error> {
         let (now, owner) = (self.now.mono, self.owner());
-        self.soft.as_mut().ok_or(Error::NotFound)?.touch(now, owner, key)
+        self.soft.as_deref_mut().ok_or(Error::NotFound)?.touch(now, owner, key)
     }
 
     /// Its value.
+    #[inline]
     pub(crate) fn soft_value(&self, entry: Handle) -> Result<&[u8], Error> {
         self.soft.as_ref().ok_or(Error::NotFound)?.value(entry)
     }

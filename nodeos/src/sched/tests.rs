@@ -410,3 +410,46 @@ proptest! {
         }
     }
 }
+
+/// However often it is asked who has the most waiting, and whatever happens in between, what is remembered for that
+/// stays in proportion to the teams.
+#[test]
+fn what_is_remembered_of_lengths_is_bounded() {
+    let ids = teams(40);
+    let mut scheduler = Scheduler::new();
+    for (at, id) in ids.iter().enumerate() {
+        // The last ten are below the first.
+        let parent = (at >= 30).then_some(ids[0]);
+        scheduler.add(*id, parent, Shares::default(), usize::MAX);
+    }
+    let mut most = 0;
+    for n in 0..40_000usize {
+        let id = ids[n * 7919 % 40];
+        for _ in 0..n % 5 {
+            scheduler.push(id, n).unwrap();
+        }
+        most = most.max(scheduler.top.lengths.as_ref().map_or(0, |lengths| lengths.len()));
+        match n % 7 {
+            0..3 => drop(scheduler.push_out()),
+            3 => scheduler.hold(id),
+            4 => scheduler.release(id),
+            _ => (0..n % 3).for_each(|_| {
+                if let Some((team, _)) = scheduler.next() {
+                    scheduler.used(team, 100);
+                }
+            }),
+        }
+        if n % 50 == 0 {
+            while scheduler.len() > 100 {
+                assert!(scheduler.push_out().is_some() || scheduler.busy() == 0);
+                ids.iter().for_each(|id| scheduler.release(*id));
+            }
+        }
+    }
+    let inside = scheduler.teams[ids[0].0.index()].as_ref().unwrap().group.as_ref().unwrap();
+    for group in [&scheduler.top, inside] {
+        let listed = group.lengths.as_ref().map_or(0, |lengths| lengths.len());
+        assert!(listed <= 2 * 40 + REPLACED, "{listed} entries");
+    }
+    assert!((41..=2 * 40 + REPLACED).contains(&most), "{most} entries");
+}

@@ -147,6 +147,8 @@ pub struct Team {
     donated: Donated,
     /// Its events in all are bounded, or those of a team above it.
     counts_events: bool,
+    /// For what waits in its queue.
+    waiting: Charge,
     /// Its place among its parent's teams.
     _place: Option<Charge>,
     /// What this record takes, at the team's own expense.
@@ -249,6 +251,19 @@ impl Team {
         Ok(())
     }
 
+    /// Charges so many bytes of memory for something that comes to its queue, until [`let_go`](Self::let_go): one charge
+    /// for all that waits there.
+    #[inline]
+    pub fn hold(&mut self, bytes: u64) -> Result<(), Refused> {
+        self.waiting.grow(bytes)
+    }
+
+    /// What was held waits no more.
+    #[inline]
+    pub fn let_go(&mut self, bytes: u64) {
+        self.waiting.shrink(bytes);
+    }
+
     fn lower(&mut self, now: Instant, requested: &Budgets) {
         let donated = self.donated.has(Resource::Processor).then_some(self.budget.shares);
         self.budget = self.budget.clamp(requested);
@@ -312,6 +327,8 @@ impl Teams {
         let mut table = Slab::new(limit.saturating_add(1));
         let accounts = Accounts::new(Account::root(budget.memory), &budget);
         let own = accounts.record(size_of::<Team>(), links)?;
+        let waiting =
+            accounts.memory().charge(0).map_err(|refused| CreateError::Poor(Resource::Memory, refused))?;
         let team = Team {
             name: "root".into(),
             budget,
@@ -325,6 +342,7 @@ impl Teams {
             shares: Shares { among: 1, own: OWN_SHARES },
             donated: Donated::NOTHING,
             counts_events: budget.events_total != u64::MAX,
+            waiting,
             _place: None,
             _own: own,
         };
@@ -397,6 +415,7 @@ impl Teams {
             None => above.accounts.below(&budget, donated)?,
         };
         let own = accounts.record(size_of::<Team>() + name.len(), links)?;
+        let waiting = accounts.memory().charge(0).map_err(poor(Resource::Memory))?;
         let processor = donated.has(Resource::Processor);
         let left = above.shares.own - 1;
         if processor && budget.shares > left {
@@ -424,6 +443,7 @@ impl Teams {
             shares: Shares { among: budget.shares.max(1), own: OWN_SHARES },
             donated,
             counts_events: above.counts_events || budget.events_total != u64::MAX,
+            waiting,
             _place: Some(place),
             _own: own,
         };

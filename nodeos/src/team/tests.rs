@@ -72,9 +72,9 @@ fn count_depth_and_memory_are_bounded() {
 #[test]
 fn children_share_their_parents_memory() {
     let mut teams = Teams::new(budget(1 << 20), 8, 2).unwrap();
-    let parent = create_top(&mut teams, "parent", budget(20_000)).unwrap();
-    let a = create(&mut teams, parent, "a", budget(20_000)).unwrap();
-    let b = create(&mut teams, parent, "b", budget(20_000)).unwrap();
+    let parent = create_top(&mut teams, "parent", budget(21_000)).unwrap();
+    let a = create(&mut teams, parent, "a", budget(21_000)).unwrap();
+    let b = create(&mut teams, parent, "b", budget(21_000)).unwrap();
     let _held = teams.get(a).unwrap().account().charge(12_000).unwrap();
     assert!(teams.get(b).unwrap().account().charge(10_000).is_err());
 }

@@ -10,6 +10,9 @@ const BOTH: [Metering; 2] = [Metering::Epoch, Metering::Fuel];
 /// Units of a slice in these tests: one of the meter's, and of fuel, is a microsecond.
 const SLICE: u64 = 3000;
 
+const SLICED: Budget =
+    Budget { event: Duration::from_micros(SLICE), background: Duration::from_secs(1000), ..BUDGET };
+
 /// Counts a hundred for every look, so that a slice is thirty looks.
 #[derive(Default)]
 struct Hundreds(AtomicU64);
@@ -36,8 +39,7 @@ const FOR_EVER: &str = "(loop $l (br $l))";
 
 fn granted(setup: &mut Setup) {
     setup.grant.privileges = vec![SENSORS.into(), BACKGROUND.into()];
-    setup.budget.event = Duration::from_micros(SLICE);
-    setup.budget.background = Duration::from_secs(1000);
+    setup.budget = SLICED;
     setup.meter = Arc::new(Hundreds::default());
 }
 
@@ -187,8 +189,7 @@ fn what_is_taken_away_meanwhile_is_gone_at_once() {
         let first = b.capsule(b"x");
         assert!(first.more && !lent.line.is_cut());
         b.sandbox.neighbor_gone(NeighborId(5));
-        let (grant, budget) =
-            (Grant::everything(Default::default(), vec![BACKGROUND.into()]), b.sandbox.budget);
+        let (grant, budget) = (Grant::everything(Default::default(), vec![BACKGROUND.into()]), SLICED);
         b.sandbox.clamp(&grant, &Budget { timers: 0, ..budget }).unwrap();
         // What other teams had of it is void while its maker is away.
         assert!(lent.line.is_cut());
@@ -268,8 +269,7 @@ fn terms_that_do_not_fit_and_the_privilege_itself() {
     for metering in BOTH {
         let mut b = bench(metering, FOR_EVER);
         assert!(b.capsule(b"x").more);
-        let (mut grant, budget) =
-            (Grant::everything(Default::default(), vec![BACKGROUND.into()]), b.sandbox.budget);
+        let (mut grant, budget) = (Grant::everything(Default::default(), vec![BACKGROUND.into()]), SLICED);
         grant.max_emissions = Some(0);
         assert!(matches!(b.sandbox.clamp(&grant, &budget), Err(StartError::Emissions { .. })));
         grant.max_emissions = None;

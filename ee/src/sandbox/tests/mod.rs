@@ -13,7 +13,7 @@ use std::time::Duration;
 use nodeos::account::Account;
 use nodeos::buf::{BLOCK, BufPool};
 use nodeos::platform::{Interrupter, Meter};
-use nodeos::team::{Accounts, Bandwidth};
+use nodeos::team::{Accounts, Bandwidth, Budget};
 use wire::describe;
 use wire::grant::Grant;
 use wire::id::TupleHash;
@@ -83,6 +83,18 @@ pub(crate) fn store(engine: &Engine) -> Store<TeamState> {
 
 const NOW: Now = Now { mono: Instant(1_000_000), wall: Some(1_700_000_000) };
 
+const BUDGET: Budget = Budget {
+    memory: 1 << 20,
+    event: Duration::from_millis(200),
+    rate: 1_000_000,
+    burst: 4000,
+    queue: 8,
+    timers: 2,
+    cache_entries: 4,
+    sessions: 1,
+    ..Budget::UNLIMITED
+};
+
 fn setup(engine: &Engine, account: &Account, buffers: BufPool, edit: impl FnOnce(&mut Setup)) -> Setup {
     let kind = |name: &str, limits, derives| CapsuleType { name: name.into(), limits, derives };
     let all = |n| Operation::ALL.iter().fold(Limits::NONE, |l, op| l.with(*op, n));
@@ -107,17 +119,7 @@ fn setup(engine: &Engine, account: &Account, buffers: BufPool, edit: impl FnOnce
         overhead: 40,
         shortest: 0,
     };
-    let budget = Budget {
-        memory: 1 << 20,
-        event: Duration::from_millis(200),
-        rate: 1_000_000,
-        burst: 4000,
-        queue: 8,
-        timers: 2,
-        cache_entries: 4,
-        sessions: 1,
-        ..Budget::UNLIMITED
-    };
+    let budget = BUDGET;
     let mut setup = Setup {
         tuple: Arc::new(Tuple { body, credentials: Credentials::None }),
         hash: TupleHash([7; 32]),
