@@ -206,6 +206,9 @@ fn it_lives_on_its_parents_memory_shared_or_given() {
     // Given: the parent is charged the whole part at once, whatever the other uses.
     let part = 300 * KIB;
     let mut home = Home::new(family(self::child(|b| b.memory = Some(part)), &["flows"]));
+    // The place for flows below it is made with the first, and stays.
+    assert_eq!(home.tell(b's', 1, 0).1, [RUNNING]);
+    home.tell(b'x', 0, 0);
     let before = home.team("parent").unwrap().memory.0;
     assert_eq!(home.tell(b's', 1, 0).1, [RUNNING], "{:?}", home.world.log(0));
     let charged = home.team("parent").unwrap().memory.0 - before;

@@ -300,7 +300,7 @@ mod tests {
         let joe = policy.principal("joe").unwrap();
         assert_eq!(joe.validity, Validity { from: Some(1_767_225_600), until: Some(1_798_761_599) });
         let terms = joe.terms.as_ref().unwrap();
-        assert_eq!(terms.privileges, ["sensors", "log"]);
+        assert_eq!(terms.privileges, ["sensors", "blobs"]);
         assert_eq!(terms.neighbors, Neighbors::Except(vec!["outside".into()]));
         assert_eq!((terms.limits.get(Operation::Sends), terms.limits.get(Operation::Derives)), (4, 2));
         assert_eq!((terms.min_timer_us, terms.max_timer_us), (Some(10_000), Some(3_600_000_000)));
