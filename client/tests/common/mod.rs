@@ -87,8 +87,23 @@ impl Lab {
     }
 }
 
+impl Lab {
+    /// What the nodes have to say of a test that failed.
+    fn tell_logs(&self) {
+        let inspected = self.run(&["-j", "lab", "inspect"]).stdout;
+        let lab: Value = serde_json::from_slice(&inspected).unwrap_or_default();
+        for node in lab["nodes"].as_array().into_iter().flatten().flat_map(|node| node["name"].as_str()) {
+            let log = self.run(&["-n", node, "node", "log"]).stdout;
+            eprintln!("log of {node}:\n{}", String::from_utf8_lossy(&log));
+        }
+    }
+}
+
 impl Drop for Lab {
     fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.tell_logs();
+        }
         let destroyed = self.run(&["lab", "destroy"]);
         if destroyed.status.success() {
             let _ = fs::remove_dir_all(&self.folder);
